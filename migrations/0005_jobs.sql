@@ -29,12 +29,12 @@ CREATE TABLE jobs (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 CREATE UNIQUE INDEX jobs_dedupe ON jobs (dedupe_key)
     WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying');
--- What the relay looks for: due and not in Redis.
-CREATE INDEX jobs_unpublished ON jobs (run_at)
-    WHERE state IN ('scheduled', 'queued', 'retrying') AND published_at IS NULL;
--- What may have been lost with Redis, and the depth of each queue.
-CREATE INDEX jobs_published ON jobs (queue, published_at)
-    WHERE state IN ('scheduled', 'queued', 'retrying') AND published_at IS NOT NULL;
+-- What the relay looks for: jobs whose time comes,
+CREATE INDEX jobs_waiting ON jobs (run_at) WHERE state IN ('scheduled', 'retrying');
+-- due jobs that are not in Redis, the most urgent of each queue first,
+CREATE INDEX jobs_unpublished ON jobs (queue, priority, run_at) WHERE state = 'queued' AND published_at IS NULL;
+-- and due jobs that were lost with Redis.
+CREATE INDEX jobs_published ON jobs (queue, published_at) WHERE state = 'queued' AND published_at IS NOT NULL;
 CREATE INDEX jobs_leased ON jobs (lease_until) WHERE state = 'running';
 CREATE INDEX jobs_finished ON jobs (finished_at) WHERE state IN ('succeeded', 'cancelled', 'dead', 'quarantined');
 

@@ -1,1 +1,13 @@
+//! What the API and the worker must agree on.
+//!
+//! Ground: [`clock`], [`ids`], [`money`], [`config`], [`telemetry`], [`db`], [`redis`].
+//! Background work: [`jobs`]. The outside: [`stripe`].
+//! The domain, one module a resource: [`users`], [`sessions`], [`properties`], [`bookings`], [`payments`], [`ledger`].
 
+pub mod clock;
+pub mod db;
+pub mod ids;
+pub mod jobs;
+pub mod money;
+pub mod redis;
+pub mod telemetry;

@@ -171,31 +171,16 @@ impl Money {
         } else {
             foreign_symbol(self.currency)
         };
-        let number = self.digits(
-            rules.grouping,
-            rules.thousands_separator,
-            rules.decimal_point,
-        );
+        let number = self.digits(rules.grouping, rules.thousands_separator, rules.decimal_point);
         let sign = if self.minor < 0 { "-" } else { "" };
         if rules.symbol_first {
             // `CHF` and `kr` would run into the digits; `€` and `CA$` do not.
-            let touches = symbol
-                .chars()
-                .next_back()
-                .is_some_and(char::is_alphanumeric);
-            let gap = if rules.spaced || touches {
-                "\u{a0}"
-            } else {
-                ""
-            };
+            let touches = symbol.chars().next_back().is_some_and(char::is_alphanumeric);
+            let gap = if rules.spaced || touches { "\u{a0}" } else { "" };
             format!("{sign}{symbol}{gap}{number}")
         } else {
             let touches = symbol.chars().next().is_some_and(char::is_alphanumeric);
-            let gap = if rules.spaced || touches {
-                "\u{a0}"
-            } else {
-                ""
-            };
+            let gap = if rules.spaced || touches { "\u{a0}" } else { "" };
             format!("{sign}{number}{gap}{symbol}")
         }
     }
@@ -242,10 +227,7 @@ pub fn percent_of(minor: i64, basis_points: i64) -> i64 {
 /// ```
 pub fn share_of(minor: i64, part: i64, whole: i64) -> i64 {
     let sign = i128::from(whole.signum());
-    round_half_up(
-        i128::from(minor) * i128::from(part) * sign,
-        i128::from(whole).abs(),
-    )
+    round_half_up(i128::from(minor) * i128::from(part) * sign, i128::from(whole).abs())
 }
 
 /// `divisor` is zero or positive.
@@ -259,9 +241,7 @@ fn round_half_up(numerator: i128, divisor: i128) -> i64 {
 }
 
 fn group(digits: String, grouping: &[i64], separator: &str) -> String {
-    let mut sizes = grouping
-        .iter()
-        .filter_map(|size| usize::try_from(*size).ok());
+    let mut sizes = grouping.iter().filter_map(|size| usize::try_from(*size).ok());
     let mut size = sizes.next().unwrap_or(0);
     let mut groups = Vec::new();
     let mut rest = digits.as_str();
@@ -367,11 +347,7 @@ mod tests {
             (i64::MAX, 20_000, i64::MAX),
             (i64::MIN, 20_000, i64::MIN),
         ] {
-            assert_eq!(
-                percent_of(minor, basis_points),
-                expected,
-                "{minor} × {basis_points}"
-            );
+            assert_eq!(percent_of(minor, basis_points), expected, "{minor} × {basis_points}");
         }
     }
 
@@ -386,11 +362,7 @@ mod tests {
             (7, 3, 3, 7),
             (7, 1, 0, 0),
         ] {
-            assert_eq!(
-                share_of(minor, part, whole),
-                expected,
-                "{minor} × {part}/{whole}"
-            );
+            assert_eq!(share_of(minor, part, whole), expected, "{minor} × {part}/{whole}");
         }
     }
 
@@ -424,11 +396,7 @@ mod tests {
 
     #[test]
     fn every_locale_can_write_an_amount() {
-        let digits = |text: &str| {
-            text.chars()
-                .filter(char::is_ascii_digit)
-                .collect::<String>()
-        };
+        let digits = |text: &str| text.chars().filter(char::is_ascii_digit).collect::<String>();
         for tag in [
             "ar", "he", "th", "hu", "pl", "tr", "uk", "vi", "id", "POSIX", "C", "ko", "pt",
         ] {

@@ -1,0 +1,152 @@
+//! Postgres: the pool, and the transaction that every change goes through.
+//!
+//! A [`Tx`] collects the jobs that its work enqueues, inserts them in one statement when it commits, and hands
+//! their ids to Redis only after the commit. A transaction that is not committed leaves neither rows nor jobs.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Transaction};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::jobs::{self, Job, NewJob, Publisher};
+
+/// The migrations of this build.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// Opens a pool. Connections are made when they are needed; waiting for one ends after three seconds.
+///
+/// # Errors
+/// The URL is not a Postgres URL.
+pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, sqlx::Error> {
+    let options: PgConnectOptions = url.parse()?;
+    let options = options
+        .application_name("roost")
+        .options([
+            ("statement_timeout", "15s"),
+            ("idle_in_transaction_session_timeout", "30s"),
+        ])
+        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
+    Ok(PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(3))
+        .max_lifetime(Duration::from_secs(30 * 60))
+        .connect_lazy_with(options))
+}
+
+/// What an operation needs to begin: the pool, the clock and the way to Redis.
+#[derive(Clone)]
+pub struct Db {
+    pool: PgPool,
+    publisher: Publisher,
+    clock: Clock,
+}
+
+impl Db {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(pool: PgPool, publisher: Publisher, clock: Clock) -> Self {
+        Self { pool, publisher, clock }
+    }
+
+    /// For reads, and for single statements that enqueue nothing.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// The clock of this process.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The way to Redis.
+    #[must_use]
+    pub fn publisher(&self) -> &Publisher {
+        &self.publisher
+    }
+
+    /// Begins a transaction at the clock's now.
+    ///
+    /// # Errors
+    /// Postgres cannot be reached.
+    pub async fn begin(&self) -> Result<Tx, sqlx::Error> {
+        let inner = self.pool.begin().await?;
+        Ok(Tx {
+            inner,
+            now: self.clock.now(),
+            publisher: self.publisher.clone(),
+            jobs: Vec::new(),
+            changed_bookings: Vec::new(),
+        })
+    }
+}
+
+/// A transaction, the instant it works at, and what it will announce once it is committed.
+pub struct Tx {
+    inner: Transaction<'static, Postgres>,
+    now: DateTime<Utc>,
+    publisher: Publisher,
+    jobs: Vec<NewJob>,
+    changed_bookings: Vec<Uuid>,
+}
+
+impl Tx {
+    /// The connection, for statements.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.inner
+    }
+
+    /// The instant this transaction works at.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        self.now
+    }
+
+    /// Enqueues a job to run as soon as this transaction is committed.
+    pub fn enqueue<J: Job>(&mut self, job: &J) {
+        self.jobs.push(NewJob::of(job, self.now, None));
+    }
+
+    /// Enqueues a job to run at `run_at`, or at once if that is past.
+    pub fn enqueue_at<J: Job>(&mut self, job: &J, run_at: DateTime<Utc>) {
+        self.jobs.push(NewJob::of(job, self.now, Some(run_at)));
+    }
+
+    /// Tells those who wait for this booking, after the commit, that it changed.
+    pub fn booking_changed(&mut self, booking_id: Uuid) {
+        if !self.changed_bookings.contains(&booking_id) {
+            self.changed_bookings.push(booking_id);
+        }
+    }
+
+    /// Inserts the enqueued jobs, commits, then publishes.
+    ///
+    /// # Errors
+    /// Postgres refused or could not be reached; nothing is published then. When the connection broke during the
+    /// commit the outcome is unknown to the caller.
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        let published = jobs::insert(&mut self.inner, &self.jobs).await?;
+        self.inner.commit().await?;
+        self.publisher.publish(published, self.changed_bookings);
+        Ok(())
+    }
+}
+
+/// Whether Postgres ended the transaction for the sake of another one, so that it can simply be tried again.
+#[must_use]
+pub fn is_retryable(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(|database| database.code())
+        .is_some_and(|code| code == "40P01" || code == "40001")
+}
+
+/// The name of the constraint that refused, if one did.
+#[must_use]
+pub fn violated_constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error().and_then(|database| database.constraint())
+}

@@ -1,0 +1,211 @@
+//! Every job there is, by resource. The handlers are in the worker, one file a kind.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Job, Queue};
+
+/// Asks Stripe to authorise a payment's card for the whole amount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorizePayment {
+    /// The payment.
+    pub payment_id: Uuid,
+}
+
+impl Job for AuthorizePayment {
+    const KIND: &'static str = "payment.authorize";
+    const QUEUE: Queue = Queue::Payments;
+    const PRIORITY: i16 = 10;
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.payment_id))
+    }
+}
+
+/// Takes an authorised booking to confirmed, or to the host's decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfirmBooking {
+    /// The booking.
+    pub booking_id: Uuid,
+}
+
+impl Job for ConfirmBooking {
+    const KIND: &'static str = "booking.confirm";
+    const QUEUE: Queue = Queue::Confirmation;
+    const PRIORITY: i16 = 10;
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.booking_id))
+    }
+}
+
+/// Captures the authorised amount of a confirmed booking.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturePayment {
+    /// The payment.
+    pub payment_id: Uuid,
+}
+
+impl Job for CapturePayment {
+    const KIND: &'static str = "payment.capture";
+    const QUEUE: Queue = Queue::Payments;
+    const PRIORITY: i16 = 20;
+    // About four days of retries: an authorisation lasts seven.
+    const MAX_ATTEMPTS: i32 = 500;
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.payment_id))
+    }
+}
+
+/// Releases an authorisation that is not wanted any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoidPayment {
+    /// The payment.
+    pub payment_id: Uuid,
+}
+
+impl Job for VoidPayment {
+    const KIND: &'static str = "payment.void";
+    const QUEUE: Queue = Queue::Payments;
+    const PRIORITY: i16 = 30;
+    const MAX_ATTEMPTS: i32 = 500;
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.payment_id))
+    }
+}
+
+/// Pays back what a cancellation promised.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefundPayment {
+    /// The refund.
+    pub refund_id: Uuid,
+}
+
+impl Job for RefundPayment {
+    const KIND: &'static str = "payment.refund";
+    const QUEUE: Queue = Queue::Payments;
+    const PRIORITY: i16 = 30;
+    const MAX_ATTEMPTS: i32 = 500;
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.refund_id))
+    }
+}
+
+/// Ends a hold that was not paid, or a request that the host did not answer, in time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpireHold {
+    /// The booking.
+    pub booking_id: Uuid,
+}
+
+impl Job for ExpireHold {
+    const KIND: &'static str = "booking.expire_hold";
+    const QUEUE: Queue = Queue::Confirmation;
+    const PRIORITY: i16 = 30;
+    const MAX_ATTEMPTS: i32 = 100;
+}
+
+/// Reads the object of a Stripe event again and moves our record forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HandleStripeEvent {
+    /// Stripe's id of the event.
+    pub event_id: String,
+}
+
+impl Job for HandleStripeEvent {
+    const KIND: &'static str = "stripe.event.handle";
+    const QUEUE: Queue = Queue::Payments;
+    const PRIORITY: i16 = 25;
+    const MAX_ATTEMPTS: i32 = 30;
+}
+
+/// Which mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MailKind {
+    /// To a new user, with the link that proves the address. Subject: the user.
+    VerifyEmail,
+    /// To the guest. Subject: the booking.
+    BookingConfirmedGuest,
+    /// To the host. Subject: the booking.
+    BookingConfirmedHost,
+    /// To the host who has to approve. Subject: the booking.
+    BookingRequestedHost,
+    /// To the guest whose card was refused. Subject: the payment.
+    PaymentFailed,
+    /// To the guest. Subject: the booking.
+    BookingCancelledGuest,
+    /// To the host. Subject: the booking.
+    BookingCancelledHost,
+    /// To the guest whose hold or request ran out. Subject: the booking.
+    BookingExpired,
+    /// To the guest whose request the host declined. Subject: the booking.
+    BookingDeclined,
+}
+
+impl MailKind {
+    /// The name of its templates and in its effect key.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::VerifyEmail => "verify-email",
+            Self::BookingConfirmedGuest => "booking-confirmed-guest",
+            Self::BookingConfirmedHost => "booking-confirmed-host",
+            Self::BookingRequestedHost => "booking-requested-host",
+            Self::PaymentFailed => "payment-failed",
+            Self::BookingCancelledGuest => "booking-cancelled-guest",
+            Self::BookingCancelledHost => "booking-cancelled-host",
+            Self::BookingExpired => "booking-expired",
+            Self::BookingDeclined => "booking-declined",
+        }
+    }
+}
+
+/// Sends one mail.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendMail {
+    /// Which.
+    pub mail: MailKind,
+    /// What it is about: a user, booking or payment, by kind of mail.
+    pub subject_id: Uuid,
+}
+
+impl Job for SendMail {
+    const KIND: &'static str = "mail.send";
+    const QUEUE: Queue = Queue::Notifications;
+    const MAX_ATTEMPTS: i32 = 25;
+    const TIMEOUT: Duration = Duration::from_secs(30);
+}
+
+/// Puts a property's public page into the cache before somebody asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmCache {
+    /// The property.
+    pub property_id: Uuid,
+}
+
+impl Job for WarmCache {
+    const KIND: &'static str = "cache.warm";
+    const QUEUE: Queue = Queue::Cache;
+    const MAX_ATTEMPTS: i32 = 3;
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.property_id))
+    }
+}
+
+/// Deletes finished jobs, old replies and spent tokens, a batch at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneOutbox {}
+
+impl Job for PruneOutbox {
+    const KIND: &'static str = "outbox.prune";
+    const QUEUE: Queue = Queue::Maintenance;
+    const TIMEOUT: Duration = Duration::from_secs(300);
+}

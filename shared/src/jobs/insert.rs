@@ -1,0 +1,95 @@
+//! Writing jobs: all of a transaction in one statement.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::publish::JobRef;
+use super::{Job, Queue};
+use crate::ids;
+use crate::telemetry::TraceContext;
+
+/// A job about to be written.
+pub(crate) struct NewJob {
+    id: Uuid,
+    kind: &'static str,
+    queue: Queue,
+    priority: i16,
+    max_attempts: i32,
+    args: Result<Value, serde_json::Error>,
+    dedupe_key: Option<String>,
+    run_at: Option<DateTime<Utc>>,
+}
+
+impl NewJob {
+    /// `run_at` of none, or not after `now`, means at once.
+    pub(crate) fn of<J: Job>(job: &J, now: DateTime<Utc>, run_at: Option<DateTime<Utc>>) -> Self {
+        Self {
+            id: ids::new(now),
+            kind: J::KIND,
+            queue: J::QUEUE,
+            priority: J::PRIORITY,
+            max_attempts: J::MAX_ATTEMPTS,
+            args: serde_json::to_value(job),
+            dedupe_key: job.dedupe_key(),
+            run_at: run_at.filter(|at| *at > now),
+        }
+    }
+}
+
+/// Inserts `jobs` and returns those that are due, for publishing. One whose dedupe key is taken is left out.
+pub(crate) async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<JobRef>, sqlx::Error> {
+    if jobs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let context = TraceContext::current();
+    let mut args = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        args.push(
+            job.args
+                .as_ref()
+                .map_err(|error| sqlx::Error::Encode(error.to_string().into()))?
+                .clone(),
+        );
+    }
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.id).collect();
+    let kinds: Vec<String> = jobs.iter().map(|job| job.kind.to_owned()).collect();
+    let queues: Vec<String> = jobs.iter().map(|job| job.queue.name().to_owned()).collect();
+    let priorities: Vec<i16> = jobs.iter().map(|job| job.priority).collect();
+    let max_attempts: Vec<i32> = jobs.iter().map(|job| job.max_attempts).collect();
+    let dedupe_keys: Vec<Option<String>> = jobs.iter().map(|job| job.dedupe_key.clone()).collect();
+    let run_ats: Vec<Option<DateTime<Utc>>> = jobs.iter().map(|job| job.run_at).collect();
+    // A due job counts as published from the start: its id goes to Redis right after the commit, and saves a write
+    // per job. When that fails the publisher takes the mark back; when the process dies in between, the relay sees
+    // a job that was published long ago and that nobody claimed.
+    let rows = sqlx::query!(
+        r#"INSERT INTO jobs (id, kind, queue, priority, args, dedupe_key, max_attempts, state, run_at, published_at, trace_context, actor)
+           SELECT id, kind, queue, priority, args, dedupe_key, max_attempts,
+                  CASE WHEN run_at IS NULL THEN 'queued' ELSE 'scheduled' END,
+                  coalesce(run_at, now()),
+                  CASE WHEN run_at IS NULL THEN now() END, $8, $9
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::jsonb[], $6::text[], $7::int[], $10::timestamptz[])
+                AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at)
+           ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying')
+           DO NOTHING
+           RETURNING id, queue, state = 'queued' AS "due!""#,
+        &ids,
+        &kinds,
+        &queues,
+        &priorities,
+        &args,
+        &dedupe_keys as &[Option<String>],
+        &max_attempts,
+        context.as_ref().map(|context| context.traceparent.as_str()),
+        context.as_ref().and_then(|context| context.actor.as_deref()),
+        &run_ats as &[Option<DateTime<Utc>>],
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter(|row| row.due)
+        .filter_map(|row| Queue::by_name(&row.queue).map(|queue| JobRef { id: row.id, queue }))
+        .collect())
+}

@@ -1,0 +1,89 @@
+//! Background jobs: what they are, how they are stored, and the statements that move them from state to state.
+//!
+//! Postgres holds the truth about every job; Redis carries ids to the workers. [`Job`] is implemented by each
+//! payload of the [`catalogue`]; [`crate::db::Tx::enqueue`] writes it in the transaction of the work that wants it.
+
+pub mod catalogue;
+pub mod effects;
+mod insert;
+mod lease;
+mod outcome;
+mod publish;
+pub mod relay;
+mod transport;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+pub(crate) use insert::{NewJob, insert};
+pub use lease::{ClaimedJob, Lease, LeaseError, Settlement, claim, hand_back, reap, renew, settle};
+pub use outcome::{FinishedEffect, Outcome, backoff};
+pub use publish::{JobRef, Publisher};
+pub use transport::{MAX_DEPTH, Transport};
+
+/// A queue: jobs that are scaled and paused together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Queue {
+    /// Bookings on their way to confirmed or released.
+    Confirmation,
+    /// Cards: authorise, capture, void, refund, and what Stripe tells.
+    Payments,
+    /// Mail.
+    Notifications,
+    /// Caches that are warmed ahead of readers.
+    Cache,
+    /// Pruning and other housekeeping.
+    Maintenance,
+}
+
+impl Queue {
+    /// All queues.
+    pub const ALL: [Self; 5] = [
+        Self::Confirmation,
+        Self::Payments,
+        Self::Notifications,
+        Self::Cache,
+        Self::Maintenance,
+    ];
+
+    /// The name in Postgres, Redis, options and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Confirmation => "confirmation",
+            Self::Payments => "payments",
+            Self::Notifications => "notifications",
+            Self::Cache => "cache",
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    /// The queue of that name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|queue| queue.name() == name)
+    }
+}
+
+/// A job's payload: ids only, nothing personal. The handler in the worker reloads what it needs.
+pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The stable name, `resource.verb`. Stored with every job.
+    const KIND: &'static str;
+    /// Where it runs.
+    const QUEUE: Queue;
+    /// Among the due jobs of a queue the lower runs first.
+    const PRIORITY: i16 = 50;
+    /// Attempts before the job is dead.
+    const MAX_ATTEMPTS: i32 = 15;
+    /// How long one attempt may take.
+    const TIMEOUT: Duration = Duration::from_secs(60);
+    /// How many of the kind one worker process runs at a time; none: as many as the process runs.
+    const CONCURRENCY: Option<usize> = None;
+
+    /// While a job with this key has not ended, another one is not enqueued.
+    fn dedupe_key(&self) -> Option<String> {
+        None
+    }
+}

@@ -1,0 +1,111 @@
+//! How an attempt ended and what that makes of its job. Pure.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+/// What a finished attempt asks for.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Done. The effects, if any, are recorded as done in the same statement as the job.
+    Done(Vec<FinishedEffect>),
+    /// Try again later, as long as attempts are left.
+    Retry(String),
+    /// Come back after this long; costs no attempt.
+    Snooze(Duration),
+    /// Give up at once.
+    Fail(String),
+    /// Stopped because an operator asked for it.
+    Cancelled,
+}
+
+/// An effect that the attempt has brought about.
+#[derive(Debug)]
+pub struct FinishedEffect {
+    /// `mail:booking-confirmed:{booking}`.
+    pub key: String,
+    /// The payment, booking or user it belongs to.
+    pub entity_id: Option<Uuid>,
+    /// The other side's id for it.
+    pub external_id: Option<String>,
+    /// What the other side answered, without personal data.
+    pub response: Option<Value>,
+}
+
+/// The columns that an outcome turns into.
+pub(super) struct NextState {
+    pub state: &'static str,
+    pub outcome: &'static str,
+    pub delay: Duration,
+    pub error: Option<String>,
+    /// The attempt does not count.
+    pub give_back: bool,
+}
+
+impl Outcome {
+    /// The state after attempt `attempt` of `max_attempts`; `jitter` in 0..1 spreads retries.
+    pub(super) fn next_state(&self, attempt: i32, max_attempts: i32, jitter: f64) -> NextState {
+        let end = |state, outcome, error| NextState {
+            state,
+            outcome,
+            delay: Duration::ZERO,
+            error,
+            give_back: false,
+        };
+        match self {
+            Self::Done(_) => end("succeeded", "succeeded", None),
+            Self::Fail(error) => end("dead", "failed", Some(error.clone())),
+            Self::Cancelled => end("cancelled", "cancelled", None),
+            Self::Retry(error) if attempt >= max_attempts => end("dead", "retry", Some(error.clone())),
+            Self::Retry(error) => NextState {
+                state: "retrying",
+                outcome: "retry",
+                delay: backoff(attempt, jitter),
+                error: Some(error.clone()),
+                give_back: false,
+            },
+            Self::Snooze(delay) => NextState {
+                state: "scheduled",
+                outcome: "snoozed",
+                delay: *delay,
+                error: None,
+                give_back: true,
+            },
+        }
+    }
+}
+
+/// The wait before the next attempt: full jitter over min(2^attempt, 600) seconds, never under 100 ms.
+#[must_use]
+pub fn backoff(attempt: i32, jitter: f64) -> Duration {
+    let exponent = u32::try_from(attempt.clamp(0, 10)).unwrap_or(10);
+    let ceiling = f64::from(2_u32.pow(exponent).min(600));
+    Duration::from_secs_f64((ceiling * jitter.clamp(0.0, 1.0)).max(0.1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backoff_doubles_up_to_ten_minutes() {
+        assert_eq!(backoff(1, 1.0), Duration::from_secs(2));
+        assert_eq!(backoff(5, 1.0), Duration::from_secs(32));
+        assert_eq!(backoff(30, 1.0), Duration::from_secs(600));
+        assert_eq!(backoff(3, 0.0), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn the_last_attempt_is_not_retried_and_a_snooze_costs_none() {
+        let retry = Outcome::Retry("time-out".into());
+        assert_eq!(retry.next_state(2, 3, 0.5).state, "retrying");
+        assert_eq!(retry.next_state(3, 3, 0.5).state, "dead");
+        let snooze = Outcome::Snooze(Duration::from_secs(5)).next_state(3, 3, 0.5);
+        assert_eq!((snooze.state, snooze.give_back), ("scheduled", true));
+        assert_eq!(
+            Outcome::Fail("card declined".into()).next_state(1, 15, 0.5).state,
+            "dead"
+        );
+    }
+}

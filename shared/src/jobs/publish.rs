@@ -1,0 +1,120 @@
+//! What happens right after a commit: the due jobs' ids go to Redis, and waiters learn that a booking changed.
+//!
+//! A background task does it in batches, so a slow or dead Redis never delays a reply. What it cannot push it
+//! marks as unpublished; the relay pushes that later.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::Queue;
+use super::transport::Transport;
+use crate::redis::Redis;
+
+const BATCH: usize = 500;
+const PUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A job that is due, and where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobRef {
+    /// The job.
+    pub id: Uuid,
+    /// Its queue.
+    pub queue: Queue,
+}
+
+enum Notice {
+    Job(JobRef),
+    BookingChanged(Uuid),
+}
+
+/// The way to the publishing task.
+#[derive(Clone)]
+pub struct Publisher {
+    notices: mpsc::Sender<Notice>,
+}
+
+impl Publisher {
+    /// Starts the publishing task. It ends when the last publisher is dropped.
+    ///
+    /// # Errors
+    /// The Redis client's settings are refused.
+    pub fn spawn(pool: PgPool, redis: &Redis) -> Result<Self, redis::RedisError> {
+        let (notices, receiver) = mpsc::channel(10_000);
+        let transport = Transport::new(redis)?;
+        tokio::spawn(run(pool, redis.clone(), transport, receiver));
+        Ok(Self { notices })
+    }
+
+    /// The channel on which changed bookings are announced, by id.
+    #[must_use]
+    pub fn booking_channel(redis: &Redis) -> String {
+        redis.key("bookings:changed")
+    }
+
+    /// Hands over without waiting. When the task is far behind, the notices are dropped: the relay finds the jobs,
+    /// and who waits for a booking looks again by itself.
+    pub fn publish(&self, jobs: Vec<JobRef>, changed_bookings: Vec<Uuid>) {
+        for notice in jobs
+            .into_iter()
+            .map(Notice::Job)
+            .chain(changed_bookings.into_iter().map(Notice::BookingChanged))
+        {
+            if self.notices.try_send(notice).is_err() {
+                metrics::counter!("roost_publish_dropped_total").increment(1);
+            }
+        }
+    }
+}
+
+async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver: mpsc::Receiver<Notice>) {
+    let channel = Publisher::booking_channel(&redis);
+    let mut connection = redis.connection();
+    let mut notices = Vec::with_capacity(BATCH);
+    while receiver.recv_many(&mut notices, BATCH).await > 0 {
+        let mut due: HashMap<Queue, Vec<Uuid>> = HashMap::new();
+        let mut bookings = redis::pipe();
+        let mut any_booking = false;
+        for notice in notices.drain(..) {
+            match notice {
+                Notice::Job(job) => due.entry(job.queue).or_default().push(job.id),
+                Notice::BookingChanged(id) => {
+                    bookings.publish(&channel, id.to_string()).ignore();
+                    any_booking = true;
+                }
+            }
+        }
+        for (queue, ids) in due {
+            publish_or_unmark(&pool, &mut transport, queue, &ids).await;
+        }
+        if any_booking {
+            let sent: Result<Result<(), _>, _> =
+                tokio::time::timeout(PUSH_TIMEOUT, bookings.query_async(&mut connection)).await;
+            if !matches!(sent, Ok(Ok(()))) {
+                metrics::counter!("roost_booking_notices_lost_total").increment(1);
+            }
+        }
+    }
+}
+
+async fn publish_or_unmark(pool: &PgPool, transport: &mut Transport, queue: Queue, ids: &[Uuid]) {
+    let error = match tokio::time::timeout(PUSH_TIMEOUT, transport.push(queue, ids)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer from redis in {PUSH_TIMEOUT:?}"),
+    };
+    metrics::counter!("roost_publish_failed_total", "queue" => queue.name()).increment(ids.len() as u64);
+    tracing::warn!(
+        queue = queue.name(),
+        jobs = ids.len(),
+        error,
+        "jobs not published, the relay will"
+    );
+    if let Err(error) = super::relay::unpublish(pool, ids).await {
+        // The relay still finds them, as published long ago and never claimed.
+        tracing::warn!(%error, "could not mark jobs as unpublished");
+    }
+}

@@ -1,0 +1,115 @@
+//! Ids on their way through Redis: the format that apalis-redis keeps, and the doorbell that wakes its workers.
+//!
+//! Only ids travel. A message may be lost or doubled without harm: the worker claims the job in Postgres.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use apalis_core::task::builder::TaskBuilder;
+use apalis_redis::Config;
+use redis::RedisError;
+use redis::aio::ConnectionManager;
+use uuid::Uuid;
+
+use super::Queue;
+use crate::redis::Redis;
+
+/// The most messages that wait in one queue of Redis; the rest waits in Postgres. apalis-redis wedges on much more.
+pub const MAX_DEPTH: usize = 4_000;
+
+/// Pushes ids to the queues.
+pub struct Transport {
+    redis: Redis,
+    connection: ConnectionManager,
+    full: HashSet<Queue>,
+}
+
+/// Why ids were not pushed. They wait in Postgres for the relay.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The queue holds [`MAX_DEPTH`] messages already.
+    #[error("the queue {} is full", .0.name())]
+    Full(Queue),
+    /// Redis refused or is not reachable.
+    #[error("redis: {0}")]
+    Redis(#[from] RedisError),
+    /// The apalis script refused.
+    #[error("redis: {0}")]
+    Push(#[from] apalis_redis::Error),
+}
+
+impl Transport {
+    /// A transport over its own connection.
+    ///
+    /// # Errors
+    /// The client's settings are refused.
+    pub fn new(redis: &Redis) -> Result<Self, RedisError> {
+        Ok(Self {
+            redis: redis.clone(),
+            connection: redis.separate_connection(Duration::from_secs(1))?,
+            full: HashSet::new(),
+        })
+    }
+
+    /// The settings of a queue, the same for whoever pushes and whoever consumes.
+    #[must_use]
+    pub fn config(redis: &Redis, queue: Queue) -> Config {
+        Config::default()
+            .queue(redis.key(queue.name()).as_str())
+            .batch_size(100)
+            .heartbeat_interval(Duration::from_secs(2))
+            .missed_heartbeats(3)
+    }
+
+    /// The channel on which a push to `queue` is announced.
+    #[must_use]
+    pub fn doorbell(redis: &Redis, queue: Queue) -> String {
+        redis.key(&format!("doorbell:{}", queue.name()))
+    }
+
+    /// How many messages wait in Redis.
+    ///
+    /// # Errors
+    /// Redis is not reachable.
+    pub async fn depth(&mut self, queue: Queue) -> Result<usize, RedisError> {
+        let key = self.redis.key(queue.name());
+        let (due, active): (usize, usize) = redis::pipe()
+            .zcard(format!("{key}:scheduled"))
+            .llen(format!("{key}:active"))
+            .query_async(&mut self.connection)
+            .await?;
+        Ok(due + active)
+    }
+
+    /// Pushes `ids` and rings the doorbell. Each message gets a fresh task id, so a republished job is not dropped.
+    ///
+    /// # Errors
+    /// See [`TransportError`]; some of the ids may have arrived then.
+    pub async fn push(&mut self, queue: Queue, ids: &[Uuid]) -> Result<(), TransportError> {
+        if self.full.contains(&queue) {
+            if self.depth(queue).await? >= MAX_DEPTH {
+                return Err(TransportError::Full(queue));
+            }
+            self.full.remove(&queue);
+        }
+        let config = Self::config(&self.redis, queue);
+        let tasks: Vec<_> = ids
+            .iter()
+            .map(|id| TaskBuilder::new(format!("\"{id}\"").into_bytes()).build())
+            .collect();
+        apalis_redis::queries::push_tasks(&mut self.connection, &config, &tasks).await?;
+        let key = self.redis.key(queue.name());
+        // apalis-redis puts every push into the scheduled set and moves it to the active list at the next fetch.
+        let (due, active): (usize, usize) = redis::pipe()
+            .publish(Self::doorbell(&self.redis, queue), ids.len())
+            .ignore()
+            .zcard(format!("{key}:scheduled"))
+            .llen(format!("{key}:active"))
+            .query_async(&mut self.connection)
+            .await?;
+        if due + active >= MAX_DEPTH {
+            self.full.insert(queue);
+        }
+        Ok(())
+    }
+}

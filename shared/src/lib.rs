@@ -8,6 +8,8 @@ pub mod clock;
 pub mod db;
 pub mod ids;
 pub mod jobs;
+pub mod locale;
 pub mod money;
 pub mod redis;
+pub mod stripe;
 pub mod telemetry;

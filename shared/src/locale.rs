@@ -40,16 +40,8 @@ impl Locale {
         }
         parts
             .filter(|part| part.len() == 2)
-            .find_map(|region| {
-                format!("{language}_{}", region.to_ascii_uppercase())
-                    .parse()
-                    .ok()
-            })
-            .or_else(|| {
-                format!("{language}_{}", main_region(&language))
-                    .parse()
-                    .ok()
-            })
+            .find_map(|region| format!("{language}_{}", region.to_ascii_uppercase()).parse().ok())
+            .or_else(|| format!("{language}_{}", main_region(&language)).parse().ok())
     }
 
     /// The tag it stands for, such as `de-DE`.
@@ -97,11 +89,7 @@ impl Locale {
         let text = match (language, tag.as_str()) {
             (_, "en_US" | "en_PH") => format!("{weekday}, {month} {day}, {year}"),
             ("de", _) => format!("{weekday}, {day}. {month} {year}"),
-            (
-                "da" | "nb" | "nn" | "fi" | "cs" | "sk" | "sl" | "hr" | "sr" | "bs" | "is" | "et"
-                | "lv",
-                _,
-            ) => {
+            ("da" | "nb" | "nn" | "fi" | "cs" | "sk" | "sl" | "hr" | "sr" | "bs" | "is" | "et" | "lv", _) => {
                 format!("{weekday} {day}. {month} {year}")
             }
             ("es" | "pt" | "ca" | "gl", _) => format!("{weekday}, {day} de {month} de {year}"),
@@ -121,12 +109,8 @@ impl Locale {
     /// The time of day: `3:00 PM` where people count to twelve, `15:00` elsewhere.
     pub fn time_of_day(self, time: NaiveTime) -> String {
         let tag = self.0.to_string();
-        let twelve = matches!(
-            tag.as_str(),
-            "en_US" | "en_CA" | "en_AU" | "en_NZ" | "en_IN" | "en_PH"
-        );
-        time.format(if twelve { "%-I:%M %p" } else { "%H:%M" })
-            .to_string()
+        let twelve = matches!(tag.as_str(), "en_US" | "en_CA" | "en_AU" | "en_NZ" | "en_IN" | "en_PH");
+        time.format(if twelve { "%-I:%M %p" } else { "%H:%M" }).to_string()
     }
 }
 

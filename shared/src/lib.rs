@@ -1,6 +1,6 @@
 //! What the API and the worker must agree on.
 //!
-//! Ground: [`clock`], [`ids`], [`money`], [`config`], [`telemetry`], [`db`], [`redis`].
+//! Ground: [`clock`], [`ids`], [`locale`], [`money`], [`config`], [`telemetry`], [`db`], [`redis`].
 //! Background work: [`jobs`]. The outside: [`stripe`].
 //! The domain, one module a resource: [`users`], [`sessions`], [`properties`], [`bookings`], [`payments`], [`ledger`].
 

@@ -1,1 +1,3 @@
+//! The background half of Roost: everything slow or fallible.
 
+pub mod email;

@@ -27,9 +27,8 @@ mod tests;
 pub use self::{
     links::Links,
     mails::{
-        BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost,
-        BookingDeclined, BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail,
-        PaymentFailed, PriceLine, Stay, VerifyEmail,
+        BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
+        BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentFailed, PriceLine, Stay, VerifyEmail,
     },
     render::{RenderError, Rendered, render},
     smtp::{MailError, Mailer, mailbox},

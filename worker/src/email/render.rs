@@ -66,18 +66,14 @@ fn render_parts(mail: &Mail, locale: Locale) -> Result<Rendered, minijinja::Erro
 }
 
 fn to_json(mail: &Mail) -> Result<Value, minijinja::Error> {
-    serde_json::to_value(mail)
-        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
+    serde_json::to_value(mail).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
 fn plain(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(single_line(&text)),
         Value::Array(items) => items.into_iter().map(plain).collect(),
-        Value::Object(fields) => fields
-            .into_iter()
-            .map(|(name, value)| (name, plain(value)))
-            .collect(),
+        Value::Object(fields) => fields.into_iter().map(|(name, value)| (name, plain(value))).collect(),
         other => other,
     }
 }
@@ -150,9 +146,8 @@ fn reader_locale(state: &minijinja::State) -> Result<Locale, minijinja::Error> {
 }
 
 fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, minijinja::Error> {
-    text.parse().map_err(|error: T::Err| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("{text}: {error}"))
-    })
+    text.parse()
+        .map_err(|error: T::Err| minijinja::Error::new(ErrorKind::InvalidOperation, format!("{text}: {error}")))
 }
 
 /// `{{ total_minor | money(currency) }}`
@@ -176,10 +171,7 @@ fn moment(state: &minijinja::State, instant: &str) -> Result<String, minijinja::
     let zone: Tz = parsed(&fact(state, "time_zone")?)?;
     let local = parsed::<DateTime<Utc>>(instant)?.with_timezone(&zone);
     let locale = reader_locale(state)?;
-    let (date, time) = (
-        locale.long_date(local.date_naive()),
-        locale.time_of_day(local.time()),
-    );
+    let (date, time) = (locale.long_date(local.date_naive()), locale.time_of_day(local.time()));
     Ok(format!("{date}, {time} ({})", local.format("%Z")))
 }
 

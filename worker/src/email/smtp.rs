@@ -65,20 +65,14 @@ impl Mailer {
     }
 
     /// With another patience than ten seconds.
-    pub fn with_timeout(
-        smtp_url: &str,
-        sender: &str,
-        timeout: Duration,
-    ) -> Result<Self, SmtpUrlError> {
+    pub fn with_timeout(smtp_url: &str, sender: &str, timeout: Duration) -> Result<Self, SmtpUrlError> {
         let inner = Inner {
             server: SmtpServer::parse(smtp_url)?,
             sender: sender.parse()?,
             timeout,
             idle: Mutex::default(),
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The Message-ID of an effect: the same for every try, and telling nothing of the key.
@@ -111,10 +105,7 @@ impl Mailer {
     ) -> Result<(Envelope, Vec<u8>), MailError> {
         let message = Message::builder()
             .from(self.inner.sender.clone())
-            .to(Mailbox::new(
-                to.name.map(|name| single_line(&name)),
-                to.email,
-            ))
+            .to(Mailbox::new(to.name.map(|name| single_line(&name)), to.email))
             .subject(single_line(&rendered.subject))
             .date(at.into())
             .message_id(Some(single_line(message_id)))
@@ -135,17 +126,14 @@ impl Mailer {
     /// dropped with this future is closed.
     async fn deliver(&self, envelope: &Envelope, bytes: &[u8]) -> Result<(), MailError> {
         let mut connection = self.connection().await?;
-        let reply =
-            tokio::time::timeout(self.inner.timeout, connection.send(envelope, bytes)).await;
+        let reply = tokio::time::timeout(self.inner.timeout, connection.send(envelope, bytes)).await;
         match reply {
             Ok(Ok(_)) => {
                 self.keep(connection);
                 Ok(())
             }
             // A client error: the address cannot be expressed to this server.
-            Ok(Err(error)) if error.is_permanent() || error.is_client() => {
-                Err(MailError::Permanent(chain(&error)))
-            }
+            Ok(Err(error)) if error.is_permanent() || error.is_client() => Err(MailError::Permanent(chain(&error))),
             Ok(Err(error)) => Err(MailError::Transient(chain(&error))),
             Err(_) => Err(self.silent()),
         }
@@ -182,14 +170,10 @@ impl Mailer {
         .await?;
         match &server.tls {
             Tls::Required(parameters) => {
-                connection
-                    .starttls(parameters.clone(), &server.hello)
-                    .await?;
+                connection.starttls(parameters.clone(), &server.hello).await?;
             }
             Tls::Opportunistic(parameters) if connection.can_starttls() => {
-                connection
-                    .starttls(parameters.clone(), &server.hello)
-                    .await?;
+                connection.starttls(parameters.clone(), &server.hello).await?;
             }
             _ => {}
         }
@@ -200,21 +184,13 @@ impl Mailer {
     }
 
     fn take_idle(&self) -> Option<AsyncSmtpConnection> {
-        let mut idle = self
-            .inner
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(since, _)| since.elapsed() < KEPT_FOR);
         idle.pop().map(|(_, connection)| connection)
     }
 
     fn keep(&self, connection: AsyncSmtpConnection) {
-        let mut idle = self
-            .inner
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut idle = self.inner.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < KEPT && !connection.has_broken() {
             idle.push((Instant::now(), connection));
         }
@@ -222,20 +198,13 @@ impl Mailer {
 
     fn silent(&self) -> MailError {
         let patience = self.inner.timeout;
-        MailError::Transient(format!(
-            "no answer from {:?} in {patience:?}",
-            self.inner.server
-        ))
+        MailError::Transient(format!("no answer from {:?} in {patience:?}", self.inner.server))
     }
 }
 
 impl fmt::Debug for Mailer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "Mailer({} via {:?})",
-            self.inner.sender, self.inner.server
-        )
+        write!(f, "Mailer({} via {:?})", self.inner.sender, self.inner.server)
     }
 }
 
@@ -254,9 +223,7 @@ impl MailError {
 pub fn mailbox(name: &str, email: &str) -> Result<Mailbox, MailError> {
     let email: Address = email
         .parse()
-        .map_err(|error: lettre::address::AddressError| {
-            MailError::Permanent(format!("not an address: {error}"))
-        })?;
+        .map_err(|error: lettre::address::AddressError| MailError::Permanent(format!("not an address: {error}")))?;
     let name = single_line(name);
     Ok(Mailbox::new((!name.is_empty()).then_some(name), email))
 }
@@ -331,18 +298,8 @@ mod tests {
         for message in [
             written(evil, "Booked", "<1@roost.example>").await,
             written("Grace", evil, "<1@roost.example>").await,
-            written(
-                "Grace",
-                "Booked",
-                "<1@roost.example>\r\nBcc: all@example.com",
-            )
-            .await,
-            written(
-                "Eve\nBcc: all@example.com\u{0}\u{b}",
-                "Booked",
-                "<1@roost.example>",
-            )
-            .await,
+            written("Grace", "Booked", "<1@roost.example>\r\nBcc: all@example.com").await,
+            written("Eve\nBcc: all@example.com\u{0}\u{b}", "Booked", "<1@roost.example>").await,
         ] {
             assert_eq!(header_names(&message), header_names(&clean), "{message}");
         }
@@ -378,9 +335,7 @@ mod tests {
 
     #[test]
     fn the_sender_must_be_an_address() {
-        let refusal = Mailer::from_url("smtp://localhost", "Roost")
-            .unwrap_err()
-            .to_string();
+        let refusal = Mailer::from_url("smtp://localhost", "Roost").unwrap_err().to_string();
         assert!(refusal.contains("MAIL_FROM"), "{refusal}");
     }
 }

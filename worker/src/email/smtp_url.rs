@@ -57,10 +57,7 @@ impl SmtpServer {
             .filter(|host| !host.is_empty())
             .ok_or(SmtpUrlError::NoHost)?;
         // A literal IPv6 address stands in brackets in a URL only.
-        let host = host
-            .trim_start_matches('[')
-            .trim_end_matches(']')
-            .to_owned();
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let wanted = url
             .query_pairs()
             .find(|(name, _)| name == "tls")
@@ -77,9 +74,7 @@ impl SmtpServer {
             ("smtp", Some("opportunistic")) => (587, Tls::Opportunistic(parameters()?)),
             ("smtp", None) => (25, Tls::None),
             (_, other) => {
-                return Err(SmtpUrlError::UnknownTls(
-                    other.unwrap_or_default().to_owned(),
-                ));
+                return Err(SmtpUrlError::UnknownTls(other.unwrap_or_default().to_owned()));
             }
         };
         let decoded = |text: &str| {
@@ -89,10 +84,7 @@ impl SmtpServer {
                 .map_err(|_| SmtpUrlError::NotUtf8)
         };
         let credentials = match url.password() {
-            Some(password) => Some(Credentials::new(
-                decoded(url.username())?,
-                decoded(password)?,
-            )),
+            Some(password) => Some(Credentials::new(decoded(url.username())?, decoded(password)?)),
             None => None,
         };
         let hello = match url.path().trim_matches('/') {
@@ -126,26 +118,16 @@ mod tests {
         let server = read("smtp://localhost");
         assert_eq!((server.port, matches!(server.tls, Tls::None)), (25, true));
         let server = read("smtp://mail.example:2525?tls=required");
-        assert_eq!(
-            (server.port, matches!(server.tls, Tls::Required(_))),
-            (2525, true)
-        );
+        assert_eq!((server.port, matches!(server.tls, Tls::Required(_))), (2525, true));
         let server = read("smtp://mail.example?tls=opportunistic");
-        assert_eq!(
-            (server.port, matches!(server.tls, Tls::Opportunistic(_))),
-            (587, true)
-        );
+        assert_eq!((server.port, matches!(server.tls, Tls::Opportunistic(_))), (587, true));
         let server = read("smtps://mail.example");
-        assert_eq!(
-            (server.port, matches!(server.tls, Tls::Wrapper(_))),
-            (465, true)
-        );
+        assert_eq!((server.port, matches!(server.tls, Tls::Wrapper(_))), (465, true));
     }
 
     #[test]
     fn credentials_are_percent_decoded_and_never_shown() {
-        let server =
-            SmtpServer::parse("smtps://post%40roost:p%3Ass@mail.example/out.roost").unwrap();
+        let server = SmtpServer::parse("smtps://post%40roost:p%3Ass@mail.example/out.roost").unwrap();
         let expected = Credentials::new("post@roost".to_owned(), "p:ss".to_owned());
         assert_eq!(server.credentials, Some(expected));
         assert_eq!(server.hello, ClientId::Domain("out.roost".to_owned()));

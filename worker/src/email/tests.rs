@@ -8,9 +8,9 @@ use roost_shared::money::Currency;
 use uuid::Uuid;
 
 use super::{
-    BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost,
-    BookingDeclined, BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail,
-    PaymentFailed, PriceLine, Rendered, Stay, VerifyEmail, render,
+    BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
+    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed, PriceLine, Rendered, Stay,
+    VerifyEmail, render,
 };
 
 const TITLE: &str = "Loft by the canal";
@@ -160,8 +160,8 @@ fn every_mail() -> Vec<Mail> {
     ]
 }
 
-fn rendered(mail: Mail, locale: &str) -> Rendered {
-    render(&mail, locale.into()).unwrap()
+fn rendered(mail: &Mail, locale: &str) -> Rendered {
+    render(mail, locale.into()).unwrap()
 }
 
 /// The HTML part as somebody reads it: no style, no tags, entities resolved, white space folded.
@@ -184,10 +184,7 @@ fn seen(html: &str) -> String {
         .replace("&#x2f;", "/")
         .replace("&#x27;", "'")
         .replace("&quot;", "\"");
-    let text = text
-        .replace("&lt;", "<")
-        .replace("&gt;", ">")
-        .replace("&amp;", "&");
+    let text = text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
     folded(&text)
 }
 
@@ -207,10 +204,7 @@ fn every_folder_of_templates_belongs_to_a_mail() {
         .filter(|entry| entry.path().is_dir())
         .map(|entry| entry.file_name().into_string().unwrap())
         .collect();
-    let mails: BTreeSet<String> = every_mail()
-        .iter()
-        .map(|mail| mail.name().to_owned())
-        .collect();
+    let mails: BTreeSet<String> = every_mail().iter().map(|mail| mail.name().to_owned()).collect();
     assert_eq!(folders, mails);
 }
 
@@ -247,6 +241,17 @@ fn every_mail_greets_its_reader_and_has_one_button() {
 }
 
 #[test]
+fn no_line_of_a_text_runs_into_the_next() {
+    for mail in every_mail() {
+        let text = rendered(&mail, "en").text;
+        let glued = text
+            .char_indices()
+            .any(|(at, c)| c == '.' && text[at + 1..].starts_with(|next: char| next.is_uppercase()));
+        assert!(!glued, "{}: {text}", mail.name());
+    }
+}
+
+#[test]
 fn both_parts_tell_the_same_stay() {
     let expected = [
         TITLE,
@@ -258,12 +263,9 @@ fn both_parts_tell_the_same_stay() {
         "3 nights, 2 guests",
         "00000000-0000-0000-0000-000000000007",
     ];
-    for mail in every_mail()
-        .into_iter()
-        .filter(|mail| mail.stay().is_some())
-    {
+    for mail in every_mail().into_iter().filter(|mail| mail.stay().is_some()) {
         let name = mail.name();
-        let mail = rendered(mail, "en");
+        let mail = rendered(&mail, "en");
         for fact in expected {
             assert!(mail.text.contains(fact), "{name}, text: {fact}");
             assert!(seen(&mail.html).contains(fact), "{name}, html: {fact}");
@@ -275,17 +277,14 @@ fn both_parts_tell_the_same_stay() {
 fn both_parts_tell_the_same_amounts_and_words() {
     for mail in every_mail() {
         let name = mail.name();
-        let mail = rendered(mail, "en");
+        let mail = rendered(&mail, "en");
         let html = seen(&mail.html);
         for word in folded(&mail.text)
             .split(' ')
             .map(|word| word.trim_end_matches(['.', ',', ':', ';']))
         {
             let is_amount = word.contains('€') || word.contains('$');
-            assert!(
-                !is_amount || html.contains(word),
-                "{name}: {word} is in the text only"
-            );
+            assert!(!is_amount || html.contains(word), "{name}: {word} is in the text only");
         }
         for said in [
             "We are a quiet couple.",
@@ -293,49 +292,34 @@ fn both_parts_tell_the_same_amounts_and_words() {
             "Moderate: everything",
             "insufficient funds",
         ] {
-            assert_eq!(
-                mail.text.contains(said),
-                html.contains(said),
-                "{name}: {said}"
-            );
+            assert_eq!(mail.text.contains(said), html.contains(said), "{name}: {said}");
         }
     }
 }
 
 #[test]
 fn amounts_and_dates_are_the_readers() {
-    let german = rendered(Mail::BookingConfirmedGuest(confirmed()), "de");
-    assert!(
-        german.text.contains("Paid: 3.645,50\u{a0}€"),
-        "{}",
-        german.text
-    );
+    let german = rendered(&Mail::BookingConfirmedGuest(confirmed()), "de");
+    assert!(german.text.contains("Paid: 3.645,50\u{a0}€"), "{}", german.text);
     assert!(seen(&german.html).contains("3.645,50\u{a0}€"));
-    assert!(
-        german
-            .text
-            .contains("Samstag, 1. Juni 2030, from 15:00 local time")
-    );
-    assert_eq!(
-        german.subject,
-        format!("Booked: {TITLE}, Samstag, 1. Juni 2030")
-    );
+    assert!(german.text.contains("Samstag, 1. Juni 2030, from 15:00 local time"));
+    assert_eq!(german.subject, format!("Booked: {TITLE}, Samstag, 1. Juni 2030"));
 
     let mut in_yen = confirmed();
     in_yen.currency = Currency::JPY;
     assert!(
-        rendered(Mail::BookingConfirmedGuest(in_yen.clone()), "en")
+        rendered(&Mail::BookingConfirmedGuest(in_yen.clone()), "en")
             .text
             .contains("Paid: ¥364,550")
     );
     in_yen.currency = Currency::KWD;
-    let text = rendered(Mail::BookingConfirmedGuest(in_yen), "en-GB").text;
+    let text = rendered(&Mail::BookingConfirmedGuest(in_yen), "en-GB").text;
     assert!(text.contains("Paid: KWD\u{a0}364.550"), "{text}");
 }
 
 #[test]
 fn the_price_is_told_line_by_line() {
-    let text = rendered(Mail::BookingConfirmedGuest(confirmed()), "en-GB").text;
+    let text = rendered(&Mail::BookingConfirmedGuest(confirmed()), "en-GB").text;
     assert!(
         text.contains("3 nights: €3,600.00\nCleaning fee: €45.50\nPaid: €3,645.50\n"),
         "{text}"
@@ -344,7 +328,7 @@ fn the_price_is_told_line_by_line() {
 
 #[test]
 fn instants_are_on_the_propertys_clock() {
-    let mail = rendered(Mail::PaymentFailed(failed()), "en-GB");
+    let mail = rendered(&Mail::PaymentFailed(failed()), "en-GB");
     // 08:15 UTC, in summer.
     let until = "held until Wednesday 1 May 2030, 10:15 (CEST)";
     assert!(mail.text.contains(until), "{}", mail.text);
@@ -356,7 +340,7 @@ fn instants_are_on_the_propertys_clock() {
 #[test]
 fn a_refund_is_told_as_what_it_is() {
     let told = |paid, refund| {
-        let mail = rendered(Mail::BookingCancelledGuest(cancelled(paid, refund)), "en");
+        let mail = rendered(&Mail::BookingCancelledGuest(cancelled(paid, refund)), "en");
         assert!(mail.text.contains("How the refund was decided: Moderate"));
         let said = folded(&mail.text);
         let html = seen(&mail.html);
@@ -369,10 +353,7 @@ fn a_refund_is_told_as_what_it_is() {
     );
     assert!(html.contains("all you paid: $360.00"), "{html}");
     let (text, _) = told(36_000, 18_000);
-    assert!(
-        text.contains("Of the $360.00 you paid, $180.00 is refunded."),
-        "{text}"
-    );
+    assert!(text.contains("Of the $360.00 you paid, $180.00 is refunded."), "{text}");
     let (text, html) = told(36_000, 0);
     assert!(text.contains("You paid $360.00; by the terms of this booking nothing is refunded."));
     assert!(
@@ -387,10 +368,10 @@ fn a_refund_is_told_as_what_it_is() {
 fn the_one_who_cancelled_is_named() {
     let mut mail = cancelled(36_000, 36_000);
     mail.cancelled_by = CancelledBy::Host;
-    let text = rendered(Mail::BookingCancelledGuest(mail), "en").text;
+    let text = rendered(&Mail::BookingCancelledGuest(mail), "en").text;
     assert!(text.contains("Heinz had to cancel your stay"), "{text}");
-    let text = rendered(Mail::BookingCancelledGuest(cancelled(36_000, 36_000)), "en").text;
-    assert!(text.contains("you cancelled your stay"), "{text}");
+    let text = rendered(&Mail::BookingCancelledGuest(cancelled(36_000, 36_000)), "en").text;
+    assert!(text.contains("You cancelled your stay"), "{text}");
 }
 
 #[test]
@@ -403,7 +384,7 @@ fn text_from_people_stays_text() {
     mail.lines[0].label = script.into();
     mail.house_rules = Some("<img src=x onerror=alert(1)>".into());
     mail.booking_url = "https://roost.example/\"><script>".into();
-    let mail = rendered(Mail::BookingConfirmedGuest(mail), "en");
+    let mail = rendered(&Mail::BookingConfirmedGuest(mail), "en");
     assert!(
         !mail.html.contains("<script") && !mail.html.contains("<img"),
         "{}",
@@ -421,11 +402,10 @@ fn nobody_adds_lines_to_a_mail() {
     let mut mail = confirmed();
     mail.guest_name = "Eve\r\nBcc: all@example.com".into();
     mail.stay.property_title = "Flat\nPaid: nothing\u{202e}\u{2028}".into();
-    let mail = rendered(Mail::BookingConfirmedGuest(mail), "en");
+    let mail = rendered(&Mail::BookingConfirmedGuest(mail), "en");
     assert_eq!(mail.subject.lines().count(), 1);
     assert!(
-        mail.subject
-            .starts_with("Booked: Flat Paid: nothing, Saturday"),
+        mail.subject.starts_with("Booked: Flat Paid: nothing, Saturday"),
         "{}",
         mail.subject
     );
@@ -447,8 +427,22 @@ fn nobody_adds_lines_to_a_mail() {
 fn price_lines_are_read_from_a_booking() {
     let stored = r#"[{"kind":"nights","label":"3 nights","quantity":3,"unit_minor":100,"amount_minor":300}]"#;
     let lines: Vec<PriceLine> = serde_json::from_str(stored).unwrap();
-    assert_eq!(
-        (lines[0].label.as_str(), lines[0].amount_minor),
-        ("3 nights", 300)
-    );
+    assert_eq!((lines[0].label.as_str(), lines[0].amount_minor), ("3 nights", 300));
+}
+
+/// Writes every mail below `target/mails` to be looked at in a browser: `cargo test --workspace -- --ignored preview`.
+#[test]
+#[ignore = "writes files for people to look at"]
+fn preview() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mails");
+    std::fs::create_dir_all(&folder).unwrap();
+    for mail in every_mail() {
+        let Rendered { subject, text, html } = rendered(&mail, "en-GB");
+        std::fs::write(folder.join(format!("{}.html", mail.name())), html).unwrap();
+        std::fs::write(
+            folder.join(format!("{}.txt", mail.name())),
+            format!("{subject}\n\n{text}"),
+        )
+        .unwrap();
+    }
 }

@@ -10,6 +10,7 @@ pub mod ids;
 pub mod jobs;
 pub mod locale;
 pub mod money;
+pub mod properties;
 pub mod redis;
 pub mod stripe;
 pub mod telemetry;

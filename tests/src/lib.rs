@@ -1,4 +1,10 @@
-//! What the tests and the development commands stand on: private servers, a database per test, the demo's parts.
+//! What the tests and the development commands stand on.
+//!
+//! [`services`]: private servers. [`database`]: a database for each test. [`dev`]: the commands behind the Makefile,
+//! which fill a database with [`seed`] and show a booking with [`demo`].
 
 pub mod database;
+pub mod demo;
+pub mod dev;
+pub mod seed;
 pub mod services;

@@ -19,7 +19,8 @@ use anyhow::{Context, Result};
 /// How long a process may take to stop before it is killed; longer than the worker's own grace.
 const STOP_LIMIT: Duration = Duration::from_secs(35);
 
-/// Reads `add PID SIGNAL`, `del PID` and `rm PATH` until the pipe closes; then stops the newest first, each in turn.
+/// Reads `add PID SIGNAL`, `del PID` and `rm PATH` until the pipe closes; then stops the newest first, each in turn,
+/// with whatever it started in its process group.
 const WATCHDOG: &str = r#"
 trap '' INT TERM HUP
 list=
@@ -34,10 +35,10 @@ while read -r verb one two; do
 done
 for entry in $list; do
   pid=${entry%%:*}
-  kill -s "${entry#*:}" "$pid" 2>/dev/null || continue
+  kill -s "${entry#*:}" -- "-$pid" 2>/dev/null || continue
   n=0
-  while [ $n -lt 350 ] && kill -0 "$pid" 2>/dev/null; do sleep 0.1; n=$((n + 1)); done
-  kill -s KILL "$pid" 2>/dev/null
+  while [ $n -lt 350 ] && kill -s 0 -- "-$pid" 2>/dev/null; do sleep 0.1; n=$((n + 1)); done
+  kill -s KILL -- "-$pid" 2>/dev/null
 done
 printf %s "$paths" | while read -r path; do rm -rf "$path"; done
 exit 0
@@ -68,10 +69,11 @@ impl Signal {
     }
 }
 
-/// Sends a signal; `false` when there is no such process. Through the shell, because the system call is unsafe code.
+/// Sends a signal to the process group that this process leads; `false` when there is none. Through the shell, because
+/// the system call is unsafe code.
 pub fn send(pid: u32, signal: Signal) -> bool {
     Command::new("sh")
-        .args(["-c", r#"kill -s "$0" "$1""#, signal.name(), &pid.to_string()])
+        .args(["-c", r#"kill -s "$0" -- "-$1""#, signal.name(), &pid.to_string()])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .status()
@@ -326,7 +328,7 @@ impl Process {
             send(self.pid(), self.signal);
             if !wait_until(STOP_LIMIT, || !matches!(self.child.try_wait(), Ok(None))) {
                 eprintln!("{} did not stop in {} s: killed", self.name, STOP_LIMIT.as_secs());
-                self.child.kill().with_context(|| format!("killing {}", self.name))?;
+                send(self.pid(), Signal::Kill);
                 self.child
                     .wait()
                     .with_context(|| format!("waiting for {}", self.name))?;
@@ -408,7 +410,7 @@ mod tests {
     #[test]
     fn the_watchdog_stops_what_its_owner_could_not_and_removes_the_folder() {
         let folder = folder();
-        let mut orphan = Command::new("sleep").arg("1000").spawn().unwrap();
+        let mut orphan = Command::new("sleep").arg("1000").process_group(0).spawn().unwrap();
         let supervisor = Supervisor::start(folder.join("pids")).unwrap();
         supervisor.remove_at_exit(&folder).unwrap();
         supervisor

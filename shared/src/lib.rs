@@ -4,12 +4,16 @@
 //! Background work: [`jobs`]. The outside: [`stripe`].
 //! The domain, one module a resource: [`users`], [`sessions`], [`properties`], [`bookings`], [`payments`], [`ledger`].
 
+pub mod bookings;
 pub mod clock;
 pub mod db;
 pub mod ids;
 pub mod jobs;
+pub mod ledger;
 pub mod locale;
 pub mod money;
+pub mod payments;
+pub mod properties;
 pub mod redis;
 pub mod stripe;
 pub mod telemetry;

@@ -1,0 +1,232 @@
+//! The rows of bookings and their timeline.
+
+use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
+use sqlx::types::Json;
+use sqlx::{PgConnection, PgPool};
+use uuid::Uuid;
+
+use super::rules::{BookingState, CancellationTerms};
+use crate::db::Tx;
+use crate::money::Currency;
+use crate::properties::CancellationPolicy;
+use crate::properties::pricing::PriceLine;
+use crate::properties::stay::Stay;
+
+/// A booking as it stands.
+#[derive(Clone, Debug)]
+pub struct Booking {
+    /// The booking.
+    pub id: Uuid,
+    /// What is booked.
+    pub property_id: Uuid,
+    /// Who booked.
+    pub guest_id: Uuid,
+    /// Who lets.
+    pub host_id: Uuid,
+    /// Where it stands.
+    pub state: BookingState,
+    /// The day of arrival.
+    pub check_in: NaiveDate,
+    /// The day of departure.
+    pub check_out: NaiveDate,
+    /// How many people.
+    pub guests: i32,
+    /// Confirmed without the host's approval.
+    pub instant_book: bool,
+    /// As it was when the booking was made.
+    pub cancellation_policy: CancellationPolicy,
+    /// The property's zone, an IANA name.
+    pub time_zone: String,
+    /// The earliest arrival.
+    pub check_in_from: NaiveTime,
+    /// The latest departure.
+    pub check_out_by: NaiveTime,
+    /// Of all amounts.
+    pub currency: Currency,
+    /// What the total is made of.
+    pub price_lines: Json<Vec<PriceLine>>,
+    /// What the guest pays, in minor units.
+    pub total_minor: i64,
+    /// What the host pays to the platform, in minor units.
+    pub host_fee_minor: i64,
+    /// When the guest means to arrive, at the property's clock.
+    pub arrival_time: Option<NaiveTime>,
+    /// From the guest to the host.
+    pub message: Option<String>,
+    /// When the nights are free again if no card is authorised.
+    pub hold_expires_at: DateTime<Utc>,
+    /// When the host's time to approve ends.
+    pub approval_expires_at: Option<DateTime<Utc>>,
+    /// When both sides were bound.
+    pub confirmed_at: Option<DateTime<Utc>>,
+    /// When it was cancelled.
+    pub cancelled_at: Option<DateTime<Utc>>,
+    /// Counts changes.
+    pub version: i32,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Booking {
+    /// The dates.
+    #[must_use]
+    pub fn stay(&self) -> Stay {
+        Stay::new(self.check_in, self.check_out)
+    }
+
+    /// The property's zone; UTC should the name ever be withdrawn.
+    #[must_use]
+    pub fn zone(&self) -> chrono_tz::Tz {
+        self.time_zone.parse().unwrap_or(chrono_tz::UTC)
+    }
+
+    /// What a cancellation is judged by.
+    #[must_use]
+    pub fn cancellation_terms(&self) -> CancellationTerms {
+        CancellationTerms {
+            policy: self.cancellation_policy,
+            stay: self.stay(),
+            time_zone: self.zone(),
+            check_in_from: self.check_in_from,
+            confirmed_at: self.confirmed_at,
+        }
+    }
+}
+
+/// One entry of the timeline.
+#[derive(Clone, Debug)]
+pub struct TimelineEntry {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What was asked or happened.
+    pub event: String,
+    /// `guest`, `host`, `system` or `stripe`.
+    pub actor: String,
+    /// The state before.
+    pub from_state: Option<String>,
+    /// The state after; the same when it was refused.
+    pub to_state: Option<String>,
+    /// Whether it was done.
+    pub accepted: bool,
+    /// Why, or why not.
+    pub reason: Option<String>,
+}
+
+macro_rules! select_booking {
+    ($($tail:tt)*) => {
+        sqlx::query_as!(
+            Booking,
+            r#"SELECT id, property_id, guest_id, host_id, state AS "state: BookingState", lower(stay) AS "check_in!", upper(stay) AS "check_out!",
+                guests, instant_book, cancellation_policy AS "cancellation_policy: CancellationPolicy", time_zone, check_in_from, check_out_by,
+                currency AS "currency: Currency", price_lines AS "price_lines: Json<Vec<PriceLine>>", total_minor, host_fee_minor, arrival_time,
+                message, hold_expires_at, approval_expires_at, confirmed_at, cancelled_at, version, created_at, updated_at
+               FROM bookings "# + $($tail)*
+        )
+    };
+}
+
+/// The booking, if there is one.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Booking>, sqlx::Error> {
+    select_booking!("WHERE id = $1", id).fetch_optional(conn).await
+}
+
+/// The booking, which nobody else changes until the transaction ends.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn lock(tx: &mut Tx, id: Uuid) -> Result<Option<Booking>, sqlx::Error> {
+    select_booking!("WHERE id = $1 FOR NO KEY UPDATE", id)
+        .fetch_optional(tx.conn())
+        .await
+}
+
+/// Whose bookings a list shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Those the user made.
+    Guest,
+    /// Those of the user's properties.
+    Host,
+}
+
+/// What a list of bookings is narrowed to.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    /// Whose.
+    pub side: Side,
+    /// Only in these states; all when empty.
+    pub states: Vec<BookingState>,
+    /// Only stays that end after this day.
+    pub from: Option<NaiveDate>,
+    /// Only stays that begin before this day.
+    pub to: Option<NaiveDate>,
+    /// Only of this property.
+    pub property_id: Option<Uuid>,
+    /// Only older than this one: the last of the page before.
+    pub before: Option<Uuid>,
+    /// How many.
+    pub limit: i64,
+}
+
+/// A user's bookings, newest first.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn list(pool: &PgPool, user_id: Uuid, filter: &Filter) -> Result<Vec<Booking>, sqlx::Error> {
+    let states: Vec<String> = filter.states.iter().map(|state| state.name().to_owned()).collect();
+    let states = (!states.is_empty()).then_some(states);
+    let (guest, host) = match filter.side {
+        Side::Guest => (Some(user_id), None),
+        Side::Host => (None, Some(user_id)),
+    };
+    // Two statements, so that each has one index to walk.
+    if let Some(guest_id) = guest {
+        return select_booking!(
+            "WHERE guest_id = $1 AND ($2::text[] IS NULL OR state = ANY($2)) AND ($3::date IS NULL OR upper(stay) > $3)
+             AND ($4::date IS NULL OR lower(stay) < $4) AND ($5::uuid IS NULL OR property_id = $5) AND ($6::uuid IS NULL OR id < $6)
+             ORDER BY id DESC LIMIT $7",
+            guest_id,
+            states.as_deref(),
+            filter.from,
+            filter.to,
+            filter.property_id,
+            filter.before,
+            filter.limit
+        )
+        .fetch_all(pool)
+        .await;
+    }
+    select_booking!(
+        "WHERE host_id = $1 AND ($2::text[] IS NULL OR state = ANY($2)) AND ($3::date IS NULL OR upper(stay) > $3)
+         AND ($4::date IS NULL OR lower(stay) < $4) AND ($5::uuid IS NULL OR property_id = $5) AND ($6::uuid IS NULL OR id < $6)
+         ORDER BY id DESC LIMIT $7",
+        host,
+        states.as_deref(),
+        filter.from,
+        filter.to,
+        filter.property_id,
+        filter.before,
+        filter.limit
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Everything that was asked of a booking or happened to it, oldest first.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn timeline(conn: &mut PgConnection, booking_id: Uuid) -> Result<Vec<TimelineEntry>, sqlx::Error> {
+    sqlx::query_as!(
+        TimelineEntry,
+        "SELECT at, event, actor, from_state, to_state, accepted, reason FROM booking_events WHERE booking_id = $1 ORDER BY id",
+        booking_id
+    )
+    .fetch_all(conn)
+    .await
+}

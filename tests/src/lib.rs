@@ -1,10 +1,11 @@
 //! What the tests and the development commands stand on.
 //!
 //! [`services`]: private servers. [`database`]: a database for each test. [`dev`]: the commands behind the Makefile,
-//! which fill a database with [`seed`] and show a booking with [`demo`].
+//! which fill a database with [`seed`] and show a booking with [`demo`]. [`mailbox`]: where mail goes.
 
 pub mod database;
 pub mod demo;
 pub mod dev;
+pub mod mailbox;
 pub mod seed;
 pub mod services;

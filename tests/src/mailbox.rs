@@ -24,7 +24,10 @@ mod store;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -32,12 +35,12 @@ use poem::listener::{Acceptor, Listener};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{faults::Faults, store::Store};
 pub use self::{
     faults::{Fault, Misbehaviour, Stage},
     message::Message,
     store::NoSuchMail,
 };
-use self::{faults::Faults, store::Store};
 
 /// Where to listen and how to behave. The default is free ports on loopback, nobody to log in.
 #[derive(Debug, Clone)]
@@ -53,7 +56,12 @@ pub struct MailboxConfig {
 impl Default for MailboxConfig {
     fn default() -> Self {
         let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { smtp_listen: any_port, http_listen: any_port, capacity: 1_000, credentials: None }
+        Self {
+            smtp_listen: any_port,
+            http_listen: any_port,
+            capacity: 1_000,
+            credentials: None,
+        }
     }
 }
 
@@ -64,6 +72,7 @@ pub struct Mailbox {
     http: SocketAddr,
     store: Arc<Store>,
     faults: Arc<Faults>,
+    connections: Arc<AtomicUsize>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -77,15 +86,18 @@ impl Mailbox {
 
         let smtp_listener = TcpListener::bind(config.smtp_listen).await?;
         let smtp = smtp_listener.local_addr()?;
-        let http_acceptor =
-            poem::listener::TcpListener::bind(config.http_listen).into_acceptor().await?;
+        let http_acceptor = poem::listener::TcpListener::bind(config.http_listen)
+            .into_acceptor()
+            .await?;
         let http = http_acceptor
             .local_addr()
             .into_iter()
             .find_map(|address| address.as_socket_addr().copied())
             .ok_or_else(|| io::Error::other("the HTTP listener has no address"))?;
 
+        let connections = Arc::new(AtomicUsize::new(0));
         let server = Arc::new(smtp::Server {
+            connections: connections.clone(),
             store: store.clone(),
             faults: faults.clone(),
             credentials: config.credentials,
@@ -102,7 +114,15 @@ impl Mailbox {
             }
         });
         tasks.close();
-        Ok(Self { smtp, http, store, faults, stop, tasks })
+        Ok(Self {
+            smtp,
+            http,
+            store,
+            faults,
+            connections,
+            stop,
+            tasks,
+        })
     }
 
     /// For SMTP_URL, such as `smtp://127.0.0.1:1025`.
@@ -137,6 +157,11 @@ impl Mailbox {
     /// How often faults were acted out so far.
     pub fn faults_seen(&self) -> usize {
         self.faults.seen()
+    }
+
+    /// How many connections clients have opened so far.
+    pub fn connections_seen(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Forgets messages and pending faults.

@@ -74,7 +74,10 @@ impl Faults {
     /// The next fault for this step, used up once.
     pub fn next(&self, stage: Stage) -> Option<Misbehaviour> {
         let mut state = self.lock();
-        let fault = state.pending.iter_mut().find(|fault| fault.at == stage && fault.times > 0)?;
+        let fault = state
+            .pending
+            .iter_mut()
+            .find(|fault| fault.at == stage && fault.times > 0)?;
         fault.times -= 1;
         let what = fault.what;
         state.pending.retain(|fault| fault.times > 0);

@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 
 use minijinja::{Environment, context};
 use poem::{
-    Endpoint, EndpointExt, IntoResponse, Response, Route, delete, get, handler,
+    Endpoint, EndpointExt, IntoResponse, Response, Route, get, handler,
     http::{StatusCode, header},
     middleware::AddData,
     web::{Data, Html, Json, Path, Query},
@@ -78,15 +78,14 @@ impl Filter {
             None => true,
         };
         store.newest(self.limit.unwrap_or(100), |message| {
-            message.to.iter().any(|address| has(address, &self.to))
-                && has(&message.subject, &self.subject)
+            message.to.iter().any(|address| has(address, &self.to)) && has(&message.subject, &self.subject)
         })
     }
 }
 
 #[handler]
-fn inbox(store: Data<&Arc<Store>>, Query(filter): Query<Filter>) -> Response {
-    let messages = filter.find(&store);
+fn inbox(Data(store): Data<&Arc<Store>>, Query(filter): Query<Filter>) -> Response {
+    let messages = filter.find(store);
     let rows: Vec<_> = messages
         .iter()
         .map(|message| {
@@ -100,7 +99,10 @@ fn inbox(store: Data<&Arc<Store>>, Query(filter): Query<Filter>) -> Response {
             }
         })
         .collect();
-    page("inbox.html", context! { messages => rows, to => filter.to, subject => filter.subject })
+    page(
+        "inbox.html",
+        context! { messages => rows, to => filter.to, subject => filter.subject },
+    )
 }
 
 fn preview(message: &Message) -> String {
@@ -115,11 +117,7 @@ struct Part {
 }
 
 #[handler]
-fn message_page(
-    store: Data<&Arc<Store>>,
-    Path(id): Path<u64>,
-    Query(Part { part }): Query<Part>,
-) -> Response {
+fn message_page(Data(store): Data<&Arc<Store>>, Path(id): Path<u64>, Query(Part { part }): Query<Part>) -> Response {
     let Some(message) = store.get(id) else {
         return StatusCode::NOT_FOUND.into_response();
     };
@@ -141,17 +139,19 @@ const FRAME_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; img-s
                             sandbox allow-popups allow-popups-to-escape-sandbox";
 
 #[handler]
-fn html_part(store: Data<&Arc<Store>>, Path(id): Path<u64>) -> Response {
+fn html_part(Data(store): Data<&Arc<Store>>, Path(id): Path<u64>) -> Response {
     let message = store.get(id);
     let Some(html) = message.as_ref().and_then(|message| message.html.as_deref()) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let html = html.replacen("<head>", "<head><base target=\"_blank\">", 1);
-    Html(html).with_header(header::CONTENT_SECURITY_POLICY, FRAME_POLICY).into_response()
+    Html(html)
+        .with_header(header::CONTENT_SECURITY_POLICY, FRAME_POLICY)
+        .into_response()
 }
 
 #[handler]
-fn raw(store: Data<&Arc<Store>>, Path(id): Path<u64>) -> Response {
+fn raw(Data(store): Data<&Arc<Store>>, Path(id): Path<u64>) -> Response {
     match store.get(id) {
         Some(message) => Response::builder()
             .content_type("text/plain; charset=utf-8")
@@ -162,13 +162,13 @@ fn raw(store: Data<&Arc<Store>>, Path(id): Path<u64>) -> Response {
 }
 
 #[handler]
-fn list(store: Data<&Arc<Store>>, Query(filter): Query<Filter>) -> Response {
-    let messages = filter.find(&store);
+fn list(Data(store): Data<&Arc<Store>>, Query(filter): Query<Filter>) -> Response {
+    let messages = filter.find(store);
     Json(messages.iter().map(|message| &**message).collect::<Vec<_>>()).into_response()
 }
 
 #[handler]
-fn one(store: Data<&Arc<Store>>, Path(id): Path<u64>) -> Response {
+fn one(Data(store): Data<&Arc<Store>>, Path(id): Path<u64>) -> Response {
     match store.get(id) {
         Some(message) => Json(&*message).into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
@@ -176,29 +176,33 @@ fn one(store: Data<&Arc<Store>>, Path(id): Path<u64>) -> Response {
 }
 
 #[handler]
-fn delete_one(store: Data<&Arc<Store>>, Path(id): Path<u64>) -> StatusCode {
-    if store.remove(id) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+fn delete_one(Data(store): Data<&Arc<Store>>, Path(id): Path<u64>) -> StatusCode {
+    if store.remove(id) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::NOT_FOUND
+    }
 }
 
 #[handler]
-fn delete_all(store: Data<&Arc<Store>>) -> StatusCode {
+fn delete_all(Data(store): Data<&Arc<Store>>) -> StatusCode {
     store.clear();
     StatusCode::NO_CONTENT
 }
 
 #[handler]
-fn pending_faults(faults: Data<&Arc<Faults>>) -> Json<Vec<Fault>> {
+fn pending_faults(Data(faults): Data<&Arc<Faults>>) -> Json<Vec<Fault>> {
     Json(faults.pending())
 }
 
 #[handler]
-fn add_fault(faults: Data<&Arc<Faults>>, Json(fault): Json<Fault>) -> StatusCode {
+fn add_fault(Data(faults): Data<&Arc<Faults>>, Json(fault): Json<Fault>) -> StatusCode {
     faults.inject(fault);
     StatusCode::NO_CONTENT
 }
 
 #[handler]
-fn clear_faults(faults: Data<&Arc<Faults>>) -> StatusCode {
+fn clear_faults(Data(faults): Data<&Arc<Faults>>) -> StatusCode {
     faults.clear();
     StatusCode::NO_CONTENT
 }

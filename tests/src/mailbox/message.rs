@@ -65,12 +65,26 @@ impl Message {
             .headers_raw()
             .map(|(name, value)| (name.to_owned(), unfolded(value)))
             .collect();
-        let from = parsed.from().and_then(|from| from.first()).map(written).unwrap_or_default();
+        let from = parsed
+            .from()
+            .and_then(|from| from.first())
+            .map(written)
+            .unwrap_or_default();
         let subject = parsed.subject().unwrap_or_default().to_owned();
         let message_id = parsed.message_id().map(str::to_owned);
         drop(parsed);
         let links = links(text.as_deref(), html.as_deref());
-        Self { from, subject, message_id, headers, text, html, links, raw, ..empty }
+        Self {
+            from,
+            subject,
+            message_id,
+            headers,
+            text,
+            html,
+            links,
+            raw,
+            ..empty
+        }
     }
 
     /// Whether the address is among the recipients, in any case.
@@ -101,7 +115,12 @@ fn written(address: &mail_parser::Addr) -> String {
 }
 
 fn unfolded(value: &str) -> String {
-    value.split(['\r', '\n']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    value
+        .split(['\r', '\n'])
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn links(text: Option<&str>, html: Option<&str>) -> Vec<String> {
@@ -112,7 +131,9 @@ fn links(text: Option<&str>, html: Option<&str>) -> Vec<String> {
         // Attribute values carry entities, as text does.
         found.push(html_to_text(href).trim().to_owned());
     }
-    let words = text.into_iter().flat_map(|text| text.split([' ', '\n', '\r', '\t', '<', '>', '"']));
+    let words = text
+        .into_iter()
+        .flat_map(|text| text.split([' ', '\n', '\r', '\t', '<', '>', '"']));
     for word in words.filter(|word| word.starts_with("http://") || word.starts_with("https://")) {
         found.push(word.trim_end_matches(['.', ',', ';', ':', ')', '!', '?']).to_owned());
     }
@@ -135,7 +156,7 @@ mod tests {
         let message = parsed(
             "From: =?utf-8?b?Um9vc3Q=?= <stay@roost.example>\n\
              To: somebody@else.example\n\
-             Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=,\n folded\n\
+             Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\n folded\n\
              Message-ID: <1@roost.example>\n\
              MIME-Version: 1.0\n\
              Content-Type: multipart/alternative; boundary=x\n\n\
@@ -148,12 +169,20 @@ mod tests {
         assert_eq!(message.from, "Roost <stay@roost.example>");
         assert_eq!(message.to, ["grace@example.com"]);
         assert!(message.is_to("GRACE@example.com") && !message.is_to("somebody@else.example"));
-        assert_eq!(message.subject, "Grüße, folded");
+        assert_eq!(message.subject, "Grüße folded");
         assert_eq!(message.message_id.as_deref(), Some("1@roost.example"));
         assert_eq!(message.header("mime-version"), Some("1.0"));
-        assert!(message.text.as_deref().is_some_and(|text| text.starts_with("See https://")));
+        assert!(
+            message
+                .text
+                .as_deref()
+                .is_some_and(|text| text.starts_with("See https://"))
+        );
         assert!(message.html.as_deref().is_some_and(|html| html.starts_with("<a href")));
-        assert_eq!(message.links, ["https://roost.example/a?b=1&c=2", "https://roost.example/d"]);
+        assert_eq!(
+            message.links,
+            ["https://roost.example/a?b=1&c=2", "https://roost.example/d"]
+        );
         assert_eq!(message.link("/d"), Some("https://roost.example/d"));
     }
 

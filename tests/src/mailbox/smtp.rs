@@ -2,13 +2,19 @@
 //! conversation. 8BITMIME, SMTPUTF8, SIZE and PIPELINING; AUTH PLAIN where credentials are asked for;
 //! no TLS.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use roost_shared::clock::Clock;
 use smtp_proto::{
-    AUTH_PLAIN, EXT_8BIT_MIME, EXT_AUTH, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EhloResponse,
-    Error, Request,
+    AUTH_PLAIN, EXT_8BIT_MIME, EXT_AUTH, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EhloResponse, Error, Request,
     request::receiver::{DataReceiver, DummyLineReceiver, LineReceiver, RequestReceiver},
 };
 use tokio::{
@@ -32,15 +38,11 @@ pub(super) struct Server {
     pub store: Arc<Store>,
     pub faults: Arc<Faults>,
     pub credentials: Option<(String, String)>,
+    pub connections: Arc<AtomicUsize>,
 }
 
 impl Server {
-    pub async fn run(
-        self: Arc<Self>,
-        listener: TcpListener,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-    ) {
+    pub async fn run(self: Arc<Self>, listener: TcpListener, tasks: TaskTracker, stop: CancellationToken) {
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -55,6 +57,7 @@ impl Server {
                     continue;
                 }
             };
+            self.connections.fetch_add(1, Ordering::Relaxed);
             let session = Session::new(self.clone(), stream);
             let stop = stop.clone();
             tasks.spawn(async move {
@@ -161,9 +164,10 @@ impl Session {
             }
             Request::Vrfy { .. } => self.reply("252 Send it and see").await,
             Request::Help { .. } => self.reply("214 EHLO AUTH MAIL RCPT DATA RSET NOOP QUIT").await,
-            Request::Auth { mechanism, initial_response } => {
-                self.log_in(mechanism, initial_response).await
-            }
+            Request::Auth {
+                mechanism,
+                initial_response,
+            } => self.log_in(mechanism, initial_response).await,
             Request::Mail { from } => self.mail(from.address, from.size).await,
             Request::Rcpt { to } => self.recipient(to.address).await,
             Request::Data => self.data().await,
@@ -265,8 +269,7 @@ impl Session {
         let fault = self.server.faults.next(Stage::Message);
         if matches!(fault, None | Some(Misbehaviour::Close)) {
             let store = self.server.store.clone();
-            let id =
-                store.add(|id| Message::parse(id, Clock::default().now(), &recipients, raw));
+            let id = store.add(|id| Message::parse(id, Clock::default().now(), &recipients, raw));
             if fault.is_none() {
                 return self.reply(&format!("250 Kept as {id}")).await;
             }
@@ -331,17 +334,11 @@ impl Session {
                 self.reply("500 The line is too long").await
             }
             Error::UnknownCommand => self.reply("500 Unknown command").await,
-            Error::InvalidSenderAddress | Error::InvalidRecipientAddress => {
-                self.reply("553 Not an address").await
-            }
+            Error::InvalidSenderAddress | Error::InvalidRecipientAddress => self.reply("553 Not an address").await,
             Error::SyntaxError { syntax } => self.reply(&format!("501 Syntax: {syntax}")).await,
-            Error::InvalidParameter { param } => {
-                self.reply(&format!("501 Invalid parameter {param}")).await
-            }
+            Error::InvalidParameter { param } => self.reply(&format!("501 Invalid parameter {param}")).await,
             Error::UnsupportedParameter { .. } => self.reply("555 Parameter not supported").await,
-            Error::NeedsMoreData { .. } | Error::InvalidResponse { .. } => {
-                self.reply("500 Syntax error").await
-            }
+            Error::NeedsMoreData { .. } | Error::InvalidResponse { .. } => self.reply("500 Syntax error").await,
         }
     }
 
@@ -364,9 +361,7 @@ impl Session {
 
     async fn act(&mut self, fault: Misbehaviour) -> io::Result<Next> {
         match fault {
-            Misbehaviour::Reply(code) => {
-                self.reply(&format!("{code} Misbehaving as told")).await
-            }
+            Misbehaviour::Reply(code) => self.reply(&format!("{code} Misbehaving as told")).await,
             Misbehaviour::Hang => {
                 while self.read().await? {
                     self.unread.clear();

@@ -33,7 +33,11 @@ pub struct NoSuchMail {
 
 impl Store {
     pub fn new(capacity: usize) -> Self {
-        Self { capacity, kept: Mutex::default(), arrivals: watch::Sender::new(0) }
+        Self {
+            capacity,
+            kept: Mutex::default(),
+            arrivals: watch::Sender::new(0),
+        }
     }
 
     /// Keeps the message under the next id and returns the id.
@@ -59,7 +63,13 @@ impl Store {
     /// The newest `limit` of those `wanted`, newest first.
     pub fn newest(&self, limit: usize, wanted: impl Fn(&Message) -> bool) -> Vec<Arc<Message>> {
         let kept = self.lock();
-        kept.messages.iter().rev().filter(|message| wanted(message)).take(limit).cloned().collect()
+        kept.messages
+            .iter()
+            .rev()
+            .filter(|message| wanted(message))
+            .take(limit)
+            .cloned()
+            .collect()
     }
 
     pub fn get(&self, id: u64) -> Option<Arc<Message>> {

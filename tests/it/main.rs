@@ -1,0 +1,11 @@
+//! The integration tests, one binary: one link, services started once.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "every function here is part of a test"
+)]
+
+mod mail;
+mod mailbox;

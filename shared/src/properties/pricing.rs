@@ -96,17 +96,12 @@ pub fn price(
         return Err(PriceError::NoNights);
     }
     let nightly = terms.nightly_rate_minor;
-    let rent = nightly.checked_mul(nights).ok_or(PriceError::TooHigh)?;
-    let subtotal = rent.checked_add(terms.cleaning_fee_minor).ok_or(PriceError::TooHigh)?;
-    // Before the fee, so that no percentage is taken of an amount near the end of the range.
-    if subtotal > MAX_TOTAL_MINOR {
-        return Err(PriceError::TooHigh);
-    }
-    let service_fee = percent_of(subtotal, GUEST_FEE_BASIS_POINTS);
-    let total_minor = subtotal + service_fee;
-    if total_minor > MAX_TOTAL_MINOR {
-        return Err(PriceError::TooHigh);
-    }
+    let Amounts {
+        rent,
+        subtotal,
+        service_fee,
+        total_minor,
+    } = amounts(nightly, terms.cleaning_fee_minor, nights)?;
     let label = if nights == 1 {
         "1 night".to_owned()
     } else {
@@ -137,6 +132,35 @@ pub fn price(
         lines,
         total_minor,
         host_fee_minor: percent_of(subtotal, HOST_FEE_BASIS_POINTS),
+    })
+}
+
+/// What a price is made of, in minor units.
+pub(super) struct Amounts {
+    rent: i64,
+    subtotal: i64,
+    service_fee: i64,
+    total_minor: i64,
+}
+
+/// Works the amounts out, or refuses because they are more than one charge can be.
+pub(super) fn amounts(nightly: i64, cleaning: i64, nights: i64) -> Result<Amounts, PriceError> {
+    let rent = nightly.checked_mul(nights).ok_or(PriceError::TooHigh)?;
+    let subtotal = rent.checked_add(cleaning).ok_or(PriceError::TooHigh)?;
+    // Before the fee, so that no percentage is taken of an amount near the end of the range.
+    if subtotal > MAX_TOTAL_MINOR {
+        return Err(PriceError::TooHigh);
+    }
+    let service_fee = percent_of(subtotal, GUEST_FEE_BASIS_POINTS);
+    let total_minor = subtotal + service_fee;
+    if total_minor > MAX_TOTAL_MINOR {
+        return Err(PriceError::TooHigh);
+    }
+    Ok(Amounts {
+        rent,
+        subtotal,
+        service_fee,
+        total_minor,
     })
 }
 

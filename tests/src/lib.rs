@@ -1,7 +1,8 @@
 //! What the tests and the development commands stand on.
 //!
 //! [`services`]: private servers. [`database`]: a database for each test. [`dev`]: the commands behind the Makefile,
-//! which fill a database with [`seed`] and show a booking with [`demo`]. [`mailbox`]: where mail goes.
+//! which fill a database with [`seed`] and show a booking with [`demo`]. [`mailbox`]: where mail goes. [`stripe`]: the
+//! Stripe that the worker talks to.
 
 pub mod database;
 pub mod demo;
@@ -9,3 +10,4 @@ pub mod dev;
 pub mod mailbox;
 pub mod seed;
 pub mod services;
+pub mod stripe;

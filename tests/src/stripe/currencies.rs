@@ -1,0 +1,88 @@
+//! Currencies and amounts: which codes exist, what Stripe charges at least, how money is shown.
+
+use iso_currency::Currency;
+
+use super::errors::ApiError;
+
+/// Stripe's least charge in the currencies where it differs from one minor unit.
+const MINIMUM: [(&str, i64); 18] = [
+    ("aed", 200),
+    ("aud", 50),
+    ("brl", 50),
+    ("cad", 50),
+    ("chf", 50),
+    ("czk", 1500),
+    ("dkk", 250),
+    ("eur", 50),
+    ("gbp", 30),
+    ("hkd", 400),
+    ("inr", 50),
+    ("jpy", 50),
+    ("mxn", 1000),
+    ("nok", 300),
+    ("nzd", 50),
+    ("pln", 200),
+    ("sek", 300),
+    ("usd", 50),
+];
+
+/// Stripe takes eight digits.
+const MAXIMUM: i64 = 99_999_999;
+
+/// The currency's code in Stripe's lower case, if ISO 4217 knows it.
+pub(super) fn parse(code: &str) -> Result<String, ApiError> {
+    let known = code.len() == 3 && Currency::from_code(&code.to_ascii_uppercase()).is_some();
+    if known {
+        Ok(code.to_ascii_lowercase())
+    } else {
+        Err(ApiError::invalid(format!("Invalid currency: {code}.")).param("currency"))
+    }
+}
+
+/// Checks an amount to charge against Stripe's bounds.
+pub(super) fn check_amount(amount: i64, currency: &str) -> Result<(), ApiError> {
+    let least = MINIMUM
+        .iter()
+        .find(|(code, _)| *code == currency)
+        .map_or(1, |(_, least)| *least);
+    if amount < least {
+        let least = format(least, currency);
+        return Err(ApiError::invalid(format!("Amount must be at least {least}"))
+            .code("amount_too_small")
+            .param("amount"));
+    }
+    if amount > MAXIMUM {
+        let most = format(MAXIMUM, currency);
+        return Err(ApiError::invalid(format!("Amount must be no more than {most}"))
+            .code("amount_too_large")
+            .param("amount"));
+    }
+    // Card networks settle three-decimal currencies in steps of ten.
+    if exponent(currency) == 3 && amount % 10 != 0 {
+        return Err(ApiError::invalid(format!(
+            "Amounts in {currency} must be rounded to the nearest ten (the last digit is 0)"
+        ))
+        .param("amount"));
+    }
+    Ok(())
+}
+
+/// How many decimals the currency has.
+pub(super) fn exponent(currency: &str) -> u32 {
+    Currency::from_code(&currency.to_ascii_uppercase())
+        .and_then(Currency::exponent)
+        .map_or(2, u32::from)
+}
+
+/// Minor units as people write them: `12.34 usd`, `1200 jpy`.
+pub(super) fn format(amount: i64, currency: &str) -> String {
+    let exponent = exponent(currency);
+    let unit = 10_i64.pow(exponent);
+    if exponent == 0 {
+        format!("{amount} {currency}")
+    } else {
+        let (whole, part) = (amount / unit, (amount % unit).abs());
+        let width = exponent as usize;
+        format!("{whole}.{part:0width$} {currency}")
+    }
+}

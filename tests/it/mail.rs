@@ -121,6 +121,38 @@ async fn mails_share_a_connection() {
     assert_eq!((inbox.messages().len(), inbox.connections_seen()), (5, 1));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_at_once_do_not_mix() {
+    let (inbox, mailer) = open().await;
+    let sends = (0..100).map(|number| {
+        let mailer = mailer.clone();
+        async move {
+            let to = mailbox("", &format!("guest{number}@example.com")).unwrap();
+            let text = format!("for {number}");
+            let rendered = Rendered {
+                subject: text.clone(),
+                html: text.clone(),
+                text,
+            };
+            let id = mailer.message_id(&format!("mail:test:{number}"));
+            mailer.send(to, &rendered, &id, at()).await
+        }
+    });
+    for sent in futures::future::join_all(sends).await {
+        sent.unwrap();
+    }
+    let mails = inbox.messages();
+    assert_eq!(mails.len(), 100);
+    for number in 0..100 {
+        let mail = mails
+            .iter()
+            .find(|mail| mail.is_to(&format!("guest{number}@example.com")))
+            .unwrap();
+        assert_eq!((mail.subject.clone(), mail.to.len()), (format!("for {number}"), 1));
+        assert_eq!(mail.text.as_deref().map(str::trim), Some(mail.subject.as_str()));
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_was_restarted_is_found_again() {
     let (inbox, mailer) = open().await;
@@ -202,6 +234,19 @@ async fn a_mail_given_up_half_way_leaves_no_trace_in_the_next() {
     inbox.inject(fault(Stage::Rcpt, Misbehaviour::Reply(550)));
     assert!(matches!(send(&mailer).await, Err(MailError::Permanent(_))));
     send(&mailer).await.unwrap();
+    assert_eq!(inbox.messages().len(), 1);
+}
+
+#[tokio::test]
+async fn a_late_reply_is_not_taken_for_the_next_mails() {
+    let inbox = Mailbox::start(MailboxConfig::default()).await.unwrap();
+    let mailer = impatient(&inbox);
+    inbox.inject(fault(Stage::Message, Misbehaviour::Delay(400)));
+    assert!(matches!(send(&mailer).await, Err(MailError::Transient(_))));
+    inbox.wait_for(|mail| mail.id == 1, PATIENCE).await.unwrap();
+    // On the old connection the mail would now seem delivered: it would read replies meant for others.
+    inbox.inject(fault(Stage::Message, Misbehaviour::Reply(452)));
+    assert!(matches!(send(&mailer).await, Err(MailError::Transient(_))));
     assert_eq!(inbox.messages().len(), 1);
 }
 

@@ -23,6 +23,8 @@ pub enum Stage {
 pub enum Misbehaviour {
     /// Refuses with this code: 4xx for now, 5xx for good.
     Reply(u16),
+    /// Goes on as usual, so many milliseconds late.
+    Delay(u64),
     /// Says nothing more, and keeps the connection open until the client leaves.
     Hang,
     /// Hangs up. At [`Stage::Message`] the message has been taken: only the reply is lost.

@@ -109,8 +109,9 @@ impl Session {
     }
 
     async fn serve(mut self) -> io::Result<()> {
-        if self.acts_out(Stage::Connect).await? == Some(Next::HangUp) {
-            return Ok(());
+        if self.acts_out(Stage::Connect).await?.is_some() {
+            // A connection that was not greeted is over (RFC 5321 3.1).
+            return self.stream.shutdown().await;
         }
         self.reply("220 mailbox ESMTP").await?;
         let mut receiver = RequestReceiver::default();
@@ -267,17 +268,18 @@ impl Session {
             return self.reply("552 Too large").await;
         }
         let fault = self.server.faults.next(Stage::Message);
-        if matches!(fault, None | Some(Misbehaviour::Close)) {
-            let store = self.server.store.clone();
-            let id = store.add(|id| Message::parse(id, Clock::default().now(), &recipients, raw));
-            if fault.is_none() {
-                return self.reply(&format!("250 Kept as {id}")).await;
-            }
+        if let Some(fault @ (Misbehaviour::Reply(_) | Misbehaviour::Hang)) = fault {
+            return Ok(self.act(fault).await?.unwrap_or(Next::Listen));
         }
-        match fault {
-            Some(fault) => self.act(fault).await,
-            None => Ok(Next::Listen),
+        if let Some(Misbehaviour::Delay(milliseconds)) = fault {
+            tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         }
+        let store = self.server.store.clone();
+        let id = store.add(|id| Message::parse(id, Clock::default().now(), &recipients, raw));
+        if fault == Some(Misbehaviour::Close) {
+            return Ok(Next::HangUp);
+        }
+        self.reply(&format!("250 Kept as {id}")).await
     }
 
     /// The bytes up to the lone dot, unstuffed; none if the client went away before.
@@ -347,28 +349,28 @@ impl Session {
         self.recipients.clear();
     }
 
-    /// Acts out the next fault for this step, if one is due.
+    /// Acts out the next fault for this step. None: the step goes on as usual.
     async fn acts_out(&mut self, stage: Stage) -> io::Result<Option<Next>> {
         match self.server.faults.next(stage) {
-            Some(fault) => {
-                let next = self.act(fault).await?;
-                // A refused connection is over (RFC 5321 3.1).
-                Ok(Some(if stage == Stage::Connect { Next::HangUp } else { next }))
-            }
+            Some(fault) => self.act(fault).await,
             None => Ok(None),
         }
     }
 
-    async fn act(&mut self, fault: Misbehaviour) -> io::Result<Next> {
+    async fn act(&mut self, fault: Misbehaviour) -> io::Result<Option<Next>> {
         match fault {
-            Misbehaviour::Reply(code) => self.reply(&format!("{code} Misbehaving as told")).await,
+            Misbehaviour::Reply(code) => self.reply(&format!("{code} Misbehaving as told")).await.map(Some),
+            Misbehaviour::Delay(milliseconds) => {
+                tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+                Ok(None)
+            }
             Misbehaviour::Hang => {
                 while self.read().await? {
                     self.unread.clear();
                 }
-                Ok(Next::HangUp)
+                Ok(Some(Next::HangUp))
             }
-            Misbehaviour::Close => Ok(Next::HangUp),
+            Misbehaviour::Close => Ok(Some(Next::HangUp)),
         }
     }
 }

@@ -59,9 +59,10 @@ CREATE TABLE effects (
     fence         bigint      NOT NULL,
     -- The payment, booking or user it belongs to.
     entity_id     uuid,
-    request_hash  bytea,
     state         text        NOT NULL CONSTRAINT effects_state_known CHECK (state IN ('intent', 'done', 'unknown', 'failed')),
     external_id   text,
+    -- How many keys of the series were used up by failures at the other side that say nothing of the outcome.
+    generation    int         NOT NULL DEFAULT 0,
     response      jsonb,
     error         text,
     first_sent_at timestamptz NOT NULL,

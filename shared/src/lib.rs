@@ -2,10 +2,11 @@
 //!
 //! Ground: [`clock`], [`ids`], [`locale`], [`money`], [`config`], [`telemetry`], [`db`], [`redis`].
 //! Background work: [`jobs`]. The outside: [`stripe`].
-//! The domain, one module a resource: [`users`], [`sessions`], [`properties`], [`bookings`], [`payments`], [`ledger`].
+//! The domain, one module a resource: [`users`], [`sessions`], [`tokens`], [`properties`], [`bookings`], [`payments`], [`ledger`].
 
 pub mod bookings;
 pub mod clock;
+pub mod config;
 pub mod db;
 pub mod ids;
 pub mod jobs;
@@ -15,5 +16,8 @@ pub mod money;
 pub mod payments;
 pub mod properties;
 pub mod redis;
+pub mod sessions;
 pub mod stripe;
 pub mod telemetry;
+pub mod tokens;
+pub mod users;

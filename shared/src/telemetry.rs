@@ -1,5 +1,9 @@
 //! Logs and the trace that leads from a request to the jobs it caused.
 
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rand::RngCore;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -27,8 +31,32 @@ pub fn init(format: LogFormat) {
     }
 }
 
+/// Starts collecting metrics, once per process, and returns the way to read them as Prometheus text. Histograms
+/// are in seconds.
+#[must_use]
+pub fn metrics() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let builder = PrometheusBuilder::new()
+                .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+                .unwrap_or_else(|_| PrometheusBuilder::new());
+            let recorder = builder.build_recorder();
+            let handle = recorder.handle();
+            if metrics::set_global_recorder(recorder).is_err() {
+                tracing::warn!("metrics are already collected elsewhere");
+            }
+            handle
+        })
+        .clone()
+}
+
+const SECONDS: [f64; 14] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 30.0,
+];
+
 tokio::task_local! {
-    static CURRENT: TraceContext;
+    static CURRENT: RefCell<TraceContext>;
 }
 
 /// Where the work at hand comes from: kept on every job that it enqueues.
@@ -62,12 +90,18 @@ impl TraceContext {
     /// The context of the running request or job, if there is one.
     #[must_use]
     pub fn current() -> Option<Self> {
-        CURRENT.try_with(Clone::clone).ok()
+        CURRENT.try_with(|context| context.borrow().clone()).ok()
+    }
+
+    /// Says who is behind the running request, once that is known.
+    pub fn set_actor(actor: String) {
+        // Outside a request there is no context to complete.
+        let _ = CURRENT.try_with(|context| context.borrow_mut().actor = Some(actor));
     }
 
     /// Runs `work` within this context.
     pub async fn scope<F: Future>(self, work: F) -> F::Output {
-        CURRENT.scope(self, work).await
+        CURRENT.scope(RefCell::new(self), work).await
     }
 }
 

@@ -1,0 +1,92 @@
+//! The options of `roost-worker`, each also an environment variable.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use roost_shared::config::{DatabaseArgs, LogArgs, PublicUrlArgs, RedisArgs, Secret};
+use roost_shared::jobs::Queue;
+use roost_shared::stripe::StripeArgs;
+
+/// Runs Roost's background jobs: bookings, payments, mail, caches, housekeeping.
+#[derive(Parser, Clone)]
+#[command(name = "roost-worker", version, about, long_about = None)]
+pub struct Options {
+    #[command(flatten)]
+    pub database: DatabaseArgs,
+    #[command(flatten)]
+    pub redis: RedisArgs,
+    #[command(flatten)]
+    pub stripe: StripeArgs,
+
+    /// SMTP server, `smtp://user:password@host:port?tls=required` or `smtps://…`
+    #[arg(
+        long,
+        env = "SMTP_URL",
+        value_name = "URL",
+        default_value = "smtp://127.0.0.1:1025",
+        hide_env_values = true
+    )]
+    pub smtp_url: Secret,
+    /// Sender of every mail
+    #[arg(
+        long,
+        env = "MAIL_FROM",
+        value_name = "MAILBOX",
+        default_value = "Roost <no-reply@roost.example>"
+    )]
+    pub mail_from: String,
+    #[command(flatten)]
+    pub public_url: PublicUrlArgs,
+
+    /// Queues to work on, separated by commas; all without this option
+    #[arg(
+        long,
+        env = "WORKER_QUEUES",
+        value_name = "QUEUES",
+        value_enum,
+        value_delimiter = ','
+    )]
+    pub queues: Vec<Queue>,
+    /// Jobs of one queue that run at the same time
+    #[arg(long, env = "WORKER_CONCURRENCY", value_name = "COUNT", default_value_t = 32, value_parser = parse_concurrency)]
+    pub concurrency: usize,
+    /// Seconds that running jobs have to finish on SIGTERM; the rest is handed back
+    #[arg(long, env = "WORKER_GRACE", value_name = "SECONDS", default_value_t = 25)]
+    pub grace: u64,
+    /// Address of the metrics (`/metrics`) and health (`/healthz`) listener
+    #[arg(
+        long,
+        env = "METRICS_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9091"
+    )]
+    pub metrics_listen: SocketAddr,
+    #[command(flatten)]
+    pub log: LogArgs,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of working.
+#[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Exit 0 if the worker on METRICS_LISTEN is alive; for containers
+    Healthcheck,
+}
+
+impl Options {
+    /// The grace as a duration.
+    #[must_use]
+    pub fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+}
+
+fn parse_concurrency(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_000) => Ok(count),
+        _ => Err("a number from 1 to 1000".to_owned()),
+    }
+}

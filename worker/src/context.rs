@@ -1,0 +1,30 @@
+//! What every handler may use.
+
+use roost_shared::clock::Clock;
+use roost_shared::db::Db;
+use roost_shared::redis::Redis;
+use roost_shared::stripe::Gateway;
+
+use crate::email::{Links, Mailer};
+
+/// The worker's connections to the world.
+pub struct Context {
+    /// Postgres, and enqueueing.
+    pub db: Db,
+    /// Caches.
+    pub redis: Redis,
+    /// Cards.
+    pub stripe: Gateway,
+    /// Mail.
+    pub mailer: Mailer,
+    /// The links in mails.
+    pub links: Links,
+}
+
+impl Context {
+    /// The clock of this process.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        self.db.clock()
+    }
+}

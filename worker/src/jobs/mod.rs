@@ -1,0 +1,36 @@
+//! The handlers, one file a kind of job.
+
+mod authorize_payment;
+mod capture_payment;
+mod confirm_booking;
+mod expire_hold;
+mod handle_stripe_event;
+mod prune_outbox;
+mod refund_payment;
+mod send_mail;
+mod stripe_call;
+mod void_payment;
+mod warm_cache;
+
+use roost_shared::jobs::catalogue::{
+    AuthorizePayment, CapturePayment, ConfirmBooking, ExpireHold, HandleStripeEvent, PruneOutbox, RefundPayment,
+    SendMail, VoidPayment, WarmCache,
+};
+
+use crate::handler::Registry;
+
+/// Every kind that this build knows.
+#[must_use]
+pub fn registry() -> Registry {
+    Registry::default()
+        .with::<AuthorizePayment>()
+        .with::<ConfirmBooking>()
+        .with::<CapturePayment>()
+        .with::<VoidPayment>()
+        .with::<RefundPayment>()
+        .with::<ExpireHold>()
+        .with::<HandleStripeEvent>()
+        .with::<SendMail>()
+        .with::<WarmCache>()
+        .with::<PruneOutbox>()
+}

@@ -1,0 +1,86 @@
+//! `outbox.prune`: deletes what has served its purpose, a batch at a time so that no lock is held for long.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use roost_shared::jobs::Lease;
+use roost_shared::jobs::catalogue::PruneOutbox;
+use sqlx::PgPool;
+
+use crate::context::Context;
+use crate::error::JobError;
+use crate::handler::{DONE, Done, Handler};
+
+/// Jobs that succeeded or were cancelled.
+const FINISHED_JOBS: TimeDelta = TimeDelta::days(7);
+/// Dead and quarantined jobs can be retried for so long.
+const DEAD_JOBS: TimeDelta = TimeDelta::days(180);
+/// Replies by Idempotency-Key.
+const IDEMPOTENCY_KEYS: TimeDelta = TimeDelta::hours(24);
+/// Stripe repeats deliveries for three days.
+const STRIPE_EVENTS: TimeDelta = TimeDelta::days(30);
+
+impl Handler for PruneOutbox {
+    async fn run(self, ctx: &Context, _: Lease) -> Result<Done, JobError> {
+        let now = ctx.clock().now();
+        let pool = ctx.db.pool();
+        let mut deleted = 0;
+        loop {
+            let batch = finished_jobs(pool, now - FINISHED_JOBS, now - DEAD_JOBS).await?
+                + idempotency_keys(pool, now - IDEMPOTENCY_KEYS).await?
+                + stripe_events(pool, now - STRIPE_EVENTS).await?
+                + email_verifications(pool, now).await?;
+            deleted += batch;
+            if batch == 0 {
+                break;
+            }
+        }
+        tracing::info!(deleted, "pruned");
+        Ok(DONE)
+    }
+}
+
+async fn finished_jobs(pool: &PgPool, finished: DateTime<Utc>, dead: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "DELETE FROM jobs WHERE id IN (
+             SELECT id FROM jobs WHERE state IN ('succeeded', 'cancelled', 'dead', 'quarantined')
+             AND finished_at < CASE WHEN state IN ('succeeded', 'cancelled') THEN $1::timestamptz ELSE $2 END
+             AND finished_at < $1 ORDER BY finished_at LIMIT 5000)",
+        finished,
+        dead
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn idempotency_keys(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "DELETE FROM idempotency_keys WHERE (scope, key) IN (
+             SELECT scope, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 5000)",
+        before
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn stripe_events(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "DELETE FROM stripe_events WHERE id IN (
+             SELECT id FROM stripe_events WHERE received_at < $1 AND handled_at IS NOT NULL ORDER BY received_at LIMIT 5000)",
+        before
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn email_verifications(pool: &PgPool, now: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "DELETE FROM email_verifications WHERE token_hash IN (
+             SELECT token_hash FROM email_verifications WHERE expires_at < $1 ORDER BY expires_at LIMIT 5000)",
+        now
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,47 @@
+//! A call that moves money, in three phases: the intent is committed, Stripe is called with no transaction open, and
+//! the caller commits the result. Here are the first two, and what is done about outcomes that nobody knows.
+
+use std::future::Future;
+
+use roost_shared::jobs::Lease;
+use roost_shared::jobs::effects::{self, Effect};
+use roost_shared::stripe::Failure;
+use uuid::Uuid;
+
+use crate::context::Context;
+use crate::error::JobError;
+
+/// Commits the intent to do `key` for a payment.
+pub(super) async fn begin(ctx: &Context, lease: &Lease, key: &str, payment_id: Uuid) -> Result<Effect, JobError> {
+    Ok(effects::begin(ctx.db.pool(), lease, key, payment_id, ctx.clock().now()).await?)
+}
+
+/// The idempotency key to send. Stripe repeats a failure of its own under the same key for a day, so after one of
+/// those, once it is known that nothing was done, the next key of the series is used.
+pub(super) fn idempotency_key(key: &str, effect: &Effect) -> String {
+    if effect.generation == 0 {
+        key.to_owned()
+    } else {
+        format!("{key}:r{}", effect.generation)
+    }
+}
+
+/// Makes the call. When nobody can know its outcome, that is recorded before the attempt ends.
+pub(super) async fn call<T>(
+    ctx: &Context,
+    lease: &Lease,
+    key: &str,
+    request: impl Future<Output = Result<T, Failure>> + Send,
+) -> Result<Result<T, Failure>, JobError> {
+    let failure = match request.await {
+        Ok(reply) => return Ok(Ok(reply)),
+        Err(failure) => failure,
+    };
+    match &failure {
+        Failure::Unknown(error) => effects::unknown(ctx.db.pool(), lease, key, error, false).await?,
+        Failure::Broken(error) => effects::unknown(ctx.db.pool(), lease, key, error, true).await?,
+        Failure::Busy(_) => {}
+        Failure::Declined(..) | Failure::UnexpectedState(_) | Failure::Refused(_) => return Ok(Err(failure)),
+    }
+    Err(failure.into())
+}

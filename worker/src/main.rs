@@ -1,0 +1,34 @@
+//! `roost-worker`: see `--help`.
+
+use clap::Parser;
+use roost_shared::clock::Clock;
+use roost_shared::telemetry;
+use roost_worker::{Command, Options, Worker, healthcheck, jobs, metrics_recorder, serve_metrics};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    if options.command == Some(Command::Healthcheck) {
+        return Ok(healthcheck(options.metrics_listen).await?);
+    }
+    telemetry::init(options.log.log_format);
+    rustls::crypto::ring::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("another TLS provider is installed"))?;
+    let stop = CancellationToken::new();
+    serve_metrics(options.metrics_listen, metrics_recorder()?, stop.clone()).await?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let worker = Worker::start(&options, jobs::registry(), Clock::default())?;
+    tracing::info!("working");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    worker.stop().await;
+    stop.cancel();
+    tracing::info!("stopped");
+    Ok(())
+}

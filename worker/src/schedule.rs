@@ -1,0 +1,103 @@
+//! The cron table: what runs by the clock. A tick fires once, whatever the number of workers, because whoever moves
+//! the schedule on enqueues the job in the same transaction.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use croner::Cron;
+use roost_shared::db::{Db, Tx};
+use roost_shared::jobs::catalogue::PruneOutbox;
+use tokio_util::sync::CancellationToken;
+
+/// A line of the table.
+struct Entry {
+    name: &'static str,
+    /// Minute, hour, day, month, weekday; UTC.
+    expression: &'static str,
+    enqueue: fn(&mut Tx),
+}
+
+const TABLE: &[Entry] = &[Entry {
+    name: "outbox.prune",
+    expression: "17 * * * *",
+    enqueue: |tx| tx.enqueue(&PruneOutbox {}),
+}];
+
+/// Looks for ticks that are due every few seconds, until `stop`.
+pub(crate) async fn run(db: Db, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        for entry in TABLE {
+            if let Err(error) = fire_if_due(&db, entry.name, entry.expression, entry.enqueue).await {
+                tracing::warn!(schedule = entry.name, error, "schedule not moved on");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// Fires the schedule's tick if it is due and nobody has. Ticks that were missed fire once, not once each.
+///
+/// # Errors
+/// The expression is none, or Postgres cannot be reached.
+pub async fn fire_if_due(db: &Db, name: &str, expression: &str, enqueue: impl FnOnce(&mut Tx)) -> Result<bool, String> {
+    let mut tx = db.begin().await.map_err(|error| error.to_string())?;
+    let now = tx.now();
+    let next = next_tick(expression, now)?;
+    let fired = sqlx::query!(
+        "UPDATE cron_schedules SET last_tick = next_tick, next_tick = $3, expression = $2 WHERE name = $1 AND next_tick <= $4",
+        name,
+        expression,
+        next,
+        now
+    )
+    .execute(tx.conn())
+    .await
+    .map_err(|error| error.to_string())?;
+    if fired.rows_affected() == 1 {
+        enqueue(&mut tx);
+        tx.commit().await.map_err(|error| error.to_string())?;
+        metrics::counter!("roost_cron_ticks_total", "schedule" => name.to_owned()).increment(1);
+        return Ok(true);
+    }
+    sqlx::query!(
+        "INSERT INTO cron_schedules (name, expression, next_tick) VALUES ($1, $2, $3)
+         ON CONFLICT (name) DO UPDATE SET expression = EXCLUDED.expression, next_tick = EXCLUDED.next_tick
+         WHERE cron_schedules.expression <> EXCLUDED.expression",
+        name,
+        expression,
+        next
+    )
+    .execute(tx.conn())
+    .await
+    .map_err(|error| error.to_string())?;
+    tx.commit().await.map_err(|error| error.to_string())?;
+    Ok(false)
+}
+
+fn next_tick(expression: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, String> {
+    let cron = Cron::from_str(expression).map_err(|error| format!("{expression:?}: {error}"))?;
+    cron.find_next_occurrence(&now, false)
+        .map_err(|error| format!("{expression:?}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_the_table_has_a_next_tick() {
+        let now: DateTime<Utc> = "2027-01-31T23:30:00Z".parse().expect("an instant");
+        for entry in TABLE {
+            assert!(next_tick(entry.expression, now).expect(entry.name) > now);
+        }
+        assert_eq!(
+            next_tick("17 * * * *", now).expect("a tick"),
+            "2027-02-01T00:17:00Z".parse::<DateTime<Utc>>().expect("an instant")
+        );
+        assert!(next_tick("61 * * * *", now).is_err());
+    }
+}

@@ -4,18 +4,16 @@
 //! it does. [`Failure`] says what a caller may conclude. [`webhook`] checks what Stripe sends.
 
 mod client;
-pub mod events;
 pub mod webhook;
 
 use chrono::{DateTime, Utc};
 use stripe_client_core::{IdempotencyKey, RequestStrategy, StripeRequest};
 use stripe_core::payment_intent::{
     CancelPaymentIntent, CapturePaymentIntent, CreatePaymentIntent, CreatePaymentIntentAutomaticPaymentMethods,
-    CreatePaymentIntentAutomaticPaymentMethodsAllowRedirects, ListPaymentIntent, RetrievePaymentIntent,
+    CreatePaymentIntentAutomaticPaymentMethodsAllowRedirects, RetrievePaymentIntent,
 };
 use stripe_core::refund::CreateRefund;
 use stripe_core::{PaymentIntent, PaymentIntentCaptureMethod, PaymentIntentStatus};
-use stripe_types::RangeQueryTs;
 use uuid::Uuid;
 
 use crate::money::Currency;
@@ -92,8 +90,8 @@ pub struct Decline {
 /// A refund at Stripe.
 #[derive(Clone, Debug)]
 pub struct StripeRefund {
-    /// `re_…`, unless only the amount is known.
-    pub id: Option<String>,
+    /// `re_…`
+    pub id: String,
     /// `succeeded`, `pending`, `failed`, …
     pub status: String,
 }
@@ -113,19 +111,15 @@ pub enum Failure {
     /// Not done; later.
     #[error("stripe is busy: {0}")]
     Busy(String),
-    /// Perhaps done: the same key again tells.
+    /// Perhaps done: same key again, or read first.
     #[error("stripe: outcome unknown: {0}")]
     Unknown(String),
-    /// Stripe failed on its side, perhaps after doing it: read, then another key.
-    #[error("stripe failed: {0}")]
-    Broken(String),
 }
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let (status, error) = match error {
             CallError::Unknown(reason) => return Self::Unknown(reason),
-            CallError::Broken(reason) => return Self::Broken(reason),
             CallError::Api(status, error) => (status.as_u16(), error),
         };
         let code = error.code.unwrap_or_default();
@@ -220,36 +214,6 @@ impl Gateway {
         Ok(request.customize().send(&self.client).await?.into())
     }
 
-    /// The PaymentIntent that was created for a payment at or after `since`, if there is one. For the rare case that
-    /// its creation was answered with nothing of use.
-    ///
-    /// # Errors
-    /// See [`Failure`].
-    pub async fn intent_of_payment(&self, payment_id: Uuid, since: DateTime<Utc>) -> Result<Option<Intent>, Failure> {
-        let payment_id = payment_id.to_string();
-        // A minute for clocks that differ.
-        let since = since.timestamp() - 60;
-        let mut after: Option<String> = None;
-        loop {
-            let mut request = ListPaymentIntent::new().created(RangeQueryTs::gte(since)).limit(100);
-            if let Some(id) = after.take() {
-                request = request.starting_after(id);
-            }
-            let page = request.customize().send(&self.client).await?;
-            after = page.data.last().map(|intent| intent.id.to_string());
-            if let Some(intent) = page
-                .data
-                .into_iter()
-                .find(|intent| intent.metadata.get("payment_id") == Some(&payment_id))
-            {
-                return self.intent(&intent.id).await.map(Some);
-            }
-            if !page.has_more || after.is_none() {
-                return Ok(None);
-            }
-        }
-    }
-
     /// Captures the whole authorised amount.
     ///
     /// # Errors
@@ -292,7 +256,7 @@ impl Gateway {
             .send(&self.client)
             .await?;
         Ok(StripeRefund {
-            id: Some(refund.id.to_string()),
+            id: refund.id.to_string(),
             status: refund.status.unwrap_or_else(|| "pending".to_owned()),
         })
     }

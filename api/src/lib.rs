@@ -1,1 +1,118 @@
+//! Roost's HTTP API.
+//!
+//! Start reading at [`app`]: every resource in one list, and the layers around them. A handler takes what it needs
+//! from [`state::AppState`], who asks from [`auth::Auth`], a body from [`body::JsonBody`]; it answers with plain
+//! JSON, a [`page::Paged`] list or an [`idempotency::Created`], and refuses with an [`error::ApiError`].
 
+pub mod auth;
+pub mod body;
+pub mod cli;
+pub mod client;
+pub mod error;
+pub mod idempotency;
+pub mod middleware;
+pub mod openapi;
+pub mod page;
+pub mod problem;
+pub mod ratelimit;
+pub mod request;
+pub mod rest;
+pub mod server;
+pub mod state;
+mod strict_json;
+pub mod validate;
+
+use std::sync::Arc;
+
+use poem::endpoint::make_sync;
+use poem::http::{HeaderValue, header};
+use poem::middleware::{Compression, NormalizePath, TrailingSlash};
+use poem::web::{CompressionAlgo, CompressionLevel, Html};
+use poem::{Endpoint, EndpointExt, IntoResponse, Response, Route};
+use poem_openapi::{LicenseObject, OpenApiService, ServerObject};
+use serde_json::Value;
+
+use crate::openapi::Routes;
+use crate::rest::{auth::AuthApi, health::HealthApi, users::UsersApi};
+use crate::state::AppState;
+
+/// Every resource. A new one is a line here.
+fn resources(state: &AppState) -> (HealthApi, UsersApi, AuthApi) {
+    (
+        HealthApi(state.clone()),
+        UsersApi(state.clone()),
+        AuthApi(state.clone()),
+    )
+}
+
+fn service(state: &AppState) -> OpenApiService<(HealthApi, UsersApi, AuthApi), ()> {
+    OpenApiService::new(resources(state), "Roost", env!("CARGO_PKG_VERSION"))
+        .summary("The backend of a stays marketplace")
+        .description(include_str!("description.md"))
+        .license(LicenseObject::new("MIT OR Apache-2.0").url("https://spdx.org/licenses/"))
+        .server(ServerObject::new(&state.settings.public_url).description("This deployment"))
+}
+
+/// The OpenAPI document.
+///
+/// # Errors
+/// poem-openapi's document is not JSON, which does not happen.
+pub fn document(state: &AppState) -> Result<Value, serde_json::Error> {
+    openapi::refine(&service(state).spec())
+}
+
+/// The whole API as an endpoint that never fails: every failure is a reply.
+///
+/// # Errors
+/// The OpenAPI document cannot be made.
+pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> + 'static> {
+    let service = service(&state);
+    let document = document(&state)?;
+    let routes = Arc::new(Routes::of(&document));
+    let document = serde_json::to_string_pretty(&document)?;
+    let docs = service.swagger_ui_html().replace(&service.spec(), &document);
+    let guarded = {
+        let routes = Arc::clone(&routes);
+        Route::new()
+            .at(
+                "/openapi.json",
+                poem::get(make_sync(move |_| json_page(document.clone()))),
+            )
+            .at("/docs", poem::get(make_sync(move |_| docs_page(docs.clone()))))
+            .nest_no_strip("/", service)
+            .data(state.clone())
+            .around(move |endpoint, request| middleware::guard::guard(endpoint, Arc::clone(&routes), request))
+    };
+    let cors_state = state.clone();
+    Ok(guarded
+        .with(NormalizePath::new(TrailingSlash::Trim))
+        .around(move |endpoint, request| middleware::cors::cors(endpoint, cors_state.clone(), request))
+        .with(
+            Compression::new()
+                .with_quality(CompressionLevel::Fastest)
+                .algorithms([CompressionAlgo::BR, CompressionAlgo::GZIP]),
+        )
+        .map_to_response()
+        .around(move |endpoint, request| {
+            middleware::observe::observe(endpoint, state.clone(), Arc::clone(&routes), request)
+        }))
+}
+
+fn json_page(document: String) -> Response {
+    Response::builder()
+        .content_type("application/json")
+        .header(header::CACHE_CONTROL, "public, max-age=60")
+        .body(document)
+}
+
+fn docs_page(html: String) -> Response {
+    let mut response = Html(html).into_response();
+    // Swagger UI is one page with its script, style and pictures inside; it calls this API and nothing else.
+    response.headers_mut().insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'",
+        ),
+    );
+    response
+}

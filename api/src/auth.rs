@@ -1,0 +1,84 @@
+//! Who asks: a bearer access token, checked for signature, time and session.
+
+use std::ops::Deref;
+
+use poem::Request;
+use poem_openapi::SecurityScheme;
+use poem_openapi::auth::Bearer;
+use roost_shared::telemetry::TraceContext;
+use roost_shared::tokens::TokenError;
+use roost_shared::users::Role;
+use uuid::Uuid;
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// The access token of `POST /auth/login` or `POST /auth/refresh`, good for 15 minutes.
+#[derive(Debug, SecurityScheme)]
+#[oai(ty = "bearer", bearer_format = "JWT", rename = "AccessToken", checker = "check")]
+pub struct Auth(Identity);
+
+/// What the token says.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The signed-in user.
+    pub user_id: Uuid,
+    /// What the account was made for, when the token was issued.
+    pub role: Role,
+    /// The session that the token belongs to.
+    pub session_id: Uuid,
+}
+
+impl Identity {
+    /// The scope of the user's idempotency keys.
+    #[must_use]
+    pub fn scope(&self) -> String {
+        self.user_id.to_string()
+    }
+}
+
+impl Deref for Auth {
+    type Target = Identity;
+
+    fn deref(&self) -> &Identity {
+        &self.0
+    }
+}
+
+async fn check(request: &Request, bearer: Bearer) -> poem::Result<Identity> {
+    let state = request
+        .data::<AppState>()
+        .ok_or_else(|| ApiError::internal("the app has no state"))?;
+    let claims = state
+        .tokens
+        .verify(&bearer.token, state.clock.now())
+        .map_err(|error| match error {
+            TokenError::Expired => ApiError::unauthorized(
+                "token_expired",
+                "The access token has expired: POST /auth/refresh.",
+                Some("invalid_token"),
+            ),
+            TokenError::Invalid => {
+                ApiError::unauthorized("invalid_token", "The access token is not valid.", Some("invalid_token"))
+            }
+        })?;
+    match state.sessions.exists(claims.sid).await {
+        Ok(true) => {}
+        Ok(false) => {
+            return Err(ApiError::unauthorized(
+                "invalid_token",
+                "The session of this access token has ended.",
+                Some("invalid_token"),
+            )
+            .into());
+        }
+        // Without Redis nobody signs in, but who is signed in goes on until the token ends.
+        Err(error) => tracing::warn!(%error, "session not checked"),
+    }
+    TraceContext::set_actor(claims.sub.to_string());
+    Ok(Identity {
+        user_id: claims.sub,
+        role: claims.role,
+        session_id: claims.sid,
+    })
+}

@@ -1,0 +1,84 @@
+//! JSON request bodies. Stricter than plain serde_json: a key given twice, and a NUL that Postgres could not hold,
+//! are refused before a handler sees them.
+
+use std::ops::Deref;
+
+use bytes::Bytes;
+use poem::{FromRequest, Request, RequestBody};
+use poem_openapi::payload::{Json, ParsePayload, Payload};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
+use poem_openapi::types::ParseFromJSON;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+
+use crate::error::ApiError;
+use crate::strict_json;
+
+/// The body of a request, parsed as `T`, with the bytes it came as.
+#[derive(Debug)]
+pub struct JsonBody<T> {
+    value: T,
+    raw: Bytes,
+}
+
+impl<T> JsonBody<T> {
+    /// The parsed body.
+    pub fn into_inner(self) -> T {
+        self.value
+    }
+
+    /// The bytes it came as: see [`crate::idempotency::Idempotency::begin`].
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+}
+
+impl<T> Deref for JsonBody<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<'a, T: ParseFromJSON + 'static> ApiExtractor<'a> for JsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest {
+            description: None,
+            content: vec![MetaMediaType {
+                content_type: "application/json",
+                schema: T::schema_ref(),
+            }],
+            required: <Json<T> as ParsePayload>::IS_REQUIRED,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<Self::ParamType>,
+    ) -> poem::Result<Self> {
+        if !request.content_type().is_some_and(Json::<T>::check_content_type) {
+            return Err(ApiError::new(
+                poem::http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "Send the body as Content-Type: application/json.",
+            )
+            .into());
+        }
+        let raw = <Bytes as FromRequest>::from_request(request, body).await?;
+        let value = strict_json::parse(&raw)
+            .map_err(|error| ApiError::bad_request("invalid_json", format!("The body is not usable JSON: {error}.")))?;
+        let value = T::parse_from_json(Some(value))
+            .map_err(|error| ApiError::bad_request("invalid_body", error.into_message()))?;
+        Ok(Self { value, raw })
+    }
+}

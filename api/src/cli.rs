@@ -1,0 +1,221 @@
+//! The command line of `roost-api`: its options, each also an environment variable, and its subcommands.
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+use poem::http::HeaderName;
+use roost_shared::clock::Clock;
+use roost_shared::config::{ConfigError, DatabaseArgs, LogArgs, PublicUrlArgs, RedisArgs, Secret};
+use roost_shared::{db, telemetry};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::server;
+use crate::state::{AppConfig, AppState, Settings};
+
+/// Roost's HTTP API. Without a subcommand it serves.
+#[derive(Debug, Parser)]
+#[command(name = "roost-api", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Apply the migrations of this build to DATABASE_URL, and exit
+    Migrate,
+    /// Print the OpenAPI document, and exit
+    Openapi,
+    /// Exit 0 if the API at --listen answers /healthz within 3 s, 1 if not: for containers
+    Healthcheck,
+}
+
+/// Options of the server.
+#[derive(Args, Clone, Debug)]
+pub struct ServeArgs {
+    /// Address and port of the API; port 0 lets the system choose
+    #[arg(long, env = "API_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: String,
+
+    /// Address and port of /metrics, for Prometheus
+    #[arg(
+        long,
+        env = "METRICS_LISTEN",
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1:9090"
+    )]
+    metrics_listen: String,
+
+    #[command(flatten)]
+    public_url: PublicUrlArgs,
+
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    #[command(flatten)]
+    redis: RedisArgs,
+
+    /// Signs access tokens: 32 random bytes or more, the same on every replica. Required
+    #[arg(long, env = "JWT_SECRET", value_name = "SECRET", hide_env_values = true)]
+    jwt_secret: Option<Secret>,
+
+    /// The secret before, still accepted while tokens signed with it live (15 minutes)
+    #[arg(long, env = "JWT_SECRET_PREVIOUS", value_name = "SECRET", hide_env_values = true)]
+    jwt_secret_previous: Option<Secret>,
+
+    /// Signs Stripe's webhooks: `whsec_…`. Without it every webhook is refused
+    #[arg(long, env = "STRIPE_WEBHOOK_SECRET", value_name = "SECRET", hide_env_values = true)]
+    stripe_webhook_secret: Option<Secret>,
+
+    /// The webhook secret before, still accepted during a rotation
+    #[arg(
+        long,
+        env = "STRIPE_WEBHOOK_SECRET_PREVIOUS",
+        value_name = "SECRET",
+        hide_env_values = true
+    )]
+    stripe_webhook_secret_previous: Option<Secret>,
+
+    /// Origins of web pages that may read replies, separated by commas: `https://app.example.com`. Default: none
+    #[arg(long, env = "CORS_ALLOWED_ORIGINS", value_name = "ORIGINS", value_delimiter = ',')]
+    cors_allowed_origins: Vec<String>,
+
+    /// Header in which a trusted proxy names the client's address (its last entry counts): `x-forwarded-for`.
+    /// Default: none, the connection's address counts
+    #[arg(long, env = "CLIENT_IP_HEADER", value_name = "HEADER")]
+    client_ip_header: Option<HeaderName>,
+
+    /// Sign-ins tried per minute for one account from one address; 0: without bound
+    #[arg(long, env = "LOGINS_PER_MINUTE", value_name = "COUNT", default_value_t = 10)]
+    logins_per_minute: u32,
+
+    /// Registrations per hour from one address; 0: without bound
+    #[arg(long, env = "REGISTRATIONS_PER_HOUR", value_name = "COUNT", default_value_t = 100)]
+    registrations_per_hour: u32,
+
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// An option is missing or not usable, or what was asked for failed.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            None => {
+                telemetry::init(self.serve.log.log_format);
+                self.serve.serve().await
+            }
+            Some(Command::Migrate) => {
+                telemetry::init(self.serve.log.log_format);
+                let pool = self.serve.database.connect()?;
+                db::MIGRATOR.run(&pool).await.context("applying the migrations")?;
+                tracing::info!("the database is up to date");
+                Ok(())
+            }
+            Some(Command::Openapi) => print_document(self.serve.public_url.public_url),
+            Some(Command::Healthcheck) => healthcheck(&self.serve.listen).await,
+        }
+    }
+}
+
+impl ServeArgs {
+    fn settings(&self) -> Settings {
+        Settings {
+            public_url: self.public_url.public_url.trim_end_matches('/').to_owned(),
+            cors_allowed_origins: self
+                .cors_allowed_origins
+                .iter()
+                .map(|origin| origin.trim().trim_end_matches('/').to_owned())
+                .filter(|origin| !origin.is_empty())
+                .collect(),
+            client_ip_header: self.client_ip_header.clone(),
+            logins_per_minute: self.logins_per_minute,
+            registrations_per_hour: self.registrations_per_hour,
+            stripe_webhook_secrets: [&self.stripe_webhook_secret, &self.stripe_webhook_secret_previous]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .collect(),
+        }
+    }
+
+    async fn serve(self) -> anyhow::Result<()> {
+        let config = AppConfig {
+            pool: self.database.connect()?,
+            redis: self.redis.connect()?,
+            clock: Clock::default(),
+            jwt_secret: self
+                .jwt_secret
+                .clone()
+                .ok_or(ConfigError::Missing("JWT_SECRET (--jwt-secret)"))?,
+            jwt_secret_previous: self.jwt_secret_previous.clone(),
+            settings: self.settings(),
+        };
+        let pool = config.pool.clone();
+        let metrics = server::start_metrics(pool.clone(), &self.metrics_listen).await?;
+        let api = server::start(AppState::new(config)?, &self.listen).await?;
+        tracing::info!(api = %api.address(), metrics = %metrics.address(), "serving");
+        wait_for_signal().await?;
+        tracing::info!("stopping");
+        api.stop().await?;
+        metrics.stop().await?;
+        pool.close().await;
+        Ok(())
+    }
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// The document does not depend on anything that runs, so nothing is connected to.
+fn print_document(public_url: String) -> anyhow::Result<()> {
+    let state = AppState::new(AppConfig {
+        pool: db::connect("postgres://unused", 1)?,
+        redis: roost_shared::redis::Redis::new("redis://unused", "unused")?,
+        clock: Clock::default(),
+        jwt_secret: Secret::new("unused unused unused unused unused"),
+        jwt_secret_previous: None,
+        settings: Settings {
+            public_url,
+            cors_allowed_origins: Vec::new(),
+            client_ip_header: None,
+            logins_per_minute: 0,
+            registrations_per_hour: 0,
+            stripe_webhook_secrets: Vec::new(),
+        },
+    })?;
+    let text = serde_json::to_string_pretty(&crate::document(&state)?)?;
+    println!("{text}");
+    Ok(())
+}
+
+async fn healthcheck(listen: &str) -> anyhow::Result<()> {
+    // A server that listens on all addresses is asked on this machine.
+    let address = listen.replace("0.0.0.0", "127.0.0.1").replace("[::]", "[::1]");
+    let asked = async {
+        let mut stream = tokio::net::TcpStream::connect(&address).await?;
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await?;
+        anyhow::Ok(reply)
+    };
+    let reply = tokio::time::timeout(std::time::Duration::from_secs(3), asked)
+        .await
+        .context("no answer in 3 s")??;
+    if !reply.starts_with("HTTP/1.1 200") {
+        bail!("not healthy: {}", reply.lines().next().unwrap_or_default());
+    }
+    Ok(())
+}

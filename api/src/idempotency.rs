@@ -1,0 +1,343 @@
+//! `Idempotency-Key`: a POST that a client repeats, because it never saw the reply, is answered with the first reply
+//! and does nothing again.
+//!
+//! The key is claimed in the transaction that does the work and the reply is stored in it, so there is never one
+//! without the other. A second request with the same key waits for the first on the unique index. A refusal rolls
+//! back and stores nothing: a request that failed can be sent again with the same key.
+
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use chrono::Duration;
+use hmac::{Hmac, KeyInit, Mac};
+use poem::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
+use poem_openapi::ApiResponse;
+use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
+use poem_openapi::types::{ToJSON, Type};
+use roost_shared::db::Tx;
+use sha2::Sha256;
+
+use crate::error::{ApiError, ApiResult};
+use crate::problem::FieldError;
+use crate::state::AppState;
+
+/// The request header.
+pub const KEY_HEADER: &str = "Idempotency-Key";
+/// Set on a reply that was stored before.
+pub const REPLAYED_HEADER: &str = "Idempotent-Replayed";
+
+/// How long a key is remembered.
+pub const LIFETIME: Duration = Duration::hours(24);
+
+const LONGEST_KEY: usize = 255;
+
+/// The key of a request, if it has one, and what the request is. An argument of every handler that creates:
+///
+/// ```ignore
+/// async fn create_thing(&self, auth: Auth, idempotency: Idempotency, body: JsonBody<NewThing>) -> ApiResult<Created<Thing>> {
+///     // Check the body first: what is refused here stores nothing.
+///     let mut work = match idempotency.begin(&self.0, &auth.scope(), body.raw()).await? {
+///         Begun::Replay(stored) => return Ok(stored.into()),
+///         Begun::Work(work) => work,
+///     };
+///     let thing = things::create(work.tx(), …).await?;        // an error rolls back
+///     work.created(&format!("/things/{}", thing.id), &Thing::from(thing)).await   // commits
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Idempotency {
+    key: Option<String>,
+    method: Method,
+    path: String,
+}
+
+/// What [`Idempotency::begin`] found.
+pub enum Begun {
+    /// The request was answered before: send this, `return Ok(stored.into())`.
+    Replay(Stored),
+    /// It is new, and its key is claimed.
+    Work(Work),
+}
+
+/// A reply that was stored earlier.
+#[derive(Debug)]
+pub struct Stored {
+    status: StatusCode,
+    body: Bytes,
+    location: Option<String>,
+}
+
+/// The transaction of a request that is done for the first time. Dropped, it rolls back.
+pub struct Work {
+    tx: Tx,
+    claim: Option<Claim>,
+}
+
+struct Claim {
+    scope: String,
+    key: String,
+}
+
+impl<'a> FromRequest<'a> for Idempotency {
+    async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
+        let key = request
+            .headers()
+            .get(KEY_HEADER)
+            .map(|value| {
+                value
+                    .to_str()
+                    .ok()
+                    .filter(|key| {
+                        (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+                    })
+                    .map(str::to_owned)
+                    .ok_or_else(|| {
+                        ApiError::bad_request("invalid_parameter", "").with_errors(vec![FieldError::new(
+                            KEY_HEADER,
+                            "must have 1 to 255 printable ASCII characters",
+                        )])
+                    })
+            })
+            .transpose()?;
+        Ok(Self {
+            key,
+            method: request.method().clone(),
+            path: request.uri().path().to_owned(),
+        })
+    }
+}
+
+impl Idempotency {
+    /// Begins the work, or finds its stored reply. `scope` separates the keys of different users: `auth.scope()`, or
+    /// `anonymous`.
+    ///
+    /// # Errors
+    /// 422 `idempotency_key_reused` if the key came before with another body; 503 without Postgres.
+    pub async fn begin(self, state: &AppState, scope: &str, body: &Bytes) -> ApiResult<Begun> {
+        let mut tx = state.db.begin().await?;
+        let Some(key) = self.key else {
+            return Ok(Begun::Work(Work { tx, claim: None }));
+        };
+        let mut hashes = Vec::new();
+        for secret in state.tokens.secrets() {
+            hashes.push(fingerprint(secret.expose(), &self.method, &self.path, body)?);
+        }
+        let now = tx.now();
+        // Waits here while another request with the key is being worked on.
+        let claimed = sqlx::query!(
+            "INSERT INTO idempotency_keys (scope, key, request_hash, created_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (scope, key) DO UPDATE
+             SET request_hash = EXCLUDED.request_hash, created_at = EXCLUDED.created_at,
+                 status = NULL, body = NULL, location = NULL
+             WHERE idempotency_keys.created_at <= $5",
+            scope,
+            key,
+            hashes.first(),
+            now,
+            now - LIFETIME,
+        )
+        .execute(tx.conn())
+        .await?;
+        if claimed.rows_affected() == 1 {
+            let claim = Claim {
+                scope: scope.to_owned(),
+                key,
+            };
+            return Ok(Begun::Work(Work { tx, claim: Some(claim) }));
+        }
+        let row = sqlx::query!(
+            "SELECT request_hash, status, body, location FROM idempotency_keys WHERE scope = $1 AND key = $2",
+            scope,
+            key,
+        )
+        .fetch_optional(tx.conn())
+        .await?;
+        match row {
+            Some(row) if !hashes.contains(&row.request_hash) => Err(ApiError::unprocessable(
+                "idempotency_key_reused",
+                "This Idempotency-Key came before with another request. A new request needs a new key.",
+            )),
+            Some(row) => Ok(Begun::Replay(Stored {
+                status: row
+                    .status
+                    .and_then(|status| u16::try_from(status).ok())
+                    .and_then(|status| StatusCode::from_u16(status).ok())
+                    .ok_or_else(|| ApiError::internal("a stored reply has no status"))?,
+                body: row.body.unwrap_or_default().into(),
+                location: row.location,
+            })),
+            // It ran out and was pruned between the two statements.
+            None => Err(ApiError::conflict(
+                "idempotency_key_in_use",
+                "Another request with this Idempotency-Key is being worked on; send it again.",
+            )),
+        }
+    }
+}
+
+impl Work {
+    /// The transaction.
+    pub fn tx(&mut self) -> &mut Tx {
+        &mut self.tx
+    }
+
+    /// Stores `201 Created` with its `Location`, commits, and returns the reply.
+    ///
+    /// # Errors
+    /// The commit failed; nothing was done then, unless the connection broke in the middle of it.
+    pub async fn created<T: ToJSON + Type>(self, location: &str, body: &T) -> ApiResult<Created<T>> {
+        self.finish(body, Some(location)).await
+    }
+
+    /// Stores a reply of the status that the handler's type says, commits, and returns it.
+    ///
+    /// # Errors
+    /// The commit failed; nothing was done then, unless the connection broke in the middle of it.
+    pub async fn finish<T: ToJSON + Type, const STATUS: u16>(
+        mut self,
+        body: &T,
+        location: Option<&str>,
+    ) -> ApiResult<Reply<T, STATUS>> {
+        let bytes = serde_json::to_vec(&body.to_json()).map_err(ApiError::internal)?;
+        if let Some(claim) = &self.claim {
+            sqlx::query!(
+                "UPDATE idempotency_keys SET status = $3, body = $4, location = $5 WHERE scope = $1 AND key = $2",
+                claim.scope,
+                claim.key,
+                i16::try_from(STATUS).map_err(ApiError::internal)?,
+                bytes,
+                location,
+            )
+            .execute(self.tx.conn())
+            .await?;
+        }
+        self.tx.commit().await?;
+        let stored = Stored {
+            status: StatusCode::from_u16(STATUS).map_err(ApiError::internal)?,
+            body: bytes.into(),
+            location: location.map(str::to_owned),
+        };
+        Ok(Reply {
+            stored,
+            replayed: false,
+            headers: Vec::new(),
+            schema: PhantomData,
+        })
+    }
+}
+
+/// `201 Created` with a `T`.
+pub type Created<T> = Reply<T, 201>;
+/// `200 OK` with a `T`, of a POST that changes without creating.
+pub type Done<T> = Reply<T, 200>;
+
+/// A `T`, just serialised or stored earlier.
+#[derive(Debug)]
+pub struct Reply<T, const STATUS: u16> {
+    stored: Stored,
+    replayed: bool,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    schema: PhantomData<fn() -> T>,
+}
+
+impl<T, const STATUS: u16> Reply<T, STATUS> {
+    /// Adds a header, such as an ETag; a replay will not have it.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+impl<T, const STATUS: u16> From<Stored> for Reply<T, STATUS> {
+    fn from(stored: Stored) -> Self {
+        Self {
+            stored,
+            replayed: true,
+            headers: Vec::new(),
+            schema: PhantomData,
+        }
+    }
+}
+
+impl<T, const STATUS: u16> IntoResponse for Reply<T, STATUS> {
+    fn into_response(self) -> Response {
+        let mut response = Response::builder()
+            .status(self.stored.status)
+            .content_type("application/json")
+            .body(self.stored.body);
+        let headers = response.headers_mut();
+        if let Some(location) = self
+            .stored
+            .location
+            .and_then(|location| HeaderValue::try_from(location).ok())
+        {
+            headers.insert(header::LOCATION, location);
+        }
+        if self.replayed {
+            headers.insert(REPLAYED_HEADER, HeaderValue::from_static("true"));
+        }
+        headers.extend(
+            self.headers
+                .into_iter()
+                .map(|(name, value)| (Some(name), value))
+                .collect::<Vec<_>>(),
+        );
+        response
+    }
+}
+
+impl<T: ToJSON + Type, const STATUS: u16> ApiResponse for Reply<T, STATUS> {
+    fn meta() -> MetaResponses {
+        let header = |name: &str, description: &str, required, schema| MetaHeader {
+            name: name.to_uppercase(),
+            description: Some(description.to_owned()),
+            required,
+            deprecated: false,
+            schema,
+        };
+        let mut headers = vec![header(
+            REPLAYED_HEADER,
+            "`true` if this reply was stored by an earlier request with the same Idempotency-Key",
+            false,
+            bool::schema_ref(),
+        )];
+        if STATUS == 201 {
+            headers.push(header(
+                "Location",
+                "The path of what was created",
+                true,
+                String::schema_ref(),
+            ));
+        }
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: if STATUS == 201 { "Created" } else { "Done" },
+                status: Some(STATUS),
+                status_range: None,
+                content: vec![MetaMediaType {
+                    content_type: "application/json",
+                    schema: T::schema_ref(),
+                }],
+                headers,
+            }],
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+/// Keyed, because the body of a registration holds a password, and a plain hash of it could be searched for.
+fn fingerprint(secret: &str, method: &Method, path: &str, body: &Bytes) -> ApiResult<Vec<u8>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).map_err(ApiError::internal)?;
+    mac.update(b"roost idempotency\n");
+    mac.update(method.as_str().as_bytes());
+    mac.update(b" ");
+    mac.update(path.as_bytes());
+    mac.update(b"\n");
+    mac.update(body);
+    Ok(mac.finalize().into_bytes().to_vec())
+}

@@ -1,0 +1,97 @@
+//! The innermost layer: bounds on the body and the time of a request, and every failure turned into a problem.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use poem::http::{StatusCode, header};
+use poem::{Body, Endpoint, Request, Response};
+use poem_openapi::OperationId;
+
+use crate::error::{self, ApiError};
+use crate::openapi::Routes;
+
+/// The largest body of a request, in bytes.
+pub const BODY_LIMIT: usize = 64 * 1024;
+/// The largest body of a webhook, in bytes: Stripe's events carry whole objects.
+pub const WEBHOOK_BODY_LIMIT: usize = 256 * 1024;
+/// How long a request may take before its reply begins.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Calls `endpoint` within the bounds. Never an `Err`.
+pub async fn guard<E: Endpoint>(endpoint: Arc<E>, routes: Arc<Routes>, request: Request) -> poem::Result<Response> {
+    let path = request.uri().path().to_owned();
+    let work = async {
+        let request = bounded(request).await?;
+        Ok::<_, poem::Error>(endpoint.call(request).await)
+    };
+    let outcome = tokio::time::timeout(TIMEOUT, AssertUnwindSafe(work).catch_unwind()).await;
+    let result = match outcome {
+        Ok(Ok(Ok(result))) => result,
+        Ok(Ok(Err(refused))) => Err(refused),
+        // The panic hook has written what and where to the log.
+        Ok(Err(_)) => Err(ApiError::internal("a handler panicked").into()),
+        Err(_) => {
+            tracing::error!("request timed out");
+            Err(ApiError::unavailable("timeout", "The request took too long and was given up.", 5).into())
+        }
+    };
+    let operation = result
+        .as_ref()
+        .err()
+        .and_then(|error| error.data::<OperationId>().copied());
+    let mut response = error::respond(result);
+    if let Some(operation) = operation {
+        response.set_data(operation);
+    }
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        let refusal = ApiError::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "The path does not know this method; see the Allow header.",
+        );
+        response = poem::IntoResponse::into_response(refusal.with_allow(&routes.allowed(&path)));
+    }
+    Ok(response)
+}
+
+/// Reads the body up to the limit, whether or not its length was announced.
+async fn bounded(mut request: Request) -> poem::Result<Request> {
+    let path = request.uri().path();
+    if path.contains("%00") {
+        return Err(ApiError::bad_request("invalid_text", "The path contains the character U+0000.").into());
+    }
+    if request.uri().query().is_some_and(|query| query.contains("%00")) {
+        return Err(ApiError::bad_request("invalid_text", "A parameter contains the character U+0000.").into());
+    }
+    let limit = if path.starts_with("/webhooks/") {
+        WEBHOOK_BODY_LIMIT
+    } else {
+        BODY_LIMIT
+    };
+    let too_large = || {
+        ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("The body may have {limit} bytes."),
+        )
+    };
+    let announced = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok())
+        .and_then(|length| length.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(too_large().into());
+    }
+    let body = request.take_body();
+    if !body.is_empty() {
+        let bytes = body.into_bytes_limit(limit).await.map_err(|error| match error {
+            poem::error::ReadBodyError::PayloadTooLarge => too_large(),
+            _ => ApiError::bad_request("invalid_body", "The body could not be read to its end."),
+        })?;
+        request.set_body(Body::from_bytes(bytes));
+    }
+    Ok(request)
+}

@@ -1,0 +1,65 @@
+//! How often one client may do something dear. Counted in Redis over fixed windows; without Redis nothing is limited.
+
+use std::time::Duration;
+
+use redis::Script;
+use roost_shared::redis::Redis;
+use sha2::{Digest, Sha256};
+
+use crate::error::{ApiError, ApiResult};
+
+const COUNT: &str = r"
+local count = redis.call('INCR', KEYS[1])
+if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+return {count, redis.call('PTTL', KEYS[1])}
+";
+
+/// Counts per key.
+#[derive(Clone)]
+pub struct RateLimiter {
+    redis: Redis,
+}
+
+impl RateLimiter {
+    /// Counts in `redis`.
+    #[must_use]
+    pub fn new(redis: Redis) -> Self {
+        Self { redis }
+    }
+
+    /// Counts one `action` of `subject` and refuses it once there were more than `most` in the window. The subject
+    /// may be personal: only its hash is stored. A `most` of 0 limits nothing.
+    ///
+    /// # Errors
+    /// 429 `rate_limited`.
+    pub async fn check(&self, action: &str, subject: &str, most: u32, window: Duration) -> ApiResult<()> {
+        if most == 0 {
+            return Ok(());
+        }
+        let digest = Sha256::digest(subject.as_bytes());
+        let key = self.redis.key(&format!(
+            "limit:{action}:{}",
+            hex::encode(digest.get(..16).unwrap_or_default())
+        ));
+        let counted: Result<(u64, i64), _> = Script::new(COUNT)
+            .key(key)
+            .arg(u64::try_from(window.as_millis()).unwrap_or(u64::MAX))
+            .invoke_async(&mut self.redis.connection())
+            .await;
+        match counted {
+            Ok((count, _)) if count <= u64::from(most) => Ok(()),
+            Ok((_, left)) => {
+                metrics::counter!("roost_rate_limited_total", "action" => action.to_owned()).increment(1);
+                let seconds = u64::try_from(left).unwrap_or(0).div_ceil(1000).max(1);
+                Err(ApiError::too_many_requests(
+                    format!("Too many attempts; try again in {seconds} s."),
+                    seconds,
+                ))
+            }
+            Err(error) => {
+                tracing::warn!(%error, action, "not limited");
+                Ok(())
+            }
+        }
+    }
+}

@@ -18,6 +18,8 @@ impl Job for AuthorizePayment {
     const KIND: &'static str = "payment.authorize";
     const QUEUE: Queue = Queue::Payments;
     const PRIORITY: i16 = 10;
+    // For as long as it takes to learn what became of the card: a hold is not given up in doubt.
+    const MAX_ATTEMPTS: i32 = 500;
 
     fn dedupe_key(&self) -> Option<String> {
         Some(format!("{}:{}", Self::KIND, self.payment_id))

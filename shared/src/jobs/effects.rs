@@ -20,6 +20,8 @@ pub struct Effect {
     pub external_id: Option<String>,
     /// Whether no attempt before this one has got here.
     pub fresh: bool,
+    /// How many keys were used up by answers that said nothing: the next call needs another one.
+    pub generation: i32,
 }
 
 /// Commits the intent, or finds what an earlier attempt left.
@@ -31,20 +33,18 @@ pub async fn begin(
     lease: &Lease,
     key: &str,
     entity_id: Uuid,
-    request_hash: &[u8],
     now: DateTime<Utc>,
 ) -> Result<Effect, LeaseError> {
     sqlx::query_as!(
         Effect,
-        r#"INSERT INTO effects AS e (key, job_id, fence, entity_id, request_hash, state, first_sent_at, updated_at)
-           SELECT $1, id, fence, $4, $5, 'intent', $6, $6 FROM jobs WHERE id = $2 AND fence = $3 AND state = 'running'
+        r#"INSERT INTO effects AS e (key, job_id, fence, entity_id, state, first_sent_at, updated_at)
+           SELECT $1, id, fence, $4, 'intent', $5, $5 FROM jobs WHERE id = $2 AND fence = $3 AND state = 'running'
            ON CONFLICT (key) DO UPDATE SET job_id = EXCLUDED.job_id, fence = EXCLUDED.fence, updated_at = EXCLUDED.updated_at
-           RETURNING state, first_sent_at, external_id, (xmax = 0) AS "fresh!""#,
+           RETURNING state, first_sent_at, external_id, generation, (xmax = 0) AS "fresh!""#,
         key,
         lease.job_id,
         lease.fence,
         entity_id,
-        request_hash,
         now
     )
     .fetch_optional(pool)
@@ -74,15 +74,24 @@ pub async fn failed(tx: &mut Tx, key: &str, external_id: Option<&str>, error: &s
 }
 
 /// Records that nobody knows whether the call had its effect: a time-out, a reset, a 5xx, an undecodable reply.
+/// `key_is_spent`: the other side would repeat its failure under the same idempotency key.
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn unknown(pool: &PgPool, lease: &Lease, key: &str, error: &str) -> Result<(), sqlx::Error> {
+pub async fn unknown(
+    pool: &PgPool,
+    lease: &Lease,
+    key: &str,
+    error: &str,
+    key_is_spent: bool,
+) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE effects SET state = 'unknown', error = $3, updated_at = now() WHERE key = $1 AND fence = $2 AND state <> 'done'",
+        "UPDATE effects SET state = 'unknown', error = $3, generation = generation + CASE WHEN $4 THEN 1 ELSE 0 END, updated_at = now()
+         WHERE key = $1 AND fence = $2 AND state <> 'done'",
         key,
         lease.fence,
-        error
+        error,
+        key_is_spent
     )
     .execute(pool)
     .await?;

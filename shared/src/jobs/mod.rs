@@ -18,7 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use insert::{NewJob, insert};
-pub use lease::{ClaimedJob, Lease, LeaseError, Settlement, claim, hand_back, reap, renew, settle};
+pub use lease::{ClaimedJob, LEASE, Lease, LeaseError, Renewed, Settlement, claim, hand_back, reap, renew, settle};
 pub use outcome::{FinishedEffect, Outcome, backoff};
 pub use publish::{JobRef, Publisher};
 pub use transport::{MAX_DEPTH, Transport};

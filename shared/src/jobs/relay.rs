@@ -1,6 +1,5 @@
 //! The statements of the relay: what is due moves to `queued`, what is not in Redis gets published again.
 
-use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -65,33 +64,23 @@ pub async fn unpublish(pool: &PgPool, ids: &[Uuid]) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Unmarks the queued jobs of `queue` that were published before `age_seconds` ago: their messages are gone.
+/// Unmarks the queued jobs that were published longer ago than their queue's age in seconds: their messages are gone.
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn unpublish_stale(pool: &PgPool, queue: Queue, age_seconds: f64) -> Result<u64, sqlx::Error> {
+pub async fn unpublish_stale(pool: &PgPool, ages: &[(Queue, f64)]) -> Result<u64, sqlx::Error> {
+    let queues: Vec<String> = ages.iter().map(|(queue, _)| queue.name().to_owned()).collect();
+    let seconds: Vec<f64> = ages.iter().map(|(_, seconds)| *seconds).collect();
     let done = sqlx::query!(
         "UPDATE jobs SET published_at = NULL WHERE id IN (
-             SELECT id FROM jobs WHERE state = 'queued' AND queue = $1
-             AND published_at < now() - make_interval(secs => $2)
-             LIMIT 10000 FOR UPDATE SKIP LOCKED)",
-        queue.name(),
-        age_seconds
+             SELECT lost.id FROM unnest($1::text[], $2::float8[]) AS stale (queue, seconds)
+             CROSS JOIN LATERAL (
+                 SELECT id FROM jobs WHERE state = 'queued' AND jobs.queue = stale.queue
+                 AND published_at <= now() - make_interval(secs => stale.seconds) FOR UPDATE SKIP LOCKED) AS lost)",
+        &queues,
+        &seconds
     )
     .execute(pool)
     .await?;
     Ok(done.rows_affected())
-}
-
-/// When the next scheduled or retrying job is due, and Postgres' now.
-///
-/// # Errors
-/// Postgres cannot be reached.
-pub async fn next_due(pool: &PgPool) -> Result<(Option<DateTime<Utc>>, DateTime<Utc>), sqlx::Error> {
-    let row = sqlx::query!(
-        r#"SELECT (SELECT min(run_at) FROM jobs WHERE state IN ('scheduled', 'retrying')) AS next, now() AS "now!""#
-    )
-    .fetch_one(pool)
-    .await?;
-    Ok((row.next, row.now))
 }

@@ -17,6 +17,8 @@ use crate::redis::Redis;
 /// The most messages that wait in one queue of Redis; the rest waits in Postgres. apalis-redis wedges on much more.
 pub const MAX_DEPTH: usize = 4_000;
 
+const PRUNE_BATCH: usize = 1_000;
+
 /// Pushes ids to the queues.
 pub struct Transport {
     redis: Redis,
@@ -56,9 +58,12 @@ impl Transport {
     pub fn config(redis: &Redis, queue: Queue) -> Config {
         Config::default()
             .queue(redis.key(queue.name()).as_str())
-            .batch_size(100)
-            .heartbeat_interval(Duration::from_secs(2))
-            .missed_heartbeats(3)
+            .batch_size(50)
+            // Locks, events and orphans are Postgres' business: a message only says "look at this id".
+            .lock_tasks(false)
+            .emit_events(false)
+            .heartbeat_interval(Duration::from_secs(5))
+            .missed_heartbeats(60)
     }
 
     /// The channel on which a push to `queue` is announced.
@@ -111,5 +116,29 @@ impl Transport {
             self.full.insert(queue);
         }
         Ok(())
+    }
+
+    /// Removes what apalis-redis keeps of messages that were taken: 485 bytes each, for ever.
+    ///
+    /// # Errors
+    /// Redis is not reachable.
+    pub async fn prune(&mut self, queue: Queue) -> Result<(), RedisError> {
+        let key = self.redis.key(queue.name());
+        loop {
+            let taken: Vec<String> = redis::cmd("SPOP")
+                .arg(format!("{key}:done"))
+                .arg(PRUNE_BATCH)
+                .query_async(&mut self.connection)
+                .await?;
+            if taken.is_empty() {
+                return Ok(());
+            }
+            let mut pipe = redis::pipe();
+            pipe.hdel(format!("{key}:data"), &taken).ignore();
+            for id in &taken {
+                pipe.unlink(format!("{key}:meta:{id}")).ignore();
+            }
+            pipe.query_async::<()>(&mut self.connection).await?;
+        }
     }
 }

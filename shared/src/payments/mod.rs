@@ -421,7 +421,10 @@ pub(crate) async fn release(tx: &mut Tx, booking_id: Uuid) -> Result<(), sqlx::E
 
 /// Promises `amount_minor` of a confirmed booking's payment back. The job waits for the capture, should that still be
 /// under way.
-pub(crate) async fn pay_back(tx: &mut Tx, booking_id: Uuid, amount_minor: i64, rule: &str) -> Result<(), sqlx::Error> {
+///
+/// # Errors
+/// Postgres refused.
+pub async fn pay_back(tx: &mut Tx, booking_id: Uuid, amount_minor: i64, rule: &str) -> Result<(), sqlx::Error> {
     let payment = latest_of(tx.conn(), booking_id)
         .await?
         .filter(|payment| payment.state.is_live());

@@ -50,6 +50,8 @@ pub(super) enum CallError {
     Api(StatusCode, ApiError),
     /// Nobody knows whether Stripe did it.
     Unknown(String),
+    /// Stripe failed on its side: nobody knows either, and the same key would bring the same answer.
+    Broken(String),
 }
 
 impl StripeClientErr for CallError {
@@ -101,11 +103,12 @@ impl PooledClient {
         }
         match serde_json::from_slice::<Reply>(&body) {
             // A 5xx may come after the work was done.
-            Ok(reply) if status.is_server_error() => Err(CallError::Unknown(format!(
+            Ok(reply) if status.is_server_error() => Err(CallError::Broken(format!(
                 "{status}: {}",
                 reply.error.message.unwrap_or_default()
             ))),
             Ok(reply) => Err(CallError::Api(status, reply.error)),
+            Err(_) if status.is_server_error() => Err(CallError::Broken(format!("{status} without a Stripe error"))),
             Err(_) => Err(CallError::Unknown(format!("{status} without a Stripe error"))),
         }
     }

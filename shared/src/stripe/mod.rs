@@ -4,16 +4,18 @@
 //! it does. [`Failure`] says what a caller may conclude. [`webhook`] checks what Stripe sends.
 
 mod client;
+pub mod events;
 pub mod webhook;
 
 use chrono::{DateTime, Utc};
 use stripe_client_core::{IdempotencyKey, RequestStrategy, StripeRequest};
 use stripe_core::payment_intent::{
     CancelPaymentIntent, CapturePaymentIntent, CreatePaymentIntent, CreatePaymentIntentAutomaticPaymentMethods,
-    CreatePaymentIntentAutomaticPaymentMethodsAllowRedirects, RetrievePaymentIntent,
+    CreatePaymentIntentAutomaticPaymentMethodsAllowRedirects, ListPaymentIntent, RetrievePaymentIntent,
 };
 use stripe_core::refund::CreateRefund;
 use stripe_core::{PaymentIntent, PaymentIntentCaptureMethod, PaymentIntentStatus};
+use stripe_types::RangeQueryTs;
 use uuid::Uuid;
 
 use crate::money::Currency;
@@ -90,8 +92,8 @@ pub struct Decline {
 /// A refund at Stripe.
 #[derive(Clone, Debug)]
 pub struct StripeRefund {
-    /// `re_…`
-    pub id: String,
+    /// `re_…`, unless only the amount is known.
+    pub id: Option<String>,
     /// `succeeded`, `pending`, `failed`, …
     pub status: String,
 }
@@ -111,15 +113,19 @@ pub enum Failure {
     /// Not done; later.
     #[error("stripe is busy: {0}")]
     Busy(String),
-    /// Perhaps done: same key again, or read first.
+    /// Perhaps done: the same key again tells.
     #[error("stripe: outcome unknown: {0}")]
     Unknown(String),
+    /// Stripe failed on its side, perhaps after doing it: read, then another key.
+    #[error("stripe failed: {0}")]
+    Broken(String),
 }
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
         let (status, error) = match error {
             CallError::Unknown(reason) => return Self::Unknown(reason),
+            CallError::Broken(reason) => return Self::Broken(reason),
             CallError::Api(status, error) => (status.as_u16(), error),
         };
         let code = error.code.unwrap_or_default();
@@ -214,6 +220,36 @@ impl Gateway {
         Ok(request.customize().send(&self.client).await?.into())
     }
 
+    /// The PaymentIntent that was created for a payment at or after `since`, if there is one. For the rare case that
+    /// its creation was answered with nothing of use.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn intent_of_payment(&self, payment_id: Uuid, since: DateTime<Utc>) -> Result<Option<Intent>, Failure> {
+        let payment_id = payment_id.to_string();
+        // A minute for clocks that differ.
+        let since = since.timestamp() - 60;
+        let mut after: Option<String> = None;
+        loop {
+            let mut request = ListPaymentIntent::new().created(RangeQueryTs::gte(since)).limit(100);
+            if let Some(id) = after.take() {
+                request = request.starting_after(id);
+            }
+            let page = request.customize().send(&self.client).await?;
+            after = page.data.last().map(|intent| intent.id.to_string());
+            if let Some(intent) = page
+                .data
+                .into_iter()
+                .find(|intent| intent.metadata.get("payment_id") == Some(&payment_id))
+            {
+                return self.intent(&intent.id).await.map(Some);
+            }
+            if !page.has_more || after.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+
     /// Captures the whole authorised amount.
     ///
     /// # Errors
@@ -256,7 +292,7 @@ impl Gateway {
             .send(&self.client)
             .await?;
         Ok(StripeRefund {
-            id: refund.id.to_string(),
+            id: Some(refund.id.to_string()),
             status: refund.status.unwrap_or_else(|| "pending".to_owned()),
         })
     }

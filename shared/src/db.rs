@@ -141,7 +141,7 @@ impl Tx {
 pub fn is_retryable(error: &sqlx::Error) -> bool {
     error
         .as_database_error()
-        .and_then(|database| database.code())
+        .and_then(sqlx::error::DatabaseError::code)
         .is_some_and(|code| code == "40P01" || code == "40001")
 }
 

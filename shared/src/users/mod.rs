@@ -15,7 +15,9 @@ use crate::db::{Tx, violated_constraint};
 use crate::ids;
 
 pub use passwords::{PasswordError, Passwords};
-pub use verification::{create_verification, expires_at, resend_verification, verify_email};
+pub use verification::{
+    LIFETIME as VERIFICATION_LIFETIME, create_verification, expires_at, resend_verification, verify_email,
+};
 
 /// What an account was made for. Both may book; a host may list properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -124,6 +124,19 @@ impl Transport {
     /// Redis is not reachable.
     pub async fn prune(&mut self, queue: Queue) -> Result<(), RedisError> {
         let key = self.redis.key(queue.name());
+        // A worker's description outlives it by a day instead of for ever.
+        let workers: Vec<String> = redis::cmd("ZRANGE")
+            .arg(format!("{key}:workers"))
+            .arg(0)
+            .arg(-1)
+            .query_async(&mut self.connection)
+            .await?;
+        let mut pipe = redis::pipe();
+        for worker in &workers {
+            pipe.expire(format!("{key}:workers:metadata:{worker}"), 24 * 60 * 60)
+                .ignore();
+        }
+        pipe.query_async::<()>(&mut self.connection).await?;
         loop {
             let taken: Vec<String> = redis::cmd("SPOP")
                 .arg(format!("{key}:done"))

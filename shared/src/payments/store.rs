@@ -239,7 +239,8 @@ pub async fn list(pool: &PgPool, user_id: Uuid, filter: &Filter) -> Result<Vec<P
 pub async fn attempts(conn: &mut PgConnection, payment_id: Uuid) -> Result<Vec<Attempt>, sqlx::Error> {
     sqlx::query_as!(
         Attempt,
-        "SELECT key, state, external_id, error, first_sent_at, updated_at FROM effects WHERE entity_id = $1 ORDER BY first_sent_at, key",
+        "SELECT key, state, external_id, error, first_sent_at, updated_at FROM effects
+         WHERE entity_id = $1 AND key NOT LIKE 'mail:%' ORDER BY first_sent_at, key",
         payment_id
     )
     .fetch_all(conn)

@@ -34,7 +34,10 @@ impl SandboxClock {
 }
 
 /// The machine's time in milliseconds since the Unix epoch, for signatures and logs.
-#[allow(clippy::disallowed_methods, reason = "a sandbox's own clock moves apart from the machine's")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a sandbox's own clock moves apart from the machine's"
+)]
 pub(super) fn machine_millis() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

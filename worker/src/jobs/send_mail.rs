@@ -73,7 +73,7 @@ async fn verify_email(ctx: &Context, user_id: Uuid) -> Result<Option<(Reader, Ma
     let Some(reader) = reader(tx.conn(), user_id).await? else {
         return Ok(None);
     };
-    let expires_at = tx.now() + users::VERIFICATION_LIFETIME;
+    let expires_at = users::expires_at(tx.now());
     let Some(token) = users::create_verification(&mut tx, user_id).await? else {
         return Ok(None);
     };

@@ -68,7 +68,7 @@ pub(super) async fn record_release(tx: &mut Tx, payment: &Payment, intent: &Inte
     match intent.status {
         IntentStatus::Canceled => effects::done(tx, &key, Some(&intent.id), None).await?,
         IntentStatus::Succeeded => {
-            effects::failed(tx, &key, Some(&intent.id), "captured before it could be released").await?
+            effects::failed(tx, &key, Some(&intent.id), "captured before it could be released").await?;
         }
         _ => return Err(JobError::Retry("Stripe has not released the payment yet".to_owned())),
     }

@@ -9,3 +9,4 @@
 
 mod mail;
 mod mailbox;
+mod stripe_sandbox;

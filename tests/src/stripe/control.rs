@@ -34,7 +34,8 @@ pub(super) fn routes() -> Route {
 
 /// Moves the clock and does what fell due.
 pub(super) fn advance(core: &Core, by: Duration) {
-    core.clock.advance(by);
+    core.clock
+        .advance(chrono::Duration::from_std(by).unwrap_or(chrono::Duration::MAX));
     if let Err(error) = core.run_unrequested(|_| Ok(())) {
         tracing::error!(?error, "an authorisation could not lapse");
     }
@@ -80,7 +81,7 @@ fn clear_faults(Data(core): Data<&Arc<Core>>) -> Response {
 
 #[handler]
 fn read_clock(Data(core): Data<&Arc<Core>>) -> Response {
-    json_reply(200, &json!({ "now": core.clock.now() }))
+    json_reply(200, &json!({ "now": core.now() }))
 }
 
 #[derive(Deserialize)]
@@ -92,7 +93,7 @@ struct Advance {
 #[handler]
 fn advance_clock(Json(by): Json<Advance>, Data(core): Data<&Arc<Core>>) -> Response {
     advance(core, Duration::from_secs(by.seconds));
-    json_reply(200, &json!({ "now": core.clock.now() }))
+    json_reply(200, &json!({ "now": core.now() }))
 }
 
 #[handler]

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use roost_shared::clock::Clock;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, Call, RequestRef, Settings};
-use super::clock::SandboxClock;
 use super::connections::Connections;
 use super::errors::ApiError;
 use super::faults::Faults;
@@ -20,7 +20,7 @@ use super::webhooks::Webhooks;
 #[derive(Debug)]
 pub(super) struct Core {
     pub settings: Settings,
-    pub clock: SandboxClock,
+    pub clock: Clock,
     pub account: Mutex<Account>,
     pub keys: Mutex<IdempotencyKeys>,
     pub faults: Arc<Mutex<Faults>>,
@@ -34,6 +34,11 @@ pub(super) struct Core {
 }
 
 impl Core {
+    /// The sandbox's time in seconds since the Unix epoch.
+    pub fn now(&self) -> i64 {
+        self.clock.now().timestamp()
+    }
+
     /// Runs one operation under the account's lock, after what was due by the clock, and hands
     /// the events it caused to delivery in their order.
     pub fn run<R>(
@@ -42,7 +47,7 @@ impl Core {
         operation: impl FnOnce(&mut Call<'_>) -> Result<R, ApiError>,
     ) -> Result<R, ApiError> {
         let mut account = locked(&self.account);
-        let now = self.clock.now();
+        let now = self.now();
         let settings = &self.settings;
         let nobody = RequestRef::default();
         let mut call = Call {
@@ -107,13 +112,12 @@ impl Core {
         account.events.iter().map(|event| event.to_json(version)).collect()
     }
 
-    /// Forgets everything but the webhook endpoints.
+    /// Forgets everything but the webhook endpoints and the time.
     pub fn reset(&self) {
         *locked(&self.account) = Account::default();
         *locked(&self.keys) = IdempotencyKeys::default();
         locked(&self.faults).clear();
         locked(&self.journal).clear();
         self.webhooks.clear_log();
-        self.clock.reset();
     }
 }

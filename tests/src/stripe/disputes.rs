@@ -90,7 +90,7 @@ impl Dispute {
             "payment_intent": self.payment_intent,
             "payment_method_details": {
                 "card": {"brand": self.brand, "case_type": "chargeback",
-                         "network_reason_code": "10.4"},
+                         "network": self.brand, "network_reason_code": "10.4"},
                 "type": "card",
             },
             "reason": self.reason,

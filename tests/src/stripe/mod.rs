@@ -15,7 +15,6 @@ mod account;
 mod balance;
 mod cards;
 mod charges;
-mod clock;
 mod connections;
 mod control;
 mod core;
@@ -45,6 +44,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use poem::{EndpointExt as _, Route, Server};
+use roost_shared::clock::Clock;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -55,7 +55,6 @@ use self::connections::{Connections, CuttableAcceptor};
 use self::core::Core;
 use self::errors::ApiError;
 
-pub use self::clock::SandboxClock;
 pub use self::faults::{Fault, FaultKind, FaultMatch};
 pub use self::journal::{Exchange, PaymentRecord, RequestLine};
 pub use self::payment_intents::IntentStatus;
@@ -67,10 +66,18 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The machine's time in milliseconds since the Unix epoch, for signatures and logs.
+fn machine_millis() -> i64 {
+    Clock::default().now().timestamp_millis()
+}
+
 /// How the sandbox is set up. The default listens on a free port and delivers no webhooks.
 #[derive(Clone, Debug)]
 pub struct SandboxConfig {
     pub listen: SocketAddr,
+    /// Decides when authorisations lapse, keys are pruned and balances become available; share it with the application
+    /// to move both. Webhook signatures are made by the machine's time, with which receivers compare them.
+    pub clock: Clock,
     pub webhook_endpoints: Vec<WebhookEndpoint>,
     pub retry: RetryPolicy,
     /// First attempts under way at the same time; 1 delivers events in their order.
@@ -91,6 +98,7 @@ impl Default for SandboxConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            clock: Clock::default(),
             webhook_endpoints: Vec::new(),
             retry: RetryPolicy::default(),
             webhook_concurrency: 1,
@@ -137,7 +145,7 @@ impl StripeSandbox {
                 authorisation_lifetime_seconds: i64::try_from(lifetime).unwrap_or(i64::MAX / 4),
                 fee_basis_points: config.fee_basis_points,
             },
-            clock: SandboxClock::default(),
+            clock: config.clock,
             account: Mutex::default(),
             keys: Mutex::default(),
             faults,
@@ -243,7 +251,7 @@ impl StripeSandbox {
     /// The sandbox's time in seconds since the Unix epoch.
     #[must_use]
     pub fn now(&self) -> i64 {
-        self.core.clock.now()
+        self.core.now()
     }
 
     /// Delivers an old event once more.

@@ -74,7 +74,7 @@ fn all_payments(Data(core): Data<&Arc<Core>>) -> Html<String> {
 
 #[handler]
 fn one_payment(Path(id): Path<String>, Data(core): Data<&Arc<Core>>) -> Response {
-    let Some(intent) = locked(&core.account).render(&id, core.clock.now()) else {
+    let Some(intent) = locked(&core.account).render(&id, core.now()) else {
         return StatusCode::NOT_FOUND.into();
     };
     let mut content = String::from("<p><a href=/>All payments</a>");
@@ -113,7 +113,7 @@ fn one_payment(Path(id): Path<String>, Data(core): Data<&Arc<Core>>) -> Response
         let _ = write!(content, "<tr><td>{event_id}<td>{kind}<td>{}", attempts.join(", "));
     }
     content.push_str("</table>");
-    if let Some(charge) = locked(&core.account).render(charge, core.clock.now()) {
+    if let Some(charge) = locked(&core.account).render(charge, core.now()) {
         let _ = write!(content, "<h2>Charge</h2><pre>{}</pre>", escape(&format!("{charge:#}")));
     }
     document(&id, &content).into_response()

@@ -14,7 +14,6 @@ use poem::{Addr, Body, Request, Response, handler};
 use serde_json::{Map, Value, json};
 
 use super::account::RequestRef;
-use super::clock::machine_millis;
 use super::core::Core;
 use super::errors::ApiError;
 use super::faults::{Fault, FaultKind};
@@ -22,7 +21,7 @@ use super::idempotency::{Admission, SavedReply};
 use super::ids::random;
 use super::journal::Exchange;
 use super::params::{Params, parse_form};
-use super::{locked, routes};
+use super::{locked, machine_millis, routes};
 
 /// A request taken apart, independent of the connection it came on.
 struct Incoming {
@@ -143,7 +142,7 @@ async fn process(
         return refusal(&error);
     }
     if let Some(key) = key {
-        let now = core.clock.now();
+        let now = core.now();
         match locked(&core.keys).admit(key, &incoming.path, params, now) {
             Err(error) => return refusal(&error),
             Ok(Admission::Replay(saved)) => {

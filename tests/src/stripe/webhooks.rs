@@ -16,11 +16,10 @@ use sha2::Sha256;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::clock::machine_millis;
 use super::events::Event;
 use super::faults::{FaultKind, Faults};
 use super::ids::new_id;
-use super::locked;
+use super::{locked, machine_millis};
 
 /// How long a held event waits for another one to overtake it, unless the fault says.
 const REORDER_PATIENCE: Duration = Duration::from_secs(1);
@@ -124,8 +123,8 @@ enum Message {
     Event(Event, String),
     /// An event sent again by hand: no fault concerns it.
     Again(Event, String),
-    /// The patience with a held event is over.
-    ReleaseHeld,
+    /// The patience with the held event of this id is over.
+    ReleaseHeld(String),
 }
 
 /// Delivery as the rest of the sandbox sees it.
@@ -223,7 +222,13 @@ impl Webhooks {
         while let Some(message) = messages.recv().await {
             match message {
                 Message::Again(event, body) => self.deliver(&event, &body).await,
-                Message::ReleaseHeld => {}
+                Message::ReleaseHeld(id) => {
+                    if let Some(position) = held.iter().position(|(event, _)| event.id == id) {
+                        let (event, body) = held.remove(position);
+                        self.deliver(&event, &body).await;
+                    }
+                    continue;
+                }
                 Message::Event(event, body) => {
                     let fault = locked(&self.faults).for_event(event.kind);
                     let delay = fault
@@ -231,9 +236,9 @@ impl Webhooks {
                         .map_or(Duration::ZERO, |fault| Duration::from_millis(fault.delay_ms));
                     match fault.map(|fault| fault.kind) {
                         Some(FaultKind::WebhookReorder) => {
-                            held.push((event, body));
                             let wait = if delay.is_zero() { REORDER_PATIENCE } else { delay };
-                            self.post_after(wait, Message::ReleaseHeld);
+                            self.post_after(wait, Message::ReleaseHeld(event.id.clone()));
+                            held.push((event, body));
                             continue;
                         }
                         Some(FaultKind::WebhookDelay) => {

@@ -4,6 +4,7 @@
 //! which fill a database with [`seed`] and show a booking with [`demo`]. [`mailbox`]: where mail goes. [`stripe`]: the
 //! Stripe that the worker talks to.
 
+pub mod app;
 pub mod database;
 pub mod demo;
 pub mod dev;

@@ -12,3 +12,4 @@ pub mod mailbox;
 pub mod seed;
 pub mod services;
 pub mod stripe;
+pub mod world;

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use rand::Rng;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
@@ -143,6 +144,29 @@ pub fn is_retryable(error: &sqlx::Error) -> bool {
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code)
         .is_some_and(|code| code == "40P01" || code == "40001")
+}
+
+/// The most times that a transaction is tried again.
+const MOST_RETRIES: u32 = 3;
+const RETRY_STEP_MILLISECONDS: u64 = 20;
+
+/// Counts how often a transaction was tried again.
+#[derive(Debug, Default)]
+pub struct Retries(u32);
+
+impl Retries {
+    /// Whether to begin anew: the error is retryable and there were not three of them yet. Waits a little first, at
+    /// random, so that two that met do not meet again.
+    pub async fn again(&mut self, error: &sqlx::Error) -> bool {
+        if self.0 >= MOST_RETRIES || !is_retryable(error) {
+            return false;
+        }
+        self.0 += 1;
+        metrics::counter!("roost_transactions_retried_total").increment(1);
+        let pause = rand::rng().random_range(0..RETRY_STEP_MILLISECONDS << self.0);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        true
+    }
 }
 
 /// The name of the constraint that refused, if one did.

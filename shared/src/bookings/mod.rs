@@ -22,7 +22,7 @@ use crate::properties::stay::{self, Stay, StayRefusal, property_today};
 use crate::properties::{PropertyStatus, lock_terms};
 
 pub use rules::{BookingState, RefundDecision};
-pub use store::{Booking, Filter, Side, TimelineEntry, get, list, lock, timeline};
+pub use store::{Booking, Filter, Progress, Side, TimelineEntry, get, list, lock, progress, timeline};
 
 /// How long the nights wait for a card.
 pub const HOLD: TimeDelta = TimeDelta::minutes(15);

@@ -102,6 +102,22 @@ impl BookingState {
         )
     }
 
+    /// Whether nothing is expected to happen to it any more. Money may still be on its way back, and a payment that
+    /// comes late can revive what expired.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        match self {
+            Self::Held | Self::PendingApproval | Self::Confirmed | Self::CheckedIn | Self::CheckedOut => false,
+            Self::Completed
+            | Self::Expired
+            | Self::Declined
+            | Self::CancelledByGuest
+            | Self::CancelledByHost
+            | Self::NoShow
+            | Self::PaymentFailed => true,
+        }
+    }
+
     /// Whether a card may be tried.
     #[must_use]
     pub const fn takes_payment(self) -> bool {

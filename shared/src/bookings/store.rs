@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::rules::{BookingState, CancellationTerms};
 use crate::db::Tx;
 use crate::money::Currency;
+use crate::payments::PaymentState;
 use crate::properties::CancellationPolicy;
 use crate::properties::pricing::PriceLine;
 use crate::properties::stay::Stay;
@@ -143,6 +144,52 @@ pub async fn lock(tx: &mut Tx, id: Uuid) -> Result<Option<Booking>, sqlx::Error>
     select_booking!("WHERE id = $1 FOR NO KEY UPDATE", id)
         .fetch_optional(tx.conn())
         .await
+}
+
+/// How far a booking has come: what those who wait for it want to know, read at one instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Where the booking stands.
+    pub state: BookingState,
+    /// Where its newest payment stands.
+    pub payment_state: Option<PaymentState>,
+    /// Counts changes of the booking.
+    pub version: i32,
+    /// When the booking or the payment last changed.
+    pub at: DateTime<Utc>,
+}
+
+impl Progress {
+    /// Whether the next step is up to our jobs alone: the nights are held and Stripe has not answered yet. Once the
+    /// card is authorised the confirmation is on its way; once it is refused or needs the guest, waiting is no use.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        self.state == BookingState::Held
+            && matches!(
+                self.payment_state,
+                Some(PaymentState::Pending | PaymentState::Authorized | PaymentState::Captured)
+            )
+    }
+}
+
+/// How far the booking has come, if there is one.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn progress(pool: &PgPool, id: Uuid) -> Result<Option<Progress>, sqlx::Error> {
+    sqlx::query_as!(
+        Progress,
+        r#"SELECT booking.state AS "state: BookingState", payment.state AS "payment_state?: PaymentState", version,
+                  greatest(booking.updated_at, payment.updated_at) AS "at!"
+           FROM bookings AS booking
+           LEFT JOIN LATERAL (
+               SELECT state, updated_at FROM payments WHERE booking_id = booking.id ORDER BY number DESC LIMIT 1
+           ) AS payment ON true
+           WHERE booking.id = $1"#,
+        id
+    )
+    .fetch_optional(pool)
+    .await
 }
 
 /// Whose bookings a list shows.

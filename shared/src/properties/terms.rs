@@ -1,5 +1,7 @@
 //! The terms on which a property is let, as a booking reads them under the property's lock.
 
+use std::collections::HashMap;
+
 use chrono::NaiveTime;
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
@@ -162,6 +164,17 @@ pub async fn lock_terms(tx: &mut Tx, property_id: Uuid) -> Result<Option<Propert
         .build_query_as()
         .fetch_optional(tx.conn())
         .await
+}
+
+/// What these properties are called, by id; for lists.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn titles(conn: &mut PgConnection, property_ids: &[Uuid]) -> Result<HashMap<Uuid, String>, sqlx::Error> {
+    let rows = sqlx::query!("SELECT id, title FROM properties WHERE id = ANY($1)", property_ids)
+        .fetch_all(conn)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.id, row.title)).collect())
 }
 
 #[cfg(test)]

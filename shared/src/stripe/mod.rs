@@ -1,7 +1,7 @@
 //! Stripe: the only place that names async-stripe.
 //!
 //! [`Gateway`] makes the calls a booking needs, each POST with an idempotency key that the caller derives from what
-//! it does. [`Failure`] says what a caller may conclude. [`webhook`] checks what Stripe sends.
+//! it does. [`Failure`] says what a caller may conclude. [`webhook`] checks what Stripe sends, [`events`] keeps it.
 
 mod client;
 pub mod events;

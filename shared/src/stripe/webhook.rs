@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use stripe_webhook::{Webhook, WebhookError};
 
+use crate::config::Secret;
+
 /// What is kept of an event: enough to read its object again at Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
@@ -62,14 +64,14 @@ struct EnvelopeObject {
 pub fn verify(
     body: &[u8],
     signature: Option<&str>,
-    secrets: &[String],
+    secrets: &[Secret],
     now: DateTime<Utc>,
 ) -> Result<Event, Rejection> {
     let signature = signature.ok_or(Rejection::MalformedSignature)?;
     let payload = std::str::from_utf8(body).map_err(|_| Rejection::NotAnEvent)?;
     let mut refusal = Rejection::WrongSignature;
     for secret in secrets {
-        match Webhook::construct_event_with_timestamp(payload, signature, secret, now.timestamp()) {
+        match Webhook::construct_event_with_timestamp(payload, signature, secret.expose(), now.timestamp()) {
             // A payload that async-stripe cannot type was still signed: what is needed of it is read below.
             Ok(_) | Err(WebhookError::BadParse(_)) => return read(payload),
             Err(WebhookError::BadTimestamp(_)) => refusal = Rejection::Stale,
@@ -114,7 +116,7 @@ mod tests {
     }
 
     fn check(signature: &str, secrets: &[&str], payload: &str) -> Result<Event, Rejection> {
-        let secrets: Vec<String> = secrets.iter().map(|secret| (*secret).to_owned()).collect();
+        let secrets: Vec<Secret> = secrets.iter().map(|secret| Secret::new(*secret)).collect();
         verify(payload.as_bytes(), Some(signature), &secrets, now())
     }
 

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use bytes::Bytes;
 use poem::{FromRequest, Request, RequestBody};
 use poem_openapi::payload::{Json, ParsePayload, Payload};
-use poem_openapi::registry::{MetaMediaType, MetaRequest, Registry};
+use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::ParseFromJSON;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
@@ -80,5 +80,86 @@ impl<'a, T: ParseFromJSON + 'static> ApiExtractor<'a> for JsonBody<T> {
         let value = T::parse_from_json(Some(value))
             .map_err(|error| ApiError::bad_request("invalid_body", error.into_message()))?;
         Ok(Self { value, raw })
+    }
+}
+
+/// A body that may be left out: `T` with nothing said then.
+#[derive(Debug)]
+pub struct OptionalJsonBody<T>(T);
+
+impl<T> OptionalJsonBody<T> {
+    /// The parsed body.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+impl<'a, T: ParseFromJSON + Default + 'static> ApiExtractor<'a> for OptionalJsonBody<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        JsonBody::<T>::request_meta().map(|meta| MetaRequest {
+            required: false,
+            ..meta
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<Self::ParamType>,
+    ) -> poem::Result<Self> {
+        let raw = <Bytes as FromRequest>::from_request(request, body).await?;
+        if raw.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        let mut body = RequestBody::new(raw.into());
+        let body: JsonBody<T> = JsonBody::from_request(request, &mut body, options).await?;
+        Ok(Self(body.into_inner()))
+    }
+}
+
+/// A JSON body that is not parsed: its bytes, for whoever has to check their signature.
+#[derive(Debug)]
+pub struct RawJson(Bytes);
+
+impl Deref for RawJson {
+    type Target = Bytes;
+
+    fn deref(&self) -> &Bytes {
+        &self.0
+    }
+}
+
+impl<'a> ApiExtractor<'a> for RawJson {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn request_meta() -> Option<MetaRequest> {
+        Some(MetaRequest {
+            description: None,
+            content: vec![MetaMediaType {
+                content_type: "application/json",
+                schema: MetaSchemaRef::Inline(Box::new(MetaSchema::new("object"))),
+            }],
+            required: true,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<Self::ParamType>,
+    ) -> poem::Result<Self> {
+        Ok(Self(<Bytes as FromRequest>::from_request(request, body).await?))
     }
 }

@@ -114,9 +114,9 @@ impl Idempotency {
     ///
     /// # Errors
     /// 422 `idempotency_key_reused` if the key came before with another body; 503 without Postgres.
-    pub async fn begin(self, state: &AppState, scope: &str, body: &Bytes) -> ApiResult<Begun> {
+    pub async fn begin(&self, state: &AppState, scope: &str, body: &Bytes) -> ApiResult<Begun> {
         let mut tx = state.db.begin().await?;
-        let Some(key) = self.key else {
+        let Some(key) = self.key.clone() else {
             return Ok(Begun::Work(Work { tx, claim: None }));
         };
         let mut hashes = Vec::new();
@@ -173,6 +173,45 @@ impl Idempotency {
                 "Another request with this Idempotency-Key is being worked on; send it again.",
             )),
         }
+    }
+
+    /// Replaces a reply that is already stored by one that says more, and sends that; the body alone changes. When
+    /// another request with the same key did so first, its reply is sent.
+    ///
+    /// # Errors
+    /// 503 without Postgres.
+    pub async fn restate<T: ToJSON + Type, const STATUS: u16>(
+        &self,
+        state: &AppState,
+        scope: &str,
+        mut reply: Reply<T, STATUS>,
+        body: &T,
+    ) -> ApiResult<Reply<T, STATUS>> {
+        let bytes = serde_json::to_vec(&body.to_json()).map_err(ApiError::internal)?;
+        if let Some(key) = &self.key {
+            let replaced = sqlx::query!(
+                "UPDATE idempotency_keys SET body = $4 WHERE scope = $1 AND key = $2 AND body = $3",
+                scope,
+                key,
+                &reply.stored.body[..],
+                bytes,
+            )
+            .execute(state.db.pool())
+            .await?;
+            if replaced.rows_affected() == 0 {
+                let other = sqlx::query_scalar!(
+                    "SELECT body FROM idempotency_keys WHERE scope = $1 AND key = $2",
+                    scope,
+                    key,
+                )
+                .fetch_optional(state.db.pool())
+                .await?;
+                reply.stored.body = other.flatten().unwrap_or(bytes).into();
+                return Ok(reply);
+            }
+        }
+        reply.stored.body = bytes.into();
+        Ok(reply)
     }
 }
 
@@ -242,6 +281,12 @@ pub struct Reply<T, const STATUS: u16> {
 }
 
 impl<T, const STATUS: u16> Reply<T, STATUS> {
+    /// The bytes that are sent.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.stored.body
+    }
+
     /// Adds a header, such as an ETag; a replay will not have it.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {

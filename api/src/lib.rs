@@ -13,6 +13,7 @@ pub mod idempotency;
 pub mod middleware;
 pub mod openapi;
 pub mod page;
+pub mod prefer;
 pub mod problem;
 pub mod ratelimit;
 pub mod request;
@@ -21,6 +22,7 @@ pub mod server;
 pub mod state;
 mod strict_json;
 pub mod validate;
+pub mod waiting;
 
 use std::sync::Arc;
 
@@ -33,19 +35,39 @@ use poem_openapi::{LicenseObject, OpenApiService, ServerObject};
 use serde_json::Value;
 
 use crate::openapi::Routes;
-use crate::rest::{auth::AuthApi, health::HealthApi, users::UsersApi};
+use crate::rest::auth::AuthApi;
+use crate::rest::booking_events::BookingEventsApi;
+use crate::rest::bookings::BookingsApi;
+use crate::rest::health::HealthApi;
+use crate::rest::payments::PaymentsApi;
+use crate::rest::stripe_webhook::StripeWebhookApi;
+use crate::rest::users::UsersApi;
 use crate::state::AppState;
 
-/// Every resource. A new one is a line here.
-fn resources(state: &AppState) -> (HealthApi, UsersApi, AuthApi) {
+/// Every resource: a new one is a line here, and one in [`resources`].
+type Resources = (
+    HealthApi,
+    UsersApi,
+    AuthApi,
+    BookingsApi,
+    BookingEventsApi,
+    PaymentsApi,
+    StripeWebhookApi,
+);
+
+fn resources(state: &AppState) -> Resources {
     (
         HealthApi(state.clone()),
         UsersApi(state.clone()),
         AuthApi(state.clone()),
+        BookingsApi(state.clone()),
+        BookingEventsApi(state.clone()),
+        PaymentsApi(state.clone()),
+        StripeWebhookApi(state.clone()),
     )
 }
 
-fn service(state: &AppState) -> OpenApiService<(HealthApi, UsersApi, AuthApi), ()> {
+fn service(state: &AppState) -> OpenApiService<Resources, ()> {
     OpenApiService::new(resources(state), "Roost", env!("CARGO_PKG_VERSION"))
         .summary("The backend of a stays marketplace")
         .description(include_str!("description.md"))
@@ -92,6 +114,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
                 .with_quality(CompressionLevel::Fastest)
                 .algorithms([CompressionAlgo::BR, CompressionAlgo::GZIP]),
         )
+        .around(middleware::streams::uncompressed)
         .map_to_response()
         .around(move |endpoint, request| {
             middleware::observe::observe(endpoint, state.clone(), Arc::clone(&routes), request)

@@ -48,7 +48,8 @@ impl Running {
 /// # Errors
 /// The address is taken or is none.
 pub async fn start(state: AppState, listen: &str) -> anyhow::Result<Running> {
-    run(crate::app(state)?, listen, "api").await
+    let stopping = state.stopping.clone();
+    run(crate::app(state)?, listen, "api", stopping).await
 }
 
 /// Serves `/metrics` at `listen`, for Prometheus.
@@ -67,10 +68,16 @@ pub async fn start_metrics(pool: PgPool, listen: &str) -> anyhow::Result<Running
             .content_type("text/plain; version=0.0.4; charset=utf-8")
             .body(handle.render())
     });
-    run(Route::new().at("/metrics", poem::get(page)), listen, "metrics").await
+    run(
+        Route::new().at("/metrics", poem::get(page)),
+        listen,
+        "metrics",
+        CancellationToken::new(),
+    )
+    .await
 }
 
-async fn run<E>(app: E, listen: &str, name: &'static str) -> anyhow::Result<Running>
+async fn run<E>(app: E, listen: &str, name: &'static str, stopping: CancellationToken) -> anyhow::Result<Running>
 where
     E: IntoEndpoint,
     E::Endpoint: Endpoint + 'static,
@@ -84,7 +91,6 @@ where
         .first()
         .and_then(|address| address.as_socket_addr().copied())
         .context("the listener has no address")?;
-    let stopping = CancellationToken::new();
     let app = app.into_endpoint();
     let server = Server::new_with_acceptor(acceptor)
         .name(name)

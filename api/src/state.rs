@@ -8,13 +8,16 @@ use roost_shared::clock::Clock;
 use roost_shared::config::Secret;
 use roost_shared::db::Db;
 use roost_shared::jobs::Publisher;
+use roost_shared::properties::quote::QuoteKey;
 use roost_shared::redis::Redis;
 use roost_shared::sessions::Sessions;
 use roost_shared::tokens::Tokens;
 use roost_shared::users::Passwords;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
 use crate::ratelimit::RateLimiter;
+use crate::waiting::Announcements;
 
 /// How this deployment is set up.
 #[derive(Clone, Debug)]
@@ -65,8 +68,14 @@ pub struct AppState {
     pub sessions: Sessions,
     /// Access tokens.
     pub tokens: Arc<Tokens>,
+    /// Signs quotes.
+    pub quote_key: QuoteKey,
     /// Bounds per client.
     pub limiter: RateLimiter,
+    /// Changes of bookings, for those who wait for one.
+    pub announcements: Announcements,
+    /// Cancelled when the server stops: what would go on for long ends then.
+    pub stopping: CancellationToken,
     /// How this deployment is set up.
     pub settings: Arc<Settings>,
 }
@@ -84,7 +93,16 @@ impl AppState {
             passwords: Passwords::new()?,
             sessions: Sessions::new(config.redis.clone()),
             tokens: Arc::new(Tokens::new(&config.jwt_secret, config.jwt_secret_previous.as_ref())?),
+            quote_key: QuoteKey::derive(
+                config.jwt_secret.expose().as_bytes(),
+                config
+                    .jwt_secret_previous
+                    .as_ref()
+                    .map(|secret| secret.expose().as_bytes()),
+            ),
             limiter: RateLimiter::new(config.redis.clone()),
+            announcements: Announcements::spawn(config.redis.clone()),
+            stopping: CancellationToken::new(),
             redis: config.redis,
             settings: Arc::new(config.settings),
         })

@@ -3,3 +3,4 @@
 pub mod cors;
 pub mod guard;
 pub mod observe;
+pub mod streams;

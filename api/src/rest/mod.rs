@@ -1,7 +1,14 @@
 //! The resources, one file each: what they look like on the wire, their operations, and how their refusals read.
 
 pub mod auth;
+pub mod booking_events;
+pub mod bookings;
 pub mod health;
+mod mirror;
+pub mod payments;
+pub mod prices;
+mod several;
+pub mod stripe_webhook;
 pub mod users;
 
 use poem_openapi::Tags;
@@ -14,6 +21,12 @@ pub enum Tag {
     /// Signing in and out, refreshing tokens, proving an e-mail address
     #[oai(rename = "Authentication")]
     Auth,
+    /// From the request to the end of the stay
+    Bookings,
+    /// Cards, and what was taken and paid back
+    Payments,
+    /// For Stripe, not for you
+    Webhooks,
     /// Whether this process is alive and ready
     Health,
 }

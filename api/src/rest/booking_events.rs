@@ -1,0 +1,161 @@
+//! A booking's changes as server-sent events, for a page that shows how the booking gets on.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use poem::web::sse::Event;
+use poem_openapi::param::{Header, Path};
+use poem_openapi::payload::EventStream;
+use poem_openapi::types::{Example, ToJSON};
+use poem_openapi::{Object, OpenApi};
+use roost_shared::bookings::{self, BookingError, Progress};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Tag;
+use super::bookings::objects::{BookingState, example_id, example_instant};
+use super::bookings::reads::is_party;
+use super::payments::PaymentState;
+use crate::auth::Auth;
+use crate::error::ApiResult;
+use crate::state::AppState;
+use crate::waiting::Changes;
+
+/// How long a stream lasts; a client that still cares opens another one.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
+/// How often a comment keeps proxies from closing a silent stream.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// The events of bookings.
+pub struct BookingEventsApi(pub AppState);
+
+/// Where a booking stands: the `data` of an event.
+#[derive(Clone, Debug, PartialEq, Eq, Object)]
+#[oai(example)]
+pub struct BookingProgress {
+    /// The booking
+    pub id: Uuid,
+    /// Where it stands
+    pub state: BookingState,
+    /// Where its latest card stands
+    pub payment_state: Option<PaymentState>,
+    /// Counts changes of the booking
+    pub version: i32,
+    /// When the booking or its payment last changed
+    pub at: DateTime<Utc>,
+}
+
+impl BookingProgress {
+    fn new(id: Uuid, progress: Progress) -> Self {
+        Self {
+            id,
+            state: progress.state.into(),
+            payment_state: progress.payment_state.map(PaymentState::from),
+            version: progress.version,
+            at: progress.at,
+        }
+    }
+}
+
+impl Example for BookingProgress {
+    fn example() -> Self {
+        Self {
+            id: example_id(2),
+            state: BookingState::Confirmed,
+            payment_state: Some(PaymentState::Captured),
+            version: 2,
+            at: example_instant(),
+        }
+    }
+}
+
+#[OpenApi(tag = "Tag::Bookings")]
+impl BookingEventsApi {
+    /// Follow a booking
+    ///
+    /// Server-sent events for its guest and host: first how the booking stands, then each change of the booking or of
+    /// its payment. Each is `event: booking` with the booking's version as `id` and a JSON object as `data`; comments
+    /// in between keep the connection open. The stream ends when the booking has ended, or after 30 minutes. A client that
+    /// reconnects, with or without `Last-Event-ID`, gets how it stands then: nothing has to be made up for.
+    #[oai(
+        path = "/bookings/:booking_id/events",
+        method = "get",
+        operation_id = "follow_booking"
+    )]
+    async fn follow(
+        &self,
+        auth: Auth,
+        /// The booking
+        booking_id: Path<Uuid>,
+        /// Sent by browsers that reconnect; not needed
+        #[oai(name = "Last-Event-ID")]
+        _last_event_id: Header<Option<String>>,
+    ) -> ApiResult<EventStream<BoxStream<'static, BookingProgress>>> {
+        let booking = bookings::get(&mut *self.0.db.pool().acquire().await?, booking_id.0).await?;
+        booking
+            .filter(|booking| is_party(booking, auth.user_id))
+            .ok_or(BookingError::NoSuchBooking)?;
+        let events = changes(self.0.clone(), booking_id.0).boxed();
+        Ok(EventStream::new(events).keep_alive(KEEP_ALIVE).to_event(|progress| {
+            Event::message(progress.to_json_string())
+                .event_type("booking")
+                .id(progress.version.to_string())
+        }))
+    }
+}
+
+struct Follower {
+    state: AppState,
+    booking_id: Uuid,
+    changes: Changes,
+    last: Option<Progress>,
+    until: Instant,
+}
+
+fn changes(state: AppState, booking_id: Uuid) -> impl futures::Stream<Item = BookingProgress> + Send + 'static {
+    let follower = Follower {
+        changes: state.announcements.of(booking_id),
+        state,
+        booking_id,
+        last: None,
+        until: Instant::now() + LONGEST,
+    };
+    stream::unfold(follower, |mut follower| async move {
+        let progress = follower.next().await?;
+        Some((BookingProgress::new(follower.booking_id, progress), follower))
+    })
+}
+
+impl Follower {
+    /// The next thing to tell; nothing once the booking, the time or the server has ended.
+    async fn next(&mut self) -> Option<Progress> {
+        if self.last.is_some_and(|last| last.state.is_final()) {
+            return None;
+        }
+        let stopping = self.state.stopping.clone();
+        let until = self.until;
+        tokio::select! {
+            progress = self.change() => progress,
+            () = tokio::time::sleep_until(until) => None,
+            () = stopping.cancelled() => None,
+        }
+    }
+
+    async fn change(&mut self) -> Option<Progress> {
+        loop {
+            match bookings::progress(self.state.db.pool(), self.booking_id).await {
+                Ok(None) => return None,
+                Ok(Some(progress)) if self.last != Some(progress) => {
+                    self.last = Some(progress);
+                    return Some(progress);
+                }
+                Ok(Some(_)) => {}
+                // The stream outlives a database that is away for a moment.
+                Err(error) => tracing::warn!(%error, "booking not read for its followers"),
+            }
+            self.changes.next().await;
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Reading bookings, at once or once their card has answered.
+
+use poem::{IntoResponse, Response};
+use poem_openapi::ApiResponse;
+use poem_openapi::payload::Json;
+use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
+use poem_openapi::types::{ToJSON, Type};
+use roost_shared::bookings::{self, Booking as Row, BookingError};
+use roost_shared::payments;
+use roost_shared::properties::terms;
+use sqlx::PgConnection;
+use std::collections::HashMap;
+use uuid::Uuid;
+
+use super::objects::{Booking, BookingSummary, CancellationQuote, Parts};
+use crate::error::{ApiError, ApiResult};
+use crate::page::{PageRequest, Paged};
+use crate::prefer::{APPLIED_HEADER, Wait};
+use crate::state::AppState;
+
+/// A `T` whose reply may have been held.
+#[derive(Debug)]
+pub struct Held<T> {
+    body: T,
+    wait: Option<Wait>,
+}
+
+impl<T: ToJSON> IntoResponse for Held<T> {
+    fn into_response(self) -> Response {
+        let mut response = Json(self.body).into_response();
+        if let Some(wait) = self.wait {
+            response.headers_mut().insert(APPLIED_HEADER, wait.applied());
+        }
+        response
+    }
+}
+
+impl<T: ToJSON + Type> ApiResponse for Held<T> {
+    fn meta() -> MetaResponses {
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: "The booking",
+                status: Some(200),
+                status_range: None,
+                content: vec![MetaMediaType {
+                    content_type: "application/json",
+                    schema: T::schema_ref(),
+                }],
+                headers: vec![MetaHeader {
+                    name: APPLIED_HEADER.as_str().to_uppercase(),
+                    description: Some(
+                        "`wait=N`: how long the reply would have been held at most, if asked to be".to_owned(),
+                    ),
+                    required: false,
+                    deprecated: false,
+                    schema: String::schema_ref(),
+                }],
+            }],
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+/// One booking, for its guest and host.
+pub async fn one(state: &AppState, user_id: Uuid, booking_id: Uuid, wait: Option<Wait>) -> ApiResult<Held<Booking>> {
+    if let Some(wait) = wait {
+        // A stranger is told at once.
+        let booking = bookings::get(&mut *state.db.pool().acquire().await?, booking_id).await?;
+        booking
+            .filter(|booking| is_party(booking, user_id))
+            .ok_or(BookingError::NoSuchBooking)?;
+        settled(state, booking_id, wait).await;
+    }
+    let body = view(state, user_id, booking_id).await?;
+    Ok(Held { body, wait })
+}
+
+/// The booking as it is now, for its guest and host.
+pub async fn view(state: &AppState, user_id: Uuid, booking_id: Uuid) -> ApiResult<Booking> {
+    // One snapshot, so that booking, payment and timeline tell the same story.
+    let mut snapshot = state
+        .db
+        .pool()
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await?;
+    let booking = bookings::get(&mut snapshot, booking_id)
+        .await?
+        .filter(|booking| is_party(booking, user_id))
+        .ok_or(BookingError::NoSuchBooking)?;
+    let parts = complete(&mut snapshot, booking).await?;
+    snapshot.commit().await?;
+    Ok(parts.seen_by(user_id))
+}
+
+/// Reads what belongs to a booking.
+pub async fn complete(conn: &mut PgConnection, booking: Row) -> Result<Parts, sqlx::Error> {
+    Ok(Parts {
+        payment: payments::latest_of(conn, booking.id).await?,
+        property_title: title(conn, booking.property_id).await?,
+        timeline: bookings::timeline(conn, booking.id).await?,
+        booking,
+    })
+}
+
+/// What a property is called.
+pub async fn title(conn: &mut PgConnection, property_id: Uuid) -> Result<String, sqlx::Error> {
+    let mut titles = terms::titles(conn, &[property_id]).await?;
+    Ok(titles.remove(&property_id).unwrap_or_default())
+}
+
+/// Returns once the booking's next step is not up to our jobs any more, or the time is up.
+pub async fn settled(state: &AppState, booking_id: Uuid, wait: Wait) {
+    let mut changes = state.announcements.of(booking_id);
+    let watch = async {
+        loop {
+            match bookings::progress(state.db.pool(), booking_id).await {
+                Ok(Some(progress)) if progress.is_transient() => changes.next().await,
+                // A failure is the caller's to see when it reads the booking.
+                _ => return,
+            }
+        }
+    };
+    let _in_time = tokio::time::timeout(wait.duration(), watch).await;
+}
+
+/// A page of a user's bookings: three statements, whatever its length.
+pub async fn list(
+    state: &AppState,
+    user_id: Uuid,
+    filter: &bookings::Filter,
+    page: PageRequest<Uuid>,
+) -> ApiResult<Paged<BookingSummary>> {
+    let pool = state.db.pool();
+    let rows = bookings::list(pool, user_id, filter).await?;
+    let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+    let mut property_ids: Vec<Uuid> = rows.iter().map(|row| row.property_id).collect();
+    property_ids.sort_unstable();
+    property_ids.dedup();
+    let payments = payments::latest_of_each(pool, &ids).await?;
+    let states: HashMap<Uuid, payments::PaymentState> = payments
+        .into_iter()
+        .map(|payment| (payment.booking_id, payment.state))
+        .collect();
+    let titles = terms::titles(&mut *pool.acquire().await?, &property_ids).await?;
+    Ok(page.reply(
+        rows,
+        |row| row.id,
+        |row| {
+            let title = titles.get(&row.property_id).cloned().unwrap_or_default();
+            let payment_state = states.get(&row.id).copied();
+            BookingSummary::new(&row, title, payment_state)
+        },
+    ))
+}
+
+/// What cancelling now would pay back.
+pub async fn cancellation_quote(
+    state: &AppState,
+    user_id: Uuid,
+    booking_id: Uuid,
+) -> ApiResult<Json<CancellationQuote>> {
+    let booking = bookings::get(&mut *state.db.pool().acquire().await?, booking_id)
+        .await?
+        .filter(|booking| is_party(booking, user_id))
+        .ok_or(BookingError::NoSuchBooking)?;
+    if !booking.state.can_be_cancelled() {
+        return Err(ApiError::from(BookingError::WrongState {
+            state: booking.state,
+            verb: "cancelled",
+        }));
+    }
+    let by_host = booking.host_id == user_id;
+    Ok(Json(CancellationQuote::new(&booking, by_host, state.clock.now())))
+}
+
+/// Whether the user is the booking's guest or host.
+pub fn is_party(booking: &Row, user_id: Uuid) -> bool {
+    booking.guest_id == user_id || booking.host_id == user_id
+}

@@ -7,6 +7,7 @@
     reason = "every function here is part of a test"
 )]
 
+mod engine;
 mod mail;
 mod mailbox;
 mod stripe_sandbox;

@@ -118,7 +118,7 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
         .env("METRICS_LISTEN", &worker_metrics);
 
     let mailbox_url = if given("SMTP_URL").is_none() {
-        let (smtp, http) = (free_port(None)?, free_port(None)?);
+        let (smtp, http) = (free_port(None)?, free_port(Some(8025))?);
         let mut mailbox = stack.command("mailbox")?;
         mailbox.args([
             "--smtp-listen",
@@ -135,7 +135,7 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
         None
     };
     let stripe_api_base = if given("STRIPE_SECRET_KEY").is_none() {
-        let port = free_port(None)?;
+        let port = free_port(Some(12111))?;
         let mut sandbox = stack.command("stripe-sandbox")?;
         sandbox.args(["--listen", &format!("127.0.0.1:{port}")]);
         sandbox.args([

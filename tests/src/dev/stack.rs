@@ -75,7 +75,8 @@ impl Stack {
     /// Starts a program that stays, logging to `.roost/log/NAME.log`.
     pub fn start(&mut self, name: &str, mut command: Command) -> Result<()> {
         let log = open_log(&self.services.instance().log(name))?;
-        command.stdout(log.try_clone()?).stderr(log);
+        // No colours: what they write goes to a file.
+        command.env("NO_COLOR", "1").stdout(log.try_clone()?).stderr(log);
         let child = self
             .services
             .instance()

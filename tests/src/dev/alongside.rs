@@ -36,7 +36,7 @@ pub async fn alongside(durability: Durability, command: &[String]) -> Result<u8>
             () = tokio::time::sleep(std::time::Duration::from_millis(50)) => {}
         }
     };
-    signals.exit_on_next();
+    signals.exit_on(if interrupted { 1 } else { 2 });
     tokio::task::spawn_blocking(move || {
         drop(process);
         drop(services);

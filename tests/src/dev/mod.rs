@@ -38,10 +38,13 @@ impl StopSignals {
         }
     }
 
-    /// From now on the next signal ends this process at once; the watchdog stops what is still up.
-    fn exit_on_next(mut self) {
+    /// From now on this many signals end this process at once; the watchdog stops what is still up. When we stop for
+    /// another reason a first signal may be on its way already, and means no more than that.
+    fn exit_on(mut self, count: u32) {
         tokio::spawn(async move {
-            self.next().await;
+            for _ in 0..count {
+                self.next().await;
+            }
             std::process::exit(130);
         });
     }

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::{
     RunEnv, StopSignals,
@@ -47,13 +47,16 @@ pub async fn run(goal: Goal, out: &mut impl Write) -> Result<()> {
     .await?;
     let mut stack = Stack::new(services)?;
 
-    let finished = tokio::select! {
-        () = signals.next() => Ok(()),
-        result = bring_up(&mut stack, goal, begun, &env_file, out) => result,
+    let (finished, asked_to_stop) = tokio::select! {
+        () = signals.next() => match goal {
+            Goal::Serve => (Ok(()), true),
+            Goal::Demo => (Err(anyhow!("stopped by a signal before the demo was through")), true),
+        },
+        result = bring_up(&mut stack, goal, begun, &env_file, out) => (result, false),
     };
     let _ = fs::remove_file(&env_file);
     // Whoever is impatient presses Ctrl-C again.
-    signals.exit_on_next();
+    signals.exit_on(if asked_to_stop { 1 } else { 2 });
     let stopping = Instant::now();
     let data_kept = root.display().to_string();
     tokio::task::spawn_blocking(move || drop(stack)).await?;
@@ -69,7 +72,7 @@ async fn bring_up(stack: &mut Stack, goal: Goal, begun: Instant, env_file: &Path
     step(out, "migrations", async || {
         let mut command = stack.command("roost-api")?;
         command.arg("migrate");
-        stack.finish("roost-api migrate", command)
+        stack.finish("roost-api migrate", command).await
     })
     .await?;
     let database_url = stack.services().database_url().to_owned();

@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -56,12 +56,11 @@ impl Stack {
         Ok(command)
     }
 
-    /// Runs a program to its end; its output is shown only when it fails.
-    pub fn finish(&self, name: &str, mut command: Command) -> Result<()> {
-        let out = command
-            .stdin(std::process::Stdio::null())
-            .output()
-            .with_context(|| format!("running {name}"))?;
+    /// Runs a program to its end; its output is shown only when it fails. Dropping the future kills it.
+    pub async fn finish(&self, name: &str, command: Command) -> Result<()> {
+        let mut command = tokio::process::Command::from(command);
+        command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
+        let out = command.output().await.with_context(|| format!("running {name}"))?;
         ensure!(
             out.status.success(),
             "{name} failed ({}):\n{}{}",

@@ -16,7 +16,7 @@ static DOCUMENT: LazyLock<Value> =
 static SCHEMAS: LazyLock<Value> = LazyLock::new(|| to_json_schema(&DOCUMENT["components"]["schemas"]));
 
 /// Fails when anything the sandbox received or sent is not as published.
-pub(super) fn check(sandbox: &StripeSandbox) {
+pub(crate) fn check(sandbox: &StripeSandbox) {
     let exchanges = sandbox.exchanges();
     assert!(!exchanges.is_empty(), "a test of the sandbox that asked nothing");
     for exchange in &exchanges {

@@ -1,10 +1,11 @@
 //! The Stripe sandbox behaves like Stripe: driven through async-stripe and plain HTTP, each test
 //! with a sandbox of its own, every exchange checked against Stripe's OpenAPI document.
 
-mod contract;
+pub(crate) mod contract;
 mod faults;
 mod idempotency;
 mod payments;
+mod process;
 mod receiver;
 mod refunds;
 mod webhooks;

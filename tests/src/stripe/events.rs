@@ -18,7 +18,8 @@ pub(super) struct Event {
     pub id: String,
     pub created: i64,
     pub kind: &'static str,
-    object: Value,
+    /// The object as text: a tree of it would take several times the memory, and a bench makes many.
+    object: Arc<str>,
     previous: Option<Value>,
     request: RequestRef,
     /// Endpoints that have not answered 2xx yet.
@@ -36,8 +37,13 @@ impl Row for Event {
 }
 
 impl Event {
+    /// Endpoints still to answer; an event sent again can be taken more often than it was owed.
+    fn pending_webhooks(&self) -> i64 {
+        self.pending.load(Ordering::SeqCst).max(0)
+    }
+
     pub fn to_json(&self, api_version: &str) -> Value {
-        let mut data = json!({ "object": self.object });
+        let mut data = json!({ "object": serde_json::from_str::<Value>(&self.object).unwrap_or_default() });
         if let Some(previous) = &self.previous {
             data["previous_attributes"] = previous.clone();
         }
@@ -48,7 +54,7 @@ impl Event {
             "created": self.created,
             "data": data,
             "livemode": false,
-            "pending_webhooks": self.pending.load(Ordering::SeqCst),
+            "pending_webhooks": self.pending_webhooks(),
             "request": {"id": self.request.id, "idempotency_key": self.request.idempotency_key},
             "type": self.kind,
         })
@@ -70,7 +76,7 @@ impl Call<'_> {
             id: new_id("evt"),
             created: self.now,
             kind,
-            object,
+            object: object.to_string().into(),
             previous,
             request: self.request.clone(),
             pending: Arc::new(AtomicI64::new(0)),
@@ -96,8 +102,7 @@ impl Call<'_> {
                     Some(prefix) => event.kind.starts_with(prefix),
                     None => event.kind == kind,
                 });
-            let pending = event.pending.load(Ordering::SeqCst);
-            kind_fits && delivered.is_none_or(|delivered| delivered == (pending == 0))
+            kind_fits && delivered.is_none_or(|delivered| delivered == (event.pending_webhooks() == 0))
         };
         let (events, more) = self.account.events.page(&paging, wanted)?;
         let version = &self.settings.api_version;

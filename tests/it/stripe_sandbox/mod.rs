@@ -8,6 +8,7 @@ mod payments;
 mod process;
 mod receiver;
 mod refunds;
+mod requests;
 mod webhooks;
 
 use std::time::Duration;

@@ -31,7 +31,7 @@ pub use config::{Command, Options};
 pub use context::Context;
 pub use error::JobError;
 pub use handler::{DONE, Done, Handler, Registry};
-pub use observe::{healthcheck, metrics_recorder, serve_metrics};
+pub use observe::{healthcheck, serve_metrics};
 
 use email::{Links, Mailer};
 use engine::{Engine, Loops};

@@ -3,7 +3,7 @@
 use clap::Parser;
 use roost_shared::clock::Clock;
 use roost_shared::telemetry;
-use roost_worker::{Command, Options, Worker, healthcheck, jobs, metrics_recorder, serve_metrics};
+use roost_worker::{Command, Options, Worker, healthcheck, jobs, serve_metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ async fn main() -> anyhow::Result<()> {
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed"))?;
     let stop = CancellationToken::new();
-    serve_metrics(options.metrics_listen, metrics_recorder()?, stop.clone()).await?;
+    serve_metrics(options.metrics_listen, stop.clone()).await?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let worker = Worker::start(&options, jobs::registry(), Clock::default())?;
     tracing::info!("working");

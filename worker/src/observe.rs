@@ -10,32 +10,17 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-
-const LATENCIES: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
-
-/// Installs the process's metrics recorder.
-///
-/// # Errors
-/// One is installed already.
-pub fn metrics_recorder() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCIES)?
-        .install_recorder()
-}
 
 /// Serves until `stop`.
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub async fn serve_metrics(
-    address: SocketAddr,
-    handle: PrometheusHandle,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
+pub async fn serve_metrics(address: SocketAddr, stop: CancellationToken) -> std::io::Result<()> {
+    let handle = roost_shared::telemetry::metrics();
     let listener = TcpListener::bind(address).await?;
     tracing::info!(address = %listener.local_addr()?, "metrics and health");
     tokio::spawn(async move {

@@ -49,5 +49,7 @@ CREATE INDEX properties_by_rating ON properties ((-rating_hundredths), id)
     WHERE status = 'listed';
 -- For the rare amenity; a common one is met soon on the way through the others.
 CREATE INDEX properties_by_amenity ON properties USING gin (amenities) WHERE status = 'listed';
+-- For a narrow range of prices.
+CREATE INDEX properties_by_price ON properties (nightly_rate_minor) WHERE status = 'listed';
 -- A host's own, drafts and archived ones as well.
 CREATE INDEX properties_by_host ON properties (host_id, (-rating_hundredths), id);

@@ -10,4 +10,5 @@
 mod engine;
 mod mail;
 mod mailbox;
+mod search_plans;
 mod stripe_sandbox;

@@ -74,14 +74,24 @@ impl Position {
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn search(conn: &mut PgConnection, search: &Search, limit: i64) -> Result<Vec<Property>, sqlx::Error> {
-    statement(search, limit).build_query_as().fetch_all(conn).await
+    statement("", search, limit).build_query_as().fetch_all(conn).await
 }
 
-/// The statement of a search, for whoever runs it or wants its plan.
-#[must_use]
-pub fn statement(search: &Search, limit: i64) -> QueryBuilder<Postgres> {
+/// How Postgres would run a search: the lines of its `EXPLAIN`.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn plan(conn: &mut PgConnection, search: &Search, limit: i64) -> Result<Vec<String>, sqlx::Error> {
+    statement("EXPLAIN ", search, limit)
+        .build_query_scalar()
+        .fetch_all(conn)
+        .await
+}
+
+fn statement(prefix: &'static str, search: &Search, limit: i64) -> QueryBuilder<Postgres> {
+    let mut sql = QueryBuilder::new(prefix);
     // The inner query asks for nothing that its index does not hold, so that only the rows of the page are read.
-    let mut sql = QueryBuilder::new(concat!(
+    sql.push(concat!(
         select_property!(),
         "JOIN (SELECT id FROM properties AS property WHERE "
     ));

@@ -2,9 +2,11 @@
 
 use std::ops::Deref;
 
-use poem::Request;
-use poem_openapi::SecurityScheme;
+use poem::http::header::AUTHORIZATION;
+use poem::{Request, RequestBody};
 use poem_openapi::auth::Bearer;
+use poem_openapi::registry::Registry;
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions, SecurityScheme};
 use roost_shared::telemetry::TraceContext;
 use roost_shared::tokens::TokenError;
 use roost_shared::users::Role;
@@ -42,6 +44,51 @@ impl Deref for Auth {
 
     fn deref(&self) -> &Identity {
         &self.0
+    }
+}
+
+/// An access token where none is needed: with one, more is shown. One that is not valid is refused all the same.
+#[derive(Debug)]
+pub struct MaybeAuth(Option<Auth>);
+
+impl MaybeAuth {
+    /// The signed-in user, if somebody is.
+    #[must_use]
+    pub fn user_id(&self) -> Option<Uuid> {
+        self.0.as_ref().map(|auth| auth.user_id)
+    }
+}
+
+impl<'a> ApiExtractor<'a> for MaybeAuth {
+    const TYPES: &'static [ApiExtractorType] = Auth::TYPES;
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        Auth::register(registry);
+    }
+
+    fn security_schemes() -> Vec<&'static str> {
+        Auth::security_schemes()
+    }
+
+    fn has_security_fallback() -> bool {
+        true
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        if request.headers().contains_key(AUTHORIZATION) {
+            Auth::from_request(request, body, options)
+                .await
+                .map(|auth| Self(Some(auth)))
+        } else {
+            Ok(Self(None))
+        }
     }
 }
 

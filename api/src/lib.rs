@@ -6,9 +6,11 @@
 
 pub mod auth;
 pub mod body;
+pub mod cache;
 pub mod cli;
 pub mod client;
 pub mod error;
+pub mod etag;
 pub mod idempotency;
 pub mod middleware;
 pub mod openapi;
@@ -40,6 +42,8 @@ use crate::rest::booking_events::BookingEventsApi;
 use crate::rest::bookings::BookingsApi;
 use crate::rest::health::HealthApi;
 use crate::rest::payments::PaymentsApi;
+use crate::rest::properties::PropertiesApi;
+use crate::rest::quotes::QuotesApi;
 use crate::rest::stripe_webhook::StripeWebhookApi;
 use crate::rest::users::UsersApi;
 use crate::state::AppState;
@@ -49,6 +53,8 @@ type Resources = (
     HealthApi,
     UsersApi,
     AuthApi,
+    PropertiesApi,
+    QuotesApi,
     BookingsApi,
     BookingEventsApi,
     PaymentsApi,
@@ -60,6 +66,8 @@ fn resources(state: &AppState) -> Resources {
         HealthApi(state.clone()),
         UsersApi(state.clone()),
         AuthApi(state.clone()),
+        PropertiesApi(state.clone()),
+        QuotesApi(state.clone()),
         BookingsApi(state.clone()),
         BookingEventsApi(state.clone()),
         PaymentsApi(state.clone()),
@@ -80,7 +88,9 @@ fn service(state: &AppState) -> OpenApiService<Resources, ()> {
 /// # Errors
 /// poem-openapi's document is not JSON, which does not happen.
 pub fn document(state: &AppState) -> Result<Value, serde_json::Error> {
-    openapi::refine(&service(state).spec())
+    let mut document = openapi::refine(&service(state).spec())?;
+    rest::properties::state_limits(&mut document);
+    Ok(document)
 }
 
 /// The whole API as an endpoint that never fails: every failure is a reply.

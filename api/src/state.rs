@@ -16,6 +16,7 @@ use roost_shared::users::Passwords;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::cache::PropertyCache;
 use crate::ratelimit::RateLimiter;
 use crate::waiting::Announcements;
 
@@ -70,6 +71,8 @@ pub struct AppState {
     pub tokens: Arc<Tokens>,
     /// Signs quotes.
     pub quote_key: QuoteKey,
+    /// Listed properties, ready to be sent.
+    pub properties: PropertyCache,
     /// Bounds per client.
     pub limiter: RateLimiter,
     /// Changes of bookings, for those who wait for one.
@@ -88,6 +91,7 @@ impl AppState {
     pub fn new(config: AppConfig) -> anyhow::Result<Self> {
         let publisher = Publisher::spawn(config.pool.clone(), &config.redis).context("starting the publisher")?;
         Ok(Self {
+            properties: PropertyCache::spawn(config.pool.clone(), &config.redis),
             db: Db::new(config.pool, publisher, config.clock.clone()),
             clock: config.clock,
             passwords: Passwords::new()?,

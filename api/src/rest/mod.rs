@@ -7,6 +7,8 @@ pub mod health;
 mod mirror;
 pub mod payments;
 pub mod prices;
+pub mod properties;
+pub mod quotes;
 mod several;
 pub mod stripe_webhook;
 pub mod users;
@@ -21,6 +23,8 @@ pub enum Tag {
     /// Signing in and out, refreshing tokens, proving an e-mail address
     #[oai(rename = "Authentication")]
     Auth,
+    /// Listing places to stay, finding one, and what a stay costs
+    Properties,
     /// From the request to the end of the stay
     Bookings,
     /// Cards, and what was taken and paid back

@@ -141,12 +141,12 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Property>, 
         .await
 }
 
-/// Locks the property for a change by `user_id`, who read it at version `expected`, if that was said.
+/// Locks the property for a change by `user_id`, who read it at one of the versions `expected`, if that was said.
 async fn lock_for_change(
     tx: &mut Tx,
     user_id: Uuid,
     id: Uuid,
-    expected: Option<i32>,
+    expected: Option<&[i32]>,
 ) -> Result<Property, PropertyError> {
     let property: Option<Property> = sqlx::query_as(concat!(select_property!(), "WHERE id = $1 FOR NO KEY UPDATE"))
         .bind(id)
@@ -158,7 +158,7 @@ async fn lock_for_change(
     if property.host_id != user_id {
         return Err(PropertyError::NotYours);
     }
-    if expected.is_some_and(|expected| expected != property.version) {
+    if expected.is_some_and(|expected| !expected.contains(&property.version)) {
         return Err(PropertyError::VersionConflict {
             current: property.version,
         });
@@ -166,7 +166,7 @@ async fn lock_for_change(
     Ok(property)
 }
 
-/// Changes a property as `change` says. What was booked already stays as it was.
+/// Changes a property as `change` says, which refuses what cannot be. What was booked already stays as it was.
 ///
 /// # Errors
 /// See [`PropertyError`].
@@ -174,16 +174,14 @@ pub async fn update(
     tx: &mut Tx,
     user_id: Uuid,
     id: Uuid,
-    expected: Option<i32>,
-    change: impl FnOnce(&mut PropertyDetails),
+    expected: Option<&[i32]>,
+    change: impl FnOnce(PropertyDetails) -> Result<PropertyDetails, Vec<Violation>>,
 ) -> Result<Property, PropertyError> {
     let mut property = lock_for_change(tx, user_id, id, expected).await?;
     if property.details.status == PropertyStatus::Archived {
         return Err(PropertyError::Archived);
     }
-    let mut details = property.details.clone();
-    change(&mut details);
-    let details = accepted(details)?;
+    let details = accepted(change(property.details.clone()).map_err(PropertyError::Invalid)?)?;
     if details.status == PropertyStatus::Archived {
         return Err(PropertyError::Invalid(vec![Violation {
             field: "status",
@@ -237,7 +235,12 @@ pub async fn update(
 ///
 /// # Errors
 /// See [`PropertyError`]; archiving what is archived is no error.
-pub async fn archive(tx: &mut Tx, user_id: Uuid, id: Uuid, expected: Option<i32>) -> Result<Property, PropertyError> {
+pub async fn archive(
+    tx: &mut Tx,
+    user_id: Uuid,
+    id: Uuid,
+    expected: Option<&[i32]>,
+) -> Result<Property, PropertyError> {
     let mut property = lock_for_change(tx, user_id, id, expected).await?;
     if property.details.status == PropertyStatus::Archived {
         return Ok(property);

@@ -74,10 +74,10 @@ impl LineKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PriceError {
     /// There is no night in it.
-    #[error("a stay has at least one night")]
+    #[error("must be after check_in")]
     NoNights,
     /// More than one charge can be.
-    #[error("the total is over {MAX_TOTAL_MINOR} minor units, the most that can be charged at once")]
+    #[error("makes the stay cost more than {MAX_TOTAL_MINOR} minor units, the most that can be charged at once")]
     TooHigh,
 }
 

@@ -80,12 +80,20 @@ pub struct Property {
     /// Counts, from 1, the changes of anything that is shown here.
     pub version: i32,
     /// When it was created.
+    #[serde(serialize_with = "rfc3339")]
     pub created_at: DateTime<Utc>,
     /// When it last changed.
+    #[serde(serialize_with = "rfc3339")]
     pub updated_at: DateTime<Utc>,
 }
 
 impl Property {
+    /// The mean of its reviews in stars; none without reviews.
+    #[must_use]
+    pub fn rating(&self) -> Option<f64> {
+        (self.rating_hundredths != 0).then(|| f64::from(self.rating_hundredths) / 100.0)
+    }
+
     /// Whether everybody may see it.
     #[must_use]
     pub fn is_public(&self) -> bool {
@@ -107,16 +115,58 @@ pub fn public_json(property: &Property) -> Result<Bytes, serde_json::Error> {
     serde_json::to_vec(property).map(Bytes::from)
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 fn hours_and_minutes<S: Serializer>(time: &NaiveTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&time.format("%H:%M"))
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+/// As the API writes all its instants.
+fn rfc3339<S: Serializer>(instant: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&instant.to_rfc3339())
+}
+
 fn stars<S: Serializer>(hundredths: &i32, serializer: S) -> Result<S::Ok, S::Error> {
     if *hundredths == 0 {
         serializer.serialize_none()
     } else {
         serializer.serialize_f64(f64::from(*hundredths) / 100.0)
+    }
+}
+
+#[cfg(test)]
+pub(crate) fn property_for_tests() -> Property {
+    let terms = super::terms_for_tests();
+    Property {
+        id: terms.id,
+        host_id: terms.host_id,
+        details: PropertyDetails {
+            title: terms.title,
+            description: "Two rooms on the third floor.".to_owned(),
+            city: terms.city,
+            country: "DE".to_owned(),
+            latitude: 52.4934,
+            longitude: 13.4234,
+            time_zone: terms.time_zone.name().to_owned(),
+            currency: terms.currency,
+            nightly_rate_minor: terms.nightly_rate_minor,
+            cleaning_fee_minor: terms.cleaning_fee_minor,
+            max_guests: terms.max_guests,
+            bedrooms: 2,
+            beds: 3,
+            bathrooms: 1,
+            amenities: vec!["wifi".to_owned(), "kitchen".to_owned()],
+            house_rules: "No parties.\nQuiet after ten.".to_owned(),
+            check_in_from: terms.check_in_from,
+            check_out_by: terms.check_out_by,
+            min_nights: terms.min_nights,
+            max_nights: terms.max_nights,
+            instant_book: terms.instant_book,
+            cancellation_policy: terms.cancellation_policy,
+            status: terms.status,
+        },
+        rating_hundredths: 487,
+        review_count: 23,
+        version: 3,
+        created_at: DateTime::UNIX_EPOCH,
+        updated_at: DateTime::UNIX_EPOCH,
     }
 }

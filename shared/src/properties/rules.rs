@@ -105,7 +105,9 @@ pub struct Violation {
 }
 
 impl Violation {
-    fn new(field: &'static str, message: impl Into<String>) -> Self {
+    /// `message` completes a sentence that begins with the field.
+    #[must_use]
+    pub fn new(field: &'static str, message: impl Into<String>) -> Self {
         Self {
             field,
             message: message.into(),
@@ -274,3 +276,100 @@ const COUNTRIES: [&str; 249] = [
     "TZ", "UA", "UG", "UM", "US", "UY", "UZ", "VA", "VC", "VE", "VG", "VI", "VN", "VU", "WF", "WS", "YE", "YT", "ZA",
     "ZM", "ZW",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::properties::property::property_for_tests;
+
+    fn fields(change: impl FnOnce(&mut PropertyDetails)) -> Vec<&'static str> {
+        let mut details = property_for_tests().details;
+        change(&mut details);
+        violations(&details)
+            .into_iter()
+            .map(|violation| violation.field)
+            .collect()
+    }
+
+    #[test]
+    fn what_is_within_the_limits_is_accepted() {
+        assert_eq!(fields(|_| {}), [""; 0]);
+        assert_eq!(
+            fields(|details| {
+                details.title = "Haus ß".to_owned();
+                details.description = "é".repeat(MAX_TEXT_LENGTH);
+                (details.latitude, details.longitude) = (-90.0, 180.0);
+                (details.bedrooms, details.bathrooms, details.cleaning_fee_minor) = (0, 0, 0);
+                (details.min_nights, details.max_nights) = (MAX_NIGHTS, MAX_NIGHTS);
+                details.nightly_rate_minor = 1;
+                details.amenities = AMENITIES[..MAX_AMENITIES]
+                    .iter()
+                    .map(|amenity| (*amenity).to_owned())
+                    .collect();
+            }),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn every_field_has_its_limits() {
+        type Change = fn(&mut PropertyDetails);
+        let changes: [(&str, Change); 32] = [
+            ("title", |details| details.title = "Flat".to_owned()),
+            ("title", |details| details.title = format!("  Flat{}", " ".repeat(9))),
+            ("title", |details| details.title = "x".repeat(121)),
+            ("title", |details| details.title = "Two\nlines".to_owned()),
+            ("description", |details| details.description = "x".repeat(5_001)),
+            ("description", |details| details.description = "\0".to_owned()),
+            ("house_rules", |details| details.house_rules = "\u{7}".to_owned()),
+            ("city", |details| details.city = " ".to_owned()),
+            ("city", |details| details.city = "x".repeat(201)),
+            ("country", |details| details.country = "de".to_owned()),
+            ("country", |details| details.country = "XX".to_owned()),
+            ("latitude", |details| details.latitude = 90.000_1),
+            ("latitude", |details| details.latitude = f64::NAN),
+            ("longitude", |details| details.longitude = -180.5),
+            ("time_zone", |details| details.time_zone = "Berlin".to_owned()),
+            ("nightly_rate_minor", |details| details.nightly_rate_minor = 0),
+            ("nightly_rate_minor", |details| details.nightly_rate_minor = i64::MAX),
+            ("cleaning_fee_minor", |details| details.cleaning_fee_minor = -1),
+            ("max_guests", |details| details.max_guests = 0),
+            ("max_guests", |details| details.max_guests = MAX_GUESTS + 1),
+            ("bedrooms", |details| details.bedrooms = -1),
+            ("beds", |details| details.beds = 0),
+            ("bathrooms", |details| details.bathrooms = i32::MAX),
+            ("min_nights", |details| details.min_nights = 0),
+            ("max_nights", |details| details.max_nights = 366),
+            ("max_nights", |details| {
+                (details.min_nights, details.max_nights) = (7, 6);
+            }),
+            ("amenities", |details| details.amenities = vec!["helipad".to_owned()]),
+            ("amenities", |details| details.amenities = vec!["wifi".to_owned(); 2]),
+            ("amenities", |details| details.amenities = vec!["wifi".to_owned(); 51]),
+            ("nightly_rate_minor", |details| {
+                (details.nightly_rate_minor, details.min_nights, details.max_nights) = (50_000_000, 2, 2);
+            }),
+            ("time_zone", |details| details.time_zone = String::new()),
+            ("country", |details| details.country = String::new()),
+        ];
+        for (number, (field, change)) in changes.into_iter().enumerate() {
+            assert_eq!(fields(change), [field], "{number}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let found = fields(|details| {
+            details.title = String::new();
+            details.country = String::new();
+            details.beds = 0;
+        });
+        assert_eq!(found, ["title", "country", "beds"]);
+    }
+
+    #[test]
+    fn the_lists_are_in_order_and_hold_nothing_twice() {
+        assert!(AMENITIES.is_sorted_by(|one, next| one < next));
+        assert!(COUNTRIES.is_sorted_by(|one, next| one < next));
+    }
+}

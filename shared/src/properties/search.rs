@@ -156,7 +156,7 @@ fn where_matches(sql: &mut QueryBuilder<Postgres>, search: &Search) {
     }
     if let Some(after) = search.after {
         sql.push(" AND (-rating_hundredths, id) > (")
-            .push_bind(-after.rating_hundredths)
+            .push_bind(after.rating_hundredths.saturating_neg())
             .push(", ")
             .push_bind(after.id)
             .push(")");

@@ -11,7 +11,8 @@ use poem_openapi::types::ParseFromJSON;
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 
 use crate::error::ApiError;
-use crate::strict_json;
+use crate::problem::FieldError;
+use crate::{schema, strict_json};
 
 /// The body of a request, parsed as `T`, with the bytes it came as.
 #[derive(Debug)]
@@ -77,8 +78,11 @@ impl<'a, T: ParseFromJSON + 'static> ApiExtractor<'a> for JsonBody<T> {
         let raw = <Bytes as FromRequest>::from_request(request, body).await?;
         let value = strict_json::parse(&raw)
             .map_err(|error| ApiError::bad_request("invalid_json", format!("The body is not usable JSON: {error}.")))?;
-        let value = T::parse_from_json(Some(value))
-            .map_err(|error| ApiError::bad_request("invalid_body", error.into_message()))?;
+        let violations = schema::violations::<T>(&value);
+        if !violations.is_empty() {
+            return Err(ApiError::bad_request("invalid_body", "").with_errors(violations).into());
+        }
+        let value = T::parse_from_json(Some(value)).map_err(|error| refused_by_parser(error.message()))?;
         Ok(Self { value, raw })
     }
 }
@@ -161,5 +165,18 @@ impl<'a> ApiExtractor<'a> for RawJson {
         _options: ExtractParamOptions<Self::ParamType>,
     ) -> poem::Result<Self> {
         Ok(Self(<Bytes as FromRequest>::from_request(request, body).await?))
+    }
+}
+
+/// What the schema check let pass: patterns and types with rules of their own. The message names the field if it was
+/// a validator that refused.
+fn refused_by_parser(message: &str) -> ApiError {
+    let validator = message
+        .split_once("field `")
+        .and_then(|(_, rest)| rest.split_once("` verification failed. "));
+    match validator {
+        Some((field, rule)) => ApiError::bad_request("invalid_body", "")
+            .with_errors(vec![FieldError::new(field, format!("does not satisfy {rule}"))]),
+        None => ApiError::bad_request("invalid_body", message),
     }
 }

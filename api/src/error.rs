@@ -1,7 +1,7 @@
 //! The one error of all endpoints. It becomes a [`crate::problem::Problem`] on the wire; a failure that is ours
 //! is logged here, once.
 
-use poem::error::{IntoResult, ResponseError};
+use poem::error::ResponseError;
 use poem::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use poem::http::{HeaderName, HeaderValue, StatusCode};
 use poem::{IntoResponse, Response};
@@ -229,8 +229,11 @@ impl From<ApiError> for poem::Error {
     }
 }
 
+/// A status, what it means, and the header it comes with.
+type Refusal = (StatusCode, &'static str, Option<(HeaderName, &'static str)>);
+
 /// Every refusal there is, for the OpenAPI document. [`crate::openapi`] leaves out what an operation cannot answer.
-const RESPONSES: [(StatusCode, &str, Option<(HeaderName, &str)>); 14] = [
+const RESPONSES: [Refusal; 14] = [
     (
         StatusCode::BAD_REQUEST,
         "The request cannot be understood: `invalid_json`, `invalid_body`, `invalid_parameter`, `invalid_cursor`",
@@ -365,7 +368,8 @@ impl From<redis::RedisError> for ApiError {
 }
 
 /// What poem and poem-openapi refuse by themselves, as ours. An [`ApiError`] that already is a response passes.
-pub(crate) fn from_poem(error: poem::Error) -> Response {
+/// `path_parameters` are the names in the operation's path: poem-openapi itself knows only their numbers.
+pub(crate) fn from_poem(error: poem::Error, path_parameters: &[&str]) -> Response {
     use poem_openapi::error::{
         AuthorizationError, ContentTypeError, ParseMultipartError, ParseParamError, ParsePathError,
         ParseRequestPayloadError,
@@ -381,7 +385,12 @@ pub(crate) fn from_poem(error: poem::Error) -> Response {
     let ours = if let Some(error) = error.downcast_ref::<ParseParamError>() {
         parameter(error.name, &error.reason)
     } else if let Some(error) = error.downcast_ref::<ParsePathError>() {
-        parameter(error.name, &error.reason)
+        let number = error
+            .name
+            .strip_prefix("param")
+            .and_then(|number| number.parse::<usize>().ok());
+        let name = number.and_then(|number| path_parameters.get(number).copied());
+        parameter(name.unwrap_or(error.name), &error.reason)
     } else if let Some(error) = error.downcast_ref::<ParseRequestPayloadError>() {
         ApiError::bad_request("invalid_body", readable(&error.reason))
     } else if let Some(error) = error.downcast_ref::<ParseMultipartError>() {
@@ -426,13 +435,5 @@ fn readable(reason: &str) -> &str {
     {
         Some((_, message)) => message,
         None => reason,
-    }
-}
-
-/// For places that hold either: what a handler returned, as a response.
-pub(crate) fn respond<T: IntoResponse>(result: poem::Result<T>) -> Response {
-    match result.into_result() {
-        Ok(reply) => reply.into_response(),
-        Err(error) => from_poem(error),
     }
 }

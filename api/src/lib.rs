@@ -20,6 +20,7 @@ pub mod problem;
 pub mod ratelimit;
 pub mod request;
 pub mod rest;
+mod schema;
 pub mod server;
 pub mod state;
 mod strict_json;

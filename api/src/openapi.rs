@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use crate::idempotency::{KEY_HEADER, REPLAYED_HEADER};
+use crate::schema;
 
 /// The methods of a path item.
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
@@ -23,6 +24,7 @@ pub fn refine(derived: &str) -> Result<Value, serde_json::Error> {
         keep_possible_refusals(operation);
         describe_response_headers(operation);
     }
+    visit_schemas(&mut document);
     if let Some(schemas) = document
         .pointer_mut("/components/schemas")
         .and_then(Value::as_object_mut)
@@ -126,6 +128,13 @@ fn describe_response_headers(operation: &mut Map<String, Value>) {
         return;
     };
     for response in responses.values_mut().filter_map(Value::as_object_mut) {
+        let described = response
+            .get("description")
+            .and_then(Value::as_str)
+            .is_some_and(|text| !text.is_empty());
+        if !described {
+            response.insert("description".to_owned(), json!("OK"));
+        }
         if let Some(headers) = response.entry("headers").or_insert_with(|| json!({})).as_object_mut() {
             headers.insert(
                 "X-REQUEST-ID".to_owned(),
@@ -157,6 +166,50 @@ fn refine_schema(schema: &mut Value) {
     // RFC 9457 problems may have further members.
     if object.get("title").and_then(Value::as_str) == Some("Problem") {
         object.insert("additionalProperties".to_owned(), Value::Bool(true));
+    }
+}
+
+/// Formats that other tools know, and the bounds that a format of ours implies.
+fn visit_schemas(value: &mut Value) {
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(visit_schemas),
+        Value::Object(object) => {
+            let format = object
+                .get("type")
+                .and_then(Value::as_str)
+                .and_then(|_| object.get("format"))
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            match format.as_deref() {
+                Some("naive-date") => {
+                    object.insert("format".to_owned(), json!("date"));
+                }
+                Some("naive-time") => {
+                    object.remove("format");
+                    object.insert(
+                        "pattern".to_owned(),
+                        json!("^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?$"),
+                    );
+                }
+                Some(format) => {
+                    if let Some((low, high)) = schema::integer_range(format) {
+                        object.entry("minimum").or_insert(json!(low));
+                        object.entry("maximum").or_insert(json!(high));
+                    }
+                    // The formats that OpenAPI knows.
+                    if format.starts_with("uint") || matches!(format, "int8" | "int16") {
+                        object.entry("minimum").or_insert(json!(0));
+                        object.insert(
+                            "format".to_owned(),
+                            json!(if format == "uint64" { "int64" } else { "int32" }),
+                        );
+                    }
+                }
+                None => {}
+            }
+            object.values_mut().for_each(visit_schemas);
+        }
+        _ => {}
     }
 }
 
@@ -209,6 +262,16 @@ impl Routes {
     #[must_use]
     pub fn pattern(&self, operation: &str) -> Option<&str> {
         self.patterns.get(operation).map(String::as_str)
+    }
+
+    /// The names of the parameters in an operation's path, in order.
+    #[must_use]
+    pub fn path_parameters(&self, operation: &str) -> Vec<&str> {
+        let pattern = self.pattern(operation).unwrap_or_default();
+        pattern
+            .split('/')
+            .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
+            .collect()
     }
 
     /// The methods that a path knows, for the Allow header.

@@ -194,7 +194,7 @@ impl Sessions {
             .filter_map(|(id, fields)| read(id, fields))
             .filter(|session| session.user_id == user_id)
             .collect();
-        sessions.sort_by(|one, other| other.id.cmp(&one.id));
+        sessions.sort_by_key(|session| std::cmp::Reverse(session.id));
         Ok(sessions)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use poem::http::{StatusCode, header};
-use poem::{Body, Endpoint, Request, Response};
+use poem::{Body, Endpoint, IntoResponse, Request, Response};
 use poem_openapi::OperationId;
 
 use crate::error::{self, ApiError};
@@ -37,21 +37,27 @@ pub async fn guard<E: Endpoint>(endpoint: Arc<E>, routes: Arc<Routes>, request: 
             Err(ApiError::unavailable("timeout", "The request took too long and was given up.", 5).into())
         }
     };
-    let operation = result
-        .as_ref()
-        .err()
-        .and_then(|error| error.data::<OperationId>().copied());
-    let mut response = error::respond(result);
-    if let Some(operation) = operation {
-        response.set_data(operation);
-    }
+    let mut response = match result {
+        Ok(reply) => reply.into_response(),
+        Err(error) => {
+            let operation = error.data::<OperationId>().copied();
+            let names = operation
+                .map(|operation| routes.path_parameters(operation.0))
+                .unwrap_or_default();
+            let mut response = error::from_poem(error, &names);
+            if let Some(operation) = operation {
+                response.set_data(operation);
+            }
+            response
+        }
+    };
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         let refusal = ApiError::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
             "The path does not know this method; see the Allow header.",
         );
-        response = poem::IntoResponse::into_response(refusal.with_allow(&routes.allowed(&path)));
+        response = refusal.with_allow(&routes.allowed(&path)).into_response();
     }
     Ok(response)
 }

@@ -41,7 +41,10 @@ async fn respond<E: Endpoint<Output = Response>>(
     let began = Instant::now();
     let method = method_label(request.method());
     let path = request.uri().path().to_owned();
-    let mut response = error::respond(endpoint.call(request).await);
+    let mut response = match endpoint.call(request).await {
+        Ok(response) => response,
+        Err(error) => error::from_poem(error, &[]),
+    };
     let elapsed = began.elapsed();
     let status = response.status().as_u16();
     let operation = response

@@ -74,7 +74,8 @@ async fn bring_up(stack: &mut Stack, goal: Goal, begun: Instant, env_file: &Path
         command.arg("migrate");
         stack.finish("roost-api migrate", command).await
     })
-    .await?;
+    .await
+    .context("if the private data is of another version of Roost, make reset forgets it")?;
     let database_url = stack.services().database_url().to_owned();
     let seeded = step(out, "demo data", async || seed(&database_url).await).await?;
     writeln!(out, "  {:<28}{seeded}", "")?;

@@ -59,6 +59,8 @@ impl Stack {
     /// Runs a program to its end; its output is shown only when it fails. Dropping the future kills it.
     pub async fn finish(&self, name: &str, command: Command) -> Result<()> {
         let mut command = tokio::process::Command::from(command);
+        // Its message says what is wrong; where in the program it arose does not.
+        command.env("RUST_LIB_BACKTRACE", "0");
         command.stdin(Stdio::null()).process_group(0).kill_on_drop(true);
         let out = command.output().await.with_context(|| format!("running {name}"))?;
         ensure!(

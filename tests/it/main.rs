@@ -8,6 +8,8 @@
 )]
 
 mod engine;
+mod jobs;
+mod kill;
 mod mail;
 mod mailbox;
 mod search_plans;

@@ -7,9 +7,16 @@ use roost_worker::{Command, Options, Worker, healthcheck, jobs, serve_metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let options = Options::parse();
+fn main() -> anyhow::Result<()> {
+    // async-stripe's generated deserializers take over a megabyte of stack in a debug build.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(8 << 20)
+        .build()?;
+    runtime.block_on(run(Options::parse()))
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
     if options.command == Some(Command::Healthcheck) {
         return Ok(healthcheck(options.metrics_listen).await?);
     }

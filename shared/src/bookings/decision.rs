@@ -1,0 +1,198 @@
+//! From held to bound or released: what the authorised card, the host's word or the clock decide.
+
+use uuid::Uuid;
+
+use super::request::taken_nights;
+use super::timeline::transition;
+use super::{
+    APPROVAL, Actor, Booking, BookingError, BookingState, CAPTURE_MARGIN, lock, note_refusal, of_host, reload,
+};
+use crate::db::Tx;
+use crate::jobs::catalogue::{CapturePayment, ExpireHold, MailKind, SendMail, VoidPayment, WarmCache};
+use crate::payments::{self, Payment, PaymentState};
+use crate::properties::lock_terms;
+
+/// Takes an authorised booking on: confirmed, or to the host's decision. One whose hold ran out gets its nights
+/// back if they are free; otherwise its payment is released. Doing it again changes nothing.
+///
+/// # Errors
+/// See [`BookingError`].
+pub async fn confirm(tx: &mut Tx, booking_id: Uuid) -> Result<(), BookingError> {
+    // Property first, then booking: the order in which everything locks.
+    let property_id = sqlx::query_scalar!("SELECT property_id FROM bookings WHERE id = $1", booking_id)
+        .fetch_optional(tx.conn())
+        .await?
+        .ok_or(BookingError::NoSuchBooking)?;
+    lock_terms(tx, property_id).await?;
+    let booking = lock(tx, booking_id).await?.ok_or(BookingError::NoSuchBooking)?;
+    let payment = payments::latest_of(tx.conn(), booking_id).await?;
+    let Some(payment) = payment.filter(|payment| payment.state == PaymentState::Authorized) else {
+        return Ok(());
+    };
+    match booking.state {
+        BookingState::Held => {}
+        BookingState::Expired | BookingState::PaymentFailed => {
+            if taken_nights(tx, property_id, booking.stay()).await?.is_some() {
+                note_refusal(
+                    tx,
+                    &booking,
+                    "confirmed",
+                    Actor::System,
+                    "the nights were given to somebody else",
+                )
+                .await?;
+                tx.enqueue(&VoidPayment { payment_id: payment.id });
+                return Ok(());
+            }
+        }
+        // A request to book that is being decided, or a booking that is confirmed already.
+        BookingState::PendingApproval
+        | BookingState::Confirmed
+        | BookingState::CheckedIn
+        | BookingState::CheckedOut
+        | BookingState::Completed => return Ok(()),
+        BookingState::Declined
+        | BookingState::CancelledByGuest
+        | BookingState::CancelledByHost
+        | BookingState::NoShow => {
+            tx.enqueue(&VoidPayment { payment_id: payment.id });
+            return Ok(());
+        }
+    }
+    if booking.instant_book {
+        bind(tx, &booking, &payment, Actor::System).await
+    } else {
+        await_approval(tx, &booking, &payment).await
+    }
+}
+
+/// Both sides are bound from here on.
+async fn bind(tx: &mut Tx, booking: &Booking, payment: &Payment, actor: Actor) -> Result<(), BookingError> {
+    let now = tx.now();
+    sqlx::query!(
+        "UPDATE bookings SET confirmed_at = $2, approval_expires_at = NULL WHERE id = $1",
+        booking.id,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    transition(tx, booking, BookingState::Confirmed, "confirmed", actor, None).await?;
+    tx.enqueue(&CapturePayment { payment_id: payment.id });
+    tx.enqueue(&SendMail {
+        mail: MailKind::BookingConfirmedGuest,
+        subject_id: booking.id,
+    });
+    tx.enqueue(&SendMail {
+        mail: MailKind::BookingConfirmedHost,
+        subject_id: booking.id,
+    });
+    tx.enqueue(&WarmCache {
+        property_id: booking.property_id,
+    });
+    Ok(())
+}
+
+async fn await_approval(tx: &mut Tx, booking: &Booking, payment: &Payment) -> Result<(), BookingError> {
+    let by_time = tx.now() + APPROVAL;
+    let until = payment
+        .capture_before
+        .map_or(by_time, |lapses| by_time.min(lapses - CAPTURE_MARGIN));
+    sqlx::query!(
+        "UPDATE bookings SET approval_expires_at = $2 WHERE id = $1",
+        booking.id,
+        until
+    )
+    .execute(tx.conn())
+    .await?;
+    transition(
+        tx,
+        booking,
+        BookingState::PendingApproval,
+        "authorized",
+        Actor::System,
+        None,
+    )
+    .await?;
+    tx.enqueue_at(&ExpireHold { booking_id: booking.id }, until);
+    tx.enqueue(&SendMail {
+        mail: MailKind::BookingRequestedHost,
+        subject_id: booking.id,
+    });
+    Ok(())
+}
+
+/// The host accepts a request to book.
+///
+/// # Errors
+/// See [`BookingError`].
+pub async fn approve(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Booking, BookingError> {
+    let booking = of_host(tx, booking_id, user_id).await?;
+    let payment = payments::latest_of(tx.conn(), booking_id).await?;
+    match (booking.state, payment) {
+        (BookingState::PendingApproval, Some(payment))
+            if payment.state == PaymentState::Authorized
+                && booking.approval_expires_at.is_none_or(|until| tx.now() < until) =>
+        {
+            bind(tx, &booking, &payment, Actor::Host(user_id)).await?;
+            reload(tx, booking_id).await
+        }
+        (state, _) => Err(BookingError::WrongState {
+            state,
+            verb: "approved",
+        }),
+    }
+}
+
+/// The host refuses a request to book; the card is released.
+///
+/// # Errors
+/// See [`BookingError`].
+pub async fn decline(
+    tx: &mut Tx,
+    booking_id: Uuid,
+    user_id: Uuid,
+    reason: Option<&str>,
+) -> Result<Booking, BookingError> {
+    let booking = of_host(tx, booking_id, user_id).await?;
+    if booking.state != BookingState::PendingApproval {
+        return Err(BookingError::WrongState {
+            state: booking.state,
+            verb: "declined",
+        });
+    }
+    transition(
+        tx,
+        &booking,
+        BookingState::Declined,
+        "declined",
+        Actor::Host(user_id),
+        reason,
+    )
+    .await?;
+    payments::release(tx, booking_id).await?;
+    tx.enqueue(&SendMail {
+        mail: MailKind::BookingDeclined,
+        subject_id: booking_id,
+    });
+    reload(tx, booking_id).await
+}
+
+/// Ends a hold or a request whose time is over. The caller has seen to the money; the booking must be locked.
+///
+/// # Errors
+/// See [`BookingError`].
+pub async fn expire(tx: &mut Tx, booking: &Booking) -> Result<(), BookingError> {
+    let payment = payments::latest_of(tx.conn(), booking.id).await?;
+    let refused = payment.is_some_and(|payment| payment.state == PaymentState::Failed);
+    let state = if booking.state == BookingState::Held && refused {
+        BookingState::PaymentFailed
+    } else {
+        BookingState::Expired
+    };
+    transition(tx, booking, state, "expired", Actor::System, None).await?;
+    tx.enqueue(&SendMail {
+        mail: MailKind::BookingExpired,
+        subject_id: booking.id,
+    });
+    Ok(())
+}

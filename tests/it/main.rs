@@ -13,4 +13,5 @@ mod kill;
 mod mail;
 mod mailbox;
 mod search_plans;
+mod seed;
 mod stripe_sandbox;

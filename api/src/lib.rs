@@ -78,7 +78,6 @@ fn resources(state: &AppState) -> Resources {
 
 fn service(state: &AppState) -> OpenApiService<Resources, ()> {
     OpenApiService::new(resources(state), "Roost", env!("CARGO_PKG_VERSION"))
-        .summary("The backend of a stays marketplace")
         .description(include_str!("description.md"))
         .license(LicenseObject::new("MIT OR Apache-2.0").url("https://spdx.org/licenses/"))
         .server(ServerObject::new(&state.settings.public_url).description("This deployment"))

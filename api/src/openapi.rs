@@ -20,20 +20,32 @@ const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 pub fn refine(derived: &str) -> Result<Value, serde_json::Error> {
     let mut document: Value = serde_json::from_str(derived)?;
     for operation in operations(&mut document) {
+        // Public on purpose, not by omission.
+        operation.entry("security").or_insert_with(|| json!([]));
         describe_request_headers(operation);
         keep_possible_refusals(operation);
         describe_response_headers(operation);
     }
     visit_schemas(&mut document);
+    let types = schema_types(&document);
     if let Some(schemas) = document
         .pointer_mut("/components/schemas")
         .and_then(Value::as_object_mut)
     {
         for schema in schemas.values_mut() {
-            refine_schema(schema);
+            refine_schema(schema, &types);
         }
     }
     Ok(document)
+}
+
+/// The type of each named schema, by the reference to it.
+fn schema_types(document: &Value) -> HashMap<String, Value> {
+    let schemas = document.pointer("/components/schemas").and_then(Value::as_object);
+    let named = schemas.into_iter().flatten();
+    named
+        .filter_map(|(name, schema)| Some((format!("#/components/schemas/{name}"), schema.get("type")?.clone())))
+        .collect()
 }
 
 fn operations(document: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
@@ -144,7 +156,7 @@ fn describe_response_headers(operation: &mut Map<String, Value>) {
     }
 }
 
-fn refine_schema(schema: &mut Value) {
+fn refine_schema(schema: &mut Value, types: &HashMap<String, Value>) {
     let Some(object) = schema.as_object_mut() else { return };
     let required: Vec<String> = object
         .get("required")
@@ -159,7 +171,7 @@ fn refine_schema(schema: &mut Value) {
     };
     for (name, property) in properties.iter_mut() {
         if !required.contains(name) {
-            make_nullable(property);
+            make_nullable(property, types);
         }
     }
     object.entry("additionalProperties").or_insert(Value::Bool(false));
@@ -213,14 +225,24 @@ fn visit_schemas(value: &mut Value) {
     }
 }
 
-fn make_nullable(property: &mut Value) {
+fn make_nullable(property: &mut Value, types: &HashMap<String, Value>) {
     if property.get("$ref").is_some() {
-        *property = json!({"allOf": [property.take()], "nullable": true});
-    } else if let Some(object) = property.as_object_mut() {
-        object.insert("nullable".to_owned(), Value::Bool(true));
-        if let Some(values) = object.get_mut("enum").and_then(Value::as_array_mut) {
-            values.push(Value::Null);
-        }
+        *property = json!({"allOf": [property.take()]});
+    }
+    let Some(object) = property.as_object_mut() else { return };
+    object.insert("nullable".to_owned(), Value::Bool(true));
+    if let Some(values) = object.get_mut("enum").and_then(Value::as_array_mut) {
+        values.push(Value::Null);
+    }
+    // OpenAPI 3.0 knows `nullable` only beside a type, which a reference does not give.
+    let referred = object
+        .get("allOf")
+        .and_then(|parts| parts.pointer("/0/$ref"))
+        .and_then(Value::as_str)
+        .and_then(|reference| types.get(reference))
+        .cloned();
+    if let Some(referred) = referred {
+        object.entry("type").or_insert(referred);
     }
 }
 

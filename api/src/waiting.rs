@@ -86,6 +86,18 @@ impl Announcements {
             announcements: self.clone(),
         }
     }
+
+    /// How many wait for a booking.
+    #[must_use]
+    pub fn waiting_for(&self, booking_id: Uuid) -> usize {
+        self.waiters.bookings().get(&booking_id).map_or(0, |(count, _)| *count)
+    }
+
+    /// Whether announcements arrive at all.
+    #[must_use]
+    pub fn are_heard(&self) -> bool {
+        *self.waiters.subscribed.borrow()
+    }
 }
 
 /// The changes of one booking, as one waiter hears of them.

@@ -7,11 +7,16 @@
     reason = "every function here is part of a test"
 )]
 
+mod bad_input_bookings;
+mod booking_wait;
+mod bookings;
 mod engine;
 mod jobs;
 mod kill;
 mod mail;
 mod mailbox;
+mod payments;
 mod search_plans;
 mod seed;
 mod stripe_sandbox;
+mod webhooks;

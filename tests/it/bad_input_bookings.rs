@@ -21,8 +21,18 @@ async fn scene() -> Scene {
     let world = World::without_worker().await;
     let (host, guest) = (world.host().await, world.guest().await);
     let flat = world.lists(&host, json!({"min_nights": 2, "max_nights": 20})).await;
-    let booking = id_of(&world.books(&guest, flat, world.day(100), world.day(103), VISA).await.expect(201));
-    Scene { world, guest, flat, booking }
+    let booking = id_of(
+        &world
+            .books(&guest, flat, world.day(100), world.day(103), VISA)
+            .await
+            .expect(201),
+    );
+    Scene {
+        world,
+        guest,
+        flat,
+        booking,
+    }
 }
 
 impl Scene {
@@ -109,10 +119,17 @@ async fn every_field_of_a_booking_request() {
         ("state", json!("confirmed"), 400, wrong),
         ("guest_id", json!(scene.guest.id), 400, wrong),
     ];
-    scene.refuses(Method::POST, "/bookings", &scene.booking_request(), &cases).await;
+    scene
+        .refuses(Method::POST, "/bookings", &scene.booking_request(), &cases)
+        .await;
     let far = json!({"check_in": scene.world.day(499), "check_out": scene.world.day(502)});
     scene
-        .refuses(Method::POST, "/bookings", &scene.booking_request(), &[("check_out", far["check_out"].clone(), 422, refused)])
+        .refuses(
+            Method::POST,
+            "/bookings",
+            &scene.booking_request(),
+            &[("check_out", far["check_out"].clone(), 422, refused)],
+        )
         .await;
     assert_eq!(scene.rows().await, before);
 }
@@ -125,7 +142,13 @@ async fn bodies_that_are_no_booking_request() {
     let twice = good.replacen('{', r#"{"guests": 1, "#, 1);
     let cut = &good[..good.len() - 1];
     for path in ["/bookings", "/payments", &format!("/bookings/{}/cancel", scene.booking)] {
-        let post = |body: &str| scene.world.request(Method::POST, path).bytes(body.to_owned()).by(&scene.guest);
+        let post = |body: &str| {
+            scene
+                .world
+                .request(Method::POST, path)
+                .bytes(body.to_owned())
+                .by(&scene.guest)
+        };
         for body in [cut, "{", "nul", "{\"a\": 1} x", &twice, "{\"message\": \"\\u0000\"}"] {
             post(body).send().await.refused(400, "invalid_json");
         }
@@ -133,13 +156,23 @@ async fn bodies_that_are_no_booking_request() {
             post(body).send().await.refused(400, "invalid_body");
         }
         post(&" ".repeat(65 * 1024)).send().await.refused(413, "body_too_large");
-        let text = scene.world.request(Method::POST, path).body("text/plain", good.clone()).by(&scene.guest);
+        let text = scene
+            .world
+            .request(Method::POST, path)
+            .body("text/plain", good.clone())
+            .by(&scene.guest);
         text.send().await.refused(415, "unsupported_media_type");
     }
     for key in ["", &"k".repeat(256)] {
-        let call = scene.world.request(Method::POST, "/bookings").bytes(good.clone()).by(&scene.guest);
+        let call = scene
+            .world
+            .request(Method::POST, "/bookings")
+            .bytes(good.clone())
+            .by(&scene.guest);
         let call = call.header("Idempotency-Key", key);
-        call.send().await.refused_field(400, "invalid_parameter", "Idempotency-Key");
+        call.send()
+            .await
+            .refused_field(400, "invalid_parameter", "Idempotency-Key");
     }
     assert_eq!(scene.rows().await, before);
 }
@@ -176,7 +209,9 @@ async fn every_field_of_a_change_of_a_booking_and_of_a_reason() {
         ("refund_minor", json!(1), 400, wrong),
     ];
     for what in ["cancel", "decline"] {
-        scene.refuses(Method::POST, &format!("{path}/{what}"), &json!({}), &reasons).await;
+        scene
+            .refuses(Method::POST, &format!("{path}/{what}"), &json!({}), &reasons)
+            .await;
     }
     let booking = scene.world.booking(&scene.guest, scene.booking).await;
     assert_eq!((&booking["state"], &booking["version"]), (&json!("held"), &json!(1)));
@@ -205,7 +240,13 @@ async fn every_field_of_another_card() {
 async fn every_parameter_of_the_lists() {
     let scene = scene().await;
     let refused = async |path: String, status: u16, code: &str, field: &str| {
-        scene.world.get(&path).by(&scene.guest).send().await.refused_field(status, code, field);
+        scene
+            .world
+            .get(&path)
+            .by(&scene.guest)
+            .send()
+            .await
+            .refused_field(status, code, field);
     };
     for list in ["/bookings", "/payments"] {
         for (query, field) in [
@@ -237,7 +278,13 @@ async fn every_parameter_of_the_lists() {
     for (query, field) in [("from=-4800-01-01", "from"), ("to=%2B99999-01-01", "to")] {
         refused(format!("/bookings?{query}"), 422, "validation_failed", field).await;
     }
-    refused("/payments?booking_id=1".to_owned(), 400, "invalid_parameter", "booking_id").await;
+    refused(
+        "/payments?booking_id=1".to_owned(),
+        400,
+        "invalid_parameter",
+        "booking_id",
+    )
+    .await;
 }
 
 /// Every operation on one booking or payment, with a good body.
@@ -263,13 +310,23 @@ async fn ids_that_are_none_nobodys_or_somebody_elses() {
         let call = scene.world.request(method, &path).by(actor);
         if body.is_null() { call } else { call.json(&body) }
     };
-    for operation in operations(&scene.booking.to_string()).into_iter().chain(operations(&Uuid::nil().to_string())) {
+    for operation in operations(&scene.booking.to_string())
+        .into_iter()
+        .chain(operations(&Uuid::nil().to_string()))
+    {
         call(&stranger, operation).send().await.refused(404, "not_found");
     }
     for id in ["1", "%F0%9F%8F%A0", "null"] {
         for operation in operations(id) {
-            let field = if operation.1.starts_with("/payments") { "payment_id" } else { "booking_id" };
-            call(&scene.guest, operation).send().await.refused_field(400, "invalid_parameter", field);
+            let field = if operation.1.starts_with("/payments") {
+                "payment_id"
+            } else {
+                "booking_id"
+            };
+            call(&scene.guest, operation)
+                .send()
+                .await
+                .refused_field(400, "invalid_parameter", field);
         }
     }
     assert_eq!(scene.world.events(scene.booking).await, ["requested"]);
@@ -280,7 +337,11 @@ async fn tokens_that_are_missing_forged_or_expired() {
     let scene = scene().await;
     let mut all = operations(&scene.booking.to_string());
     all.push((Method::POST, "/bookings".to_owned(), scene.booking_request()));
-    all.push((Method::POST, "/payments".to_owned(), json!({"booking_id": scene.booking, "payment_method": VISA})));
+    all.push((
+        Method::POST,
+        "/payments".to_owned(),
+        json!({"booking_id": scene.booking, "payment_method": VISA}),
+    ));
     all.push((Method::GET, "/bookings".to_owned(), Value::Null));
     all.push((Method::GET, "/payments".to_owned(), Value::Null));
     let mut forged = scene.guest.clone();
@@ -292,7 +353,11 @@ async fn tokens_that_are_missing_forged_or_expired() {
             if body.is_null() { call } else { call.json(&body) }
         };
         call().send().await.refused(401, "unauthorized");
-        call().header("Authorization", "Basic Og==").send().await.refused(401, "unauthorized");
+        call()
+            .header("Authorization", "Basic Og==")
+            .send()
+            .await
+            .refused(401, "unauthorized");
         call().by(&forged).send().await.refused(401, "invalid_token");
         call().by(&scene.guest).send().await.refused(401, "token_expired");
     }

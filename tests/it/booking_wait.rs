@@ -34,7 +34,10 @@ async fn with_flat(world: &World) -> (Actor, Actor, Uuid) {
 async fn the_reply_is_held_until_the_booking_is_confirmed() {
     let world = World::start().await;
     let (_, guest, flat) = with_flat(&world).await;
-    let reply = asks(&world, &guest, flat, VISA).header("Prefer", "wait=20").send().await;
+    let reply = asks(&world, &guest, flat, VISA)
+        .header("Prefer", "wait=20")
+        .send()
+        .await;
     assert_eq!(reply.expect(201)["state"], "confirmed");
     assert_eq!(reply.header("preference-applied"), "wait=20");
     assert!(reply.header("location").starts_with("/bookings/"));
@@ -49,9 +52,15 @@ async fn a_card_that_needs_the_guest_ends_the_wait() {
         ("pm_card_threeDSecure2Required", "requires_action"),
     ] {
         let began = Instant::now();
-        let reply = asks(&world, &guest, flat, card).header("Prefer", "wait=20").send().await;
+        let reply = asks(&world, &guest, flat, card)
+            .header("Prefer", "wait=20")
+            .send()
+            .await;
         let booking = reply.expect(201);
-        assert_eq!((&booking["state"], &booking["payment_state"]), (&json!("held"), &json!(state)));
+        assert_eq!(
+            (&booking["state"], &booking["payment_state"]),
+            (&json!("held"), &json!(state))
+        );
         assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
         let cancel = world.post(&format!("/bookings/{}/cancel", id_of(&booking)), json!({}));
         cancel.by(&guest).send().await.expect(200);
@@ -63,9 +72,15 @@ async fn a_wait_ends_when_its_time_is_up() {
     let world = World::without_worker().await;
     let (_, guest, flat) = with_flat(&world).await;
     let began = Instant::now();
-    let reply = asks(&world, &guest, flat, VISA).header("Prefer", "respond-async, wait=1").send().await;
+    let reply = asks(&world, &guest, flat, VISA)
+        .header("Prefer", "respond-async, wait=1")
+        .send()
+        .await;
     let booking = reply.expect(201);
-    assert_eq!((&booking["state"], reply.header("preference-applied")), (&json!("held"), "wait=1"));
+    assert_eq!(
+        (&booking["state"], reply.header("preference-applied")),
+        (&json!("held"), "wait=1")
+    );
     assert!(began.elapsed() >= Duration::from_secs(1));
     // What is not understood is not granted, and nobody waits for what is not theirs.
     let path = format!("/bookings/{}", id_of(&booking));
@@ -90,7 +105,9 @@ async fn reading_waits_as_well_and_a_longer_wait_is_cut() {
     let waiting = [&guest, &host].map(|actor| world.get(&path).by(actor).header("Prefer", "wait=3600").send());
     let waiting = waiting.map(tokio::spawn);
     world
-        .eventually("both wait", async || world.state.announcements.waiting_for(booking) == 2)
+        .eventually("both wait", async || {
+            world.state.announcements.waiting_for(booking) == 2
+        })
         .await;
     world.start_worker();
     for reply in waiting {
@@ -105,15 +122,26 @@ async fn reading_waits_as_well_and_a_longer_wait_is_cut() {
 async fn a_held_reply_is_the_one_that_is_kept() {
     let mut world = World::without_worker().await;
     let (_, guest, flat) = with_flat(&world).await;
-    let ask = || asks(&world, &guest, flat, VISA).header("Idempotency-Key", "one").header("Prefer", "wait=20");
+    let ask = || {
+        asks(&world, &guest, flat, VISA)
+            .header("Idempotency-Key", "one")
+            .header("Prefer", "wait=20")
+    };
     let first = tokio::spawn(ask().send());
     world
-        .eventually("the booking is made", async || world.jobs_of("payment.authorize").await == 1)
+        .eventually("the booking is made", async || {
+            world.jobs_of("payment.authorize").await == 1
+        })
         .await;
     let second = tokio::spawn(ask().send());
-    let booking: Uuid = sqlx::query_scalar("SELECT id FROM bookings").fetch_one(world.pool()).await.unwrap();
+    let booking: Uuid = sqlx::query_scalar("SELECT id FROM bookings")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
     world
-        .eventually("both wait", async || world.state.announcements.waiting_for(booking) == 2)
+        .eventually("both wait", async || {
+            world.state.announcements.waiting_for(booking) == 2
+        })
         .await;
     // Who does not wait sees the reply of the moment.
     let call = asks(&world, &guest, flat, VISA).header("Idempotency-Key", "one");
@@ -153,19 +181,28 @@ async fn without_redis_a_wait_ends_within_a_second_of_the_change() {
     let booking = id_of(&asks(&world, &guest, flat, VISA).send().await.expect(201));
     let (lonely, state) = without_redis(&world).await;
     let url = format!("http://{}/bookings/{booking}", lonely.address());
-    let request = reqwest::Client::new().get(url).bearer_auth(&guest.access_token).header("Prefer", "wait=20");
+    let request = reqwest::Client::new()
+        .get(url)
+        .bearer_auth(&guest.access_token)
+        .header("Prefer", "wait=20");
     let waiting = tokio::spawn(request.send());
     world
         .eventually("it waits", async || state.announcements.waiting_for(booking) == 1)
         .await;
     world.start_worker();
     world
-        .eventually("the booking is confirmed", async || world.booking(&guest, booking).await["state"] == "confirmed")
+        .eventually("the booking is confirmed", async || {
+            world.booking(&guest, booking).await["state"] == "confirmed"
+        })
         .await;
     let confirmed = Instant::now();
     let seen: Value = waiting.await.unwrap().unwrap().json().await.unwrap();
     assert_eq!(seen["state"], "confirmed");
-    assert!(confirmed.elapsed() < Duration::from_secs(4), "{:?}", confirmed.elapsed());
+    assert!(
+        confirmed.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        confirmed.elapsed()
+    );
     lonely.stop().await.unwrap();
 }
 
@@ -174,13 +211,27 @@ async fn an_announcement_wakes_those_it_concerns() {
     let world = World::without_worker().await;
     let announcements = &world.state.announcements;
     let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-    world.eventually("the subscription stands", async || announcements.are_heard()).await;
+    world
+        .eventually("the subscription stands", async || announcements.are_heard())
+        .await;
     let (mut mine, mut theirs) = (announcements.of(one), announcements.of(other));
     let channel = Publisher::booking_channel(&world.redis());
     let mut redis = world.redis().connection();
-    redis::cmd("PUBLISH").arg(&channel).arg("no id").exec_async(&mut redis).await.unwrap();
-    redis::cmd("PUBLISH").arg(&channel).arg(one.to_string()).exec_async(&mut redis).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(4), mine.next()).await.expect("woken before it would look by itself");
+    redis::cmd("PUBLISH")
+        .arg(&channel)
+        .arg("no id")
+        .exec_async(&mut redis)
+        .await
+        .unwrap();
+    redis::cmd("PUBLISH")
+        .arg(&channel)
+        .arg(one.to_string())
+        .exec_async(&mut redis)
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(4), mine.next())
+        .await
+        .expect("woken before it would look by itself");
     let quiet = tokio::time::timeout(Duration::from_millis(200), theirs.next()).await;
     assert!(quiet.is_err(), "nothing was said about the other one");
 }
@@ -196,12 +247,17 @@ impl Events {
         let url = format!("{}/bookings/{booking}/events", world.url());
         let request = reqwest::Client::new().get(url).bearer_auth(&actor.access_token);
         // As a browser asks.
-        let request = request.header("Accept", "text/event-stream").header("Accept-Encoding", "gzip, br");
+        let request = request
+            .header("Accept", "text/event-stream")
+            .header("Accept-Encoding", "gzip, br");
         let response = request.header("Last-Event-ID", "1").send().await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert!(!response.headers().contains_key("content-encoding"));
-        Self { response, unread: String::new() }
+        Self {
+            response,
+            unread: String::new(),
+        }
     }
 
     /// The next event as its name, id and data; nothing when the stream has ended.
@@ -216,12 +272,17 @@ impl Events {
                 self.unread = rest.to_owned();
                 let field = |name: &str| lines.iter().find(|line| line.0 == name).map(|line| line.1.clone());
                 match (field("event"), field("id"), field("data")) {
-                    (Some(event), Some(id), Some(data)) => return Some((event, id, serde_json::from_str(&data).unwrap())),
+                    (Some(event), Some(id), Some(data)) => {
+                        return Some((event, id, serde_json::from_str(&data).unwrap()));
+                    }
                     // A comment.
                     _ => continue,
                 }
             }
-            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("an event").unwrap()?;
+            let chunk = tokio::time::timeout(PATIENCE, self.response.chunk())
+                .await
+                .expect("an event")
+                .unwrap()?;
             self.unread.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     }
@@ -236,7 +297,10 @@ async fn a_stream_tells_how_the_booking_stands_and_then_each_change() {
     let (event, id, data) = events.next().await.unwrap();
     assert_eq!((event.as_str(), id.as_str()), ("booking", "1"));
     assert_eq!((&data["id"], &data["state"]), (&json!(booking), &json!("held")));
-    assert_eq!((&data["payment_state"], &data["version"]), (&json!("pending"), &json!(1)));
+    assert_eq!(
+        (&data["payment_state"], &data["version"]),
+        (&json!("pending"), &json!(1))
+    );
 
     world.start_worker();
     let mut last = data;
@@ -270,11 +334,21 @@ async fn a_stream_is_for_the_two_sides_only_and_ends_with_the_server() {
     world.get(&path).send().await.refused(401, "unauthorized");
     let refused: Reply = world.get(&path).by(&stranger).send().await;
     refused.refused(404, "not_found");
-    world.get("/bookings/x/events").by(&guest).send().await.refused_field(400, "invalid_parameter", "booking_id");
+    world
+        .get("/bookings/x/events")
+        .by(&guest)
+        .send()
+        .await
+        .refused_field(400, "invalid_parameter", "booking_id");
 
     let (other, state) = without_redis(&world).await;
     let url = format!("http://{}{path}", other.address());
-    let mut response = reqwest::Client::new().get(url).bearer_auth(&guest.access_token).send().await.unwrap();
+    let mut response = reqwest::Client::new()
+        .get(url)
+        .bearer_auth(&guest.access_token)
+        .send()
+        .await
+        .unwrap();
     assert!(response.chunk().await.unwrap().is_some());
     let began = Instant::now();
     let (stopped, rest) = join(other.stop(), response.text()).await;

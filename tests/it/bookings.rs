@@ -40,7 +40,10 @@ async fn a_guest_books_and_the_nights_are_held() {
     let booking = reply.expect(201);
     let id = id_of(&booking);
     assert_eq!(reply.header("location"), format!("/bookings/{id}"));
-    assert_eq!((&booking["state"], &booking["payment_state"]), (&json!("held"), &json!("pending")));
+    assert_eq!(
+        (&booking["state"], &booking["payment_state"]),
+        (&json!("held"), &json!("pending"))
+    );
     assert_eq!((&booking["nights"], &booking["guests"]), (&json!(3), &json!(2)));
     assert_eq!(booking["property_title"], "Bright flat by the canal");
     let amounts: Vec<i64> = booking["price_lines"]
@@ -50,9 +53,15 @@ async fn a_guest_books_and_the_nights_are_held() {
         .map(|line| line["amount_minor"].as_i64().unwrap())
         .collect();
     assert_eq!(amounts, [30_000, 2_000, 3_840]);
-    assert_eq!((&booking["total_minor"], &booking["currency"]), (&json!(35_840), &json!("EUR")));
+    assert_eq!(
+        (&booking["total_minor"], &booking["currency"]),
+        (&json!(35_840), &json!("EUR"))
+    );
     assert_eq!(booking["host_fee_minor"], Value::Null);
-    assert_eq!((&booking["check_in_from"], &booking["time_zone"]), (&json!("15:00"), &json!("Europe/Berlin")));
+    assert_eq!(
+        (&booking["check_in_from"], &booking["time_zone"]),
+        (&json!("15:00"), &json!("Europe/Berlin"))
+    );
     assert_eq!(
         instant(&booking["hold_expires_at"]) - instant(&booking["created_at"]),
         TimeDelta::minutes(15)
@@ -145,7 +154,9 @@ async fn a_request_that_is_sent_again_gets_the_same_reply() {
         .await
         .refused(422, "idempotency_key_reused");
     // Keys are each user's own, and a refusal is not remembered.
-    books_with_key(&world, &other, "one", &body).await.refused(409, "dates_taken");
+    books_with_key(&world, &other, "one", &body)
+        .await
+        .refused(409, "dates_taken");
     does(&world, &guest, id_of(&first.json()), "cancel").await.expect(200);
     books_with_key(&world, &other, "one", &body).await.expect(201);
     // The reply is that of its time, whatever happened since.
@@ -225,8 +236,14 @@ async fn only_listed_flats_of_others_can_be_booked() {
     let flat = world.lists(&host, json!({})).await;
     let draft = world.lists(&host, json!({"status": "draft"})).await;
     let (from, to) = (world.day(30), world.day(31));
-    world.books(&host, flat, from, to, VISA).await.refused(409, "own_property");
-    world.books(&guest, draft, from, to, VISA).await.refused(404, "not_found");
+    world
+        .books(&host, flat, from, to, VISA)
+        .await
+        .refused(409, "own_property");
+    world
+        .books(&guest, draft, from, to, VISA)
+        .await
+        .refused(404, "not_found");
     world
         .books(&guest, Uuid::nil(), from, to, VISA)
         .await
@@ -239,7 +256,10 @@ async fn the_guest_changes_what_costs_nothing() {
     let world = World::without_worker().await;
     let (host, guest, stranger) = (world.host().await, world.guest().await, world.guest().await);
     let flat = world.lists(&host, json!({})).await;
-    let booking = world.books(&guest, flat, world.day(30), world.day(33), VISA).await.expect(201);
+    let booking = world
+        .books(&guest, flat, world.day(30), world.day(33), VISA)
+        .await
+        .expect(201);
     let path = format!("/bookings/{}", id_of(&booking));
     let patch = async |actor: &Actor, body: Value| world.patch(&path, body).by(actor).send().await;
 
@@ -249,12 +269,17 @@ async fn the_guest_changes_what_costs_nothing() {
         (&changed["guests"], &changed["arrival_time"], &changed["message"]),
         (&json!(4), &json!("18:05"), &json!("We come by train.\nLate, perhaps."))
     );
-    assert_eq!((&changed["version"], &changed["total_minor"]), (&json!(2), &booking["total_minor"]));
+    assert_eq!(
+        (&changed["version"], &changed["total_minor"]),
+        (&json!(2), &booking["total_minor"])
+    );
     // What is not named stays; an empty message takes it back.
     let changed = patch(&guest, json!({"message": "", "guests": null})).await.expect(200);
     assert_eq!((&changed["guests"], &changed["message"]), (&json!(4), &Value::Null));
 
-    patch(&guest, json!({"guests": 5})).await.refused_field(422, "validation_failed", "guests");
+    patch(&guest, json!({"guests": 5}))
+        .await
+        .refused_field(422, "validation_failed", "guests");
     patch(&host, json!({"guests": 1})).await.refused(403, "forbidden");
     patch(&stranger, json!({"guests": 1})).await.refused(404, "not_found");
     does(&world, &guest, id_of(&booking), "cancel").await.expect(200);
@@ -267,11 +292,21 @@ async fn a_held_booking_is_cancelled_and_the_nights_are_free() {
     let world = World::without_worker().await;
     let (host, guest, stranger) = (world.host().await, world.guest().await, world.guest().await);
     let flat = world.lists(&host, json!({})).await;
-    let booking = id_of(&world.books(&guest, flat, world.day(30), world.day(33), VISA).await.expect(201));
-    does(&world, &stranger, booking, "cancel").await.refused(404, "not_found");
+    let booking = id_of(
+        &world
+            .books(&guest, flat, world.day(30), world.day(33), VISA)
+            .await
+            .expect(201),
+    );
+    does(&world, &stranger, booking, "cancel")
+        .await
+        .refused(404, "not_found");
     let quote_path = format!("/bookings/{booking}/cancellation-quote");
     let quote = world.get(&quote_path).by(&guest).send().await.expect(200);
-    assert_eq!((&quote["rule"], &quote["refund_minor"]), (&json!("not_confirmed"), &json!(35_840)));
+    assert_eq!(
+        (&quote["rule"], &quote["refund_minor"]),
+        (&json!("not_confirmed"), &json!(35_840))
+    );
 
     let body = json!({"reason": " The train was cancelled. "});
     let call = world.post(&format!("/bookings/{booking}/cancel/"), body).by(&guest);
@@ -281,7 +316,10 @@ async fn a_held_booking_is_cancelled_and_the_nights_are_free() {
     let last = cancelled["timeline"].as_array().unwrap().last().unwrap();
     assert_eq!(last["reason"], "The train was cancelled.");
     assert_eq!(world.jobs("payment.void").await, ["queued=1"]);
-    world.books(&stranger, flat, world.day(30), world.day(33), VISA).await.expect(201);
+    world
+        .books(&stranger, flat, world.day(30), world.day(33), VISA)
+        .await
+        .expect(201);
 
     // Without a body, and too late: the refusal stays on the timeline.
     let call = world.request(reqwest::Method::POST, &format!("/bookings/{booking}/cancel"));
@@ -290,11 +328,26 @@ async fn a_held_booking_is_cancelled_and_the_nights_are_free() {
     let seen = world.booking(&guest, booking).await;
     let refusal = seen["timeline"].as_array().unwrap().last().unwrap();
     assert_eq!(
-        (&refusal["event"], &refusal["accepted"], &refusal["actor"], &refusal["to_state"]),
-        (&json!("cancelled"), &json!(false), &json!("guest"), &json!("cancelled_by_guest"))
+        (
+            &refusal["event"],
+            &refusal["accepted"],
+            &refusal["actor"],
+            &refusal["to_state"]
+        ),
+        (
+            &json!("cancelled"),
+            &json!(false),
+            &json!("guest"),
+            &json!("cancelled_by_guest")
+        )
     );
     assert!(refusal["reason"].as_str().unwrap().contains("cannot be cancelled"));
-    world.get(&quote_path).by(&guest).send().await.refused(409, "wrong_state");
+    world
+        .get(&quote_path)
+        .by(&guest)
+        .send()
+        .await
+        .refused(409, "wrong_state");
 }
 
 #[tokio::test]
@@ -302,7 +355,12 @@ async fn what_the_state_does_not_allow_is_refused_and_noted() {
     let world = World::without_worker().await;
     let (host, guest) = (world.host().await, world.guest().await);
     let flat = world.lists(&host, json!({})).await;
-    let booking = id_of(&world.books(&guest, flat, world.day(30), world.day(33), VISA).await.expect(201));
+    let booking = id_of(
+        &world
+            .books(&guest, flat, world.day(30), world.day(33), VISA)
+            .await
+            .expect(201),
+    );
     for (actor, what, status, code) in [
         (&guest, "check-in", 409, "wrong_state"),
         (&host, "check-in", 409, "wrong_state"),
@@ -316,10 +374,23 @@ async fn what_the_state_does_not_allow_is_refused_and_noted() {
     }
     assert_eq!(
         world.events(booking).await,
-        ["requested", "checked_in", "checked_in", "checked_out", "confirmed", "declined", "confirmed", "declined"]
+        [
+            "requested",
+            "checked_in",
+            "checked_in",
+            "checked_out",
+            "confirmed",
+            "declined",
+            "confirmed",
+            "declined"
+        ]
     );
     let seen = world.booking(&host, booking).await;
-    let refused = seen["timeline"].as_array().unwrap().iter().filter(|entry| entry["accepted"] == false);
+    let refused = seen["timeline"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["accepted"] == false);
     assert_eq!(refused.count(), 7);
     assert_eq!((&seen["state"], &seen["version"]), (&json!("held"), &json!(1)));
 }
@@ -333,14 +404,26 @@ async fn lists_are_narrowed_and_paged() {
     let mut made = Vec::new();
     for (number, property) in [flat, hut, flat, hut, flat].into_iter().enumerate() {
         let day = 30 + 10 * i64::try_from(number).unwrap();
-        let reply = world.books(&guest, property, world.day(day), world.day(day + 2), VISA).await;
+        let reply = world
+            .books(&guest, property, world.day(day), world.day(day + 2), VISA)
+            .await;
         made.push(id_of(&reply.expect(201)).to_string());
     }
-    does(&world, &guest, made[0].parse().unwrap(), "cancel").await.expect(200);
+    does(&world, &guest, made[0].parse().unwrap(), "cancel")
+        .await
+        .expect(200);
     let list = async |actor: &Actor, query: &str| {
-        let page = world.get(&format!("/bookings/?{query}")).by(actor).send().await.expect(200);
+        let page = world
+            .get(&format!("/bookings/?{query}"))
+            .by(actor)
+            .send()
+            .await
+            .expect(200);
         let items = page["items"].as_array().unwrap();
-        items.iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        items
+            .iter()
+            .map(|item| item["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     let newest_first = |numbers: &[usize]| numbers.iter().map(|number| made[*number].clone()).collect::<Vec<_>>();
 
@@ -355,7 +438,10 @@ async fn lists_are_narrowed_and_paged() {
     assert_eq!(list(&guest, "state=confirmed").await, newest_first(&[]));
     assert_eq!(list(&guest, &format!("property_id={hut}")).await, newest_first(&[3, 1]));
     let (from, to) = (world.day(41), world.day(60));
-    assert_eq!(list(&guest, &format!("from={from}&to={to}")).await, newest_first(&[2, 1]));
+    assert_eq!(
+        list(&guest, &format!("from={from}&to={to}")).await,
+        newest_first(&[2, 1])
+    );
 
     let titles = world.get("/bookings?limit=2").by(&guest).send().await.expect(200);
     assert_eq!(titles["items"][0]["property_title"], "Bright flat by the canal");
@@ -384,18 +470,25 @@ async fn a_request_to_book_is_approved_or_declined_by_the_host() {
     let flat = world.lists(&host, json!({"instant_book": false})).await;
     let mut requests = Vec::new();
     for day in [30, 40] {
-        let reply = world.books(&guest, flat, world.day(day), world.day(day + 3), VISA).await;
+        let reply = world
+            .books(&guest, flat, world.day(day), world.day(day + 3), VISA)
+            .await;
         requests.push(id_of(&reply.expect(201)));
     }
     world.run_jobs().await;
     let asked = world.booking(&guest, requests[0]).await;
-    assert_eq!((&asked["state"], &asked["payment_state"]), (&json!("pending_approval"), &json!("authorized")));
+    assert_eq!(
+        (&asked["state"], &asked["payment_state"]),
+        (&json!("pending_approval"), &json!("authorized"))
+    );
     assert!(asked["approval_expires_at"].is_string());
 
     let approved = does(&world, &host, requests[0], "approve").await.expect(200);
     assert_eq!(approved["state"], "confirmed");
     let body = json!({"reason": "We paint the walls."});
-    let call = world.post(&format!("/bookings/{}/decline", requests[1]), body).by(&host);
+    let call = world
+        .post(&format!("/bookings/{}/decline", requests[1]), body)
+        .by(&host);
     assert_eq!(call.send().await.expect(200)["state"], "declined");
     world.run_jobs().await;
     assert_eq!(world.payment(&guest, requests[0]).await["state"], "captured");
@@ -407,16 +500,36 @@ async fn a_stay_goes_from_arrival_to_departure() {
     let world = World::start().await;
     let (host, guest) = (world.host().await, world.guest().await);
     let flat = world.lists(&host, json!({})).await;
-    let booking = id_of(&world.books(&guest, flat, world.day(30), world.day(33), VISA).await.expect(201));
+    let booking = id_of(
+        &world
+            .books(&guest, flat, world.day(30), world.day(33), VISA)
+            .await
+            .expect(201),
+    );
     world.run_jobs().await;
-    let problem = does(&world, &guest, booking, "check-in").await.refused(409, "too_early");
+    let problem = does(&world, &guest, booking, "check-in")
+        .await
+        .refused(409, "too_early");
     assert_eq!(problem["from"], json!(world.day(30)));
     world.pass(TimeDelta::days(31)).await;
-    let (host, guest) = (world.login(&host.email, PASSWORD).await, world.login(&guest.email, PASSWORD).await);
-    assert_eq!(does(&world, &guest, booking, "check-in").await.expect(200)["state"], "checked_in");
-    does(&world, &guest, booking, "check-in").await.refused(409, "wrong_state");
-    assert_eq!(does(&world, &host, booking, "check-out").await.expect(200)["state"], "checked_out");
-    does(&world, &guest, booking, "cancel").await.refused(409, "wrong_state");
+    let (host, guest) = (
+        world.login(&host.email, PASSWORD).await,
+        world.login(&guest.email, PASSWORD).await,
+    );
+    assert_eq!(
+        does(&world, &guest, booking, "check-in").await.expect(200)["state"],
+        "checked_in"
+    );
+    does(&world, &guest, booking, "check-in")
+        .await
+        .refused(409, "wrong_state");
+    assert_eq!(
+        does(&world, &host, booking, "check-out").await.expect(200)["state"],
+        "checked_out"
+    );
+    does(&world, &guest, booking, "cancel")
+        .await
+        .refused(409, "wrong_state");
 }
 
 #[tokio::test]
@@ -424,17 +537,36 @@ async fn cancelling_pays_back_what_the_quote_said() {
     let world = World::start().await;
     let (host, guest) = (world.host().await, world.guest().await);
     let flat = world.lists(&host, json!({"cancellation_policy": "limited"})).await;
-    let booking = id_of(&world.books(&guest, flat, world.day(40), world.day(43), VISA).await.expect(201));
+    let booking = id_of(
+        &world
+            .books(&guest, flat, world.day(40), world.day(43), VISA)
+            .await
+            .expect(201),
+    );
     world.run_jobs().await;
     // Between 14 and 7 days before check-in half comes back.
     world.pass(TimeDelta::days(30)).await;
-    let (host, guest) = (world.login(&host.email, PASSWORD).await, world.login(&guest.email, PASSWORD).await);
+    let (host, guest) = (
+        world.login(&host.email, PASSWORD).await,
+        world.login(&guest.email, PASSWORD).await,
+    );
     let path = format!("/bookings/{booking}/cancellation-quote");
     let by_host = world.get(&path).by(&host).send().await.expect(200);
-    assert_eq!((&by_host["rule"], &by_host["refund_minor"]), (&json!("by_host"), &json!(35_840)));
+    assert_eq!(
+        (&by_host["rule"], &by_host["refund_minor"]),
+        (&json!("by_host"), &json!(35_840))
+    );
     let quote = world.get(&path).by(&guest).send().await.expect(200);
-    assert_eq!((&quote["rule"], &quote["refund_minor"]), (&json!("limited_half"), &json!(17_920)));
-    let lines: i64 = quote["lines"].as_array().unwrap().iter().map(|line| line["refund_minor"].as_i64().unwrap()).sum();
+    assert_eq!(
+        (&quote["rule"], &quote["refund_minor"]),
+        (&json!("limited_half"), &json!(17_920))
+    );
+    let lines: i64 = quote["lines"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|line| line["refund_minor"].as_i64().unwrap())
+        .sum();
     assert_eq!(lines, 17_920);
     let until = DateTime::parse_from_rfc3339(quote["holds_until"].as_str().unwrap()).unwrap();
     assert_eq!(until.format("%H:%M").to_string(), "15:00", "of the property's clock");
@@ -443,7 +575,10 @@ async fn cancelling_pays_back_what_the_quote_said() {
     does(&world, &guest, booking, "cancel").await.expect(200);
     world.run_jobs().await;
     let payment = world.payment(&guest, booking).await;
-    assert_eq!((&payment["captured_minor"], &payment["refunded_minor"]), (&json!(35_840), &json!(17_920)));
+    assert_eq!(
+        (&payment["captured_minor"], &payment["refunded_minor"]),
+        (&json!(35_840), &json!(17_920))
+    );
     assert_eq!(payment["refunds"][0]["reason"], "limited_half");
     assert_eq!(payment["refunds"][0]["state"], "succeeded");
 }

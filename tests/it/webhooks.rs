@@ -28,7 +28,10 @@ fn signed(app: &TestApp, payload: &str) -> String {
 
 async fn delivered(app: &TestApp, payload: &str, signature: &str) -> Reply {
     let call = app.request(reqwest::Method::POST, "/webhooks/stripe");
-    call.header("Stripe-Signature", signature).bytes(payload.to_owned()).send().await
+    call.header("Stripe-Signature", signature)
+        .bytes(payload.to_owned())
+        .send()
+        .await
 }
 
 /// The kept events, and how many jobs there are for them.
@@ -62,7 +65,10 @@ async fn an_event_is_kept_once_and_its_job_is_enqueued_once() {
         .fetch_one(app.state.db.pool())
         .await
         .unwrap();
-    assert_eq!((kind.as_str(), object_id.as_str()), ("payment_intent.succeeded", "pi_1"));
+    assert_eq!(
+        (kind.as_str(), object_id.as_str()),
+        ("payment_intent.succeeded", "pi_1")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -84,18 +90,36 @@ async fn forged_and_stale_deliveries_leave_nothing_behind() {
     let tampered = payload.replace("pi_1", "pi_2");
     for (payload, signature, code) in [
         (&tampered, good.clone(), "invalid_signature"),
-        (&payload, signature(&payload, "whsec_of_somebody_else", now), "invalid_signature"),
+        (
+            &payload,
+            signature(&payload, "whsec_of_somebody_else", now),
+            "invalid_signature",
+        ),
         (&payload, good.replace("v1=", "v0="), "invalid_signature"),
-        (&payload, good.replace(&now.to_string(), &(now + 1).to_string()), "invalid_signature"),
+        (
+            &payload,
+            good.replace(&now.to_string(), &(now + 1).to_string()),
+            "invalid_signature",
+        ),
         (&payload, String::new(), "invalid_signature"),
         (&payload, "t=now,v1=00".to_owned(), "invalid_signature"),
         (&payload, format!("t={now}"), "invalid_signature"),
-        (&payload, signature(&payload, WEBHOOK_SECRET, now - 301), "stale_signature"),
-        (&payload, signature(&payload, WEBHOOK_SECRET, now + 400), "stale_signature"),
+        (
+            &payload,
+            signature(&payload, WEBHOOK_SECRET, now - 301),
+            "stale_signature",
+        ),
+        (
+            &payload,
+            signature(&payload, WEBHOOK_SECRET, now + 400),
+            "stale_signature",
+        ),
     ] {
         delivered(&app, payload, &signature).await.refused(400, code);
     }
-    let unsigned = app.request(reqwest::Method::POST, "/webhooks/stripe").bytes(payload.clone());
+    let unsigned = app
+        .request(reqwest::Method::POST, "/webhooks/stripe")
+        .bytes(payload.clone());
     unsigned.send().await.refused(400, "invalid_signature");
     assert_eq!(kept(&app).await, nothing());
     delivered(&app, &payload, &good).await.expect(200);
@@ -106,14 +130,34 @@ async fn what_is_signed_and_no_event_is_refused() {
     let app = TestApp::start().await;
     let no_object = json!({"id": "evt_1", "type": "charge.failed", "created": 1, "data": {"object": {}}}).to_string();
     let long = event(&format!("evt_{}", "x".repeat(300)), "charge.failed");
-    for payload in ["", "{}", "[]", "null", "not json", r#"{"id":"evt_1"}"#, &no_object, &long, &event("ch_1", "charge.failed")] {
-        delivered(&app, payload, &signed(&app, payload)).await.refused(400, "invalid_event");
+    for payload in [
+        "",
+        "{}",
+        "[]",
+        "null",
+        "not json",
+        r#"{"id":"evt_1"}"#,
+        &no_object,
+        &long,
+        &event("ch_1", "charge.failed"),
+    ] {
+        delivered(&app, payload, &signed(&app, payload))
+            .await
+            .refused(400, "invalid_event");
     }
     let latin = b"\xff\xfe";
-    let call = app.request(reqwest::Method::POST, "/webhooks/stripe").header("Stripe-Signature", "t=1,v1=00");
-    call.bytes(latin.to_vec()).send().await.refused(400, "invalid_signature");
+    let call = app
+        .request(reqwest::Method::POST, "/webhooks/stripe")
+        .header("Stripe-Signature", "t=1,v1=00");
+    call.bytes(latin.to_vec())
+        .send()
+        .await
+        .refused(400, "invalid_signature");
     assert_eq!(kept(&app).await, nothing());
-    app.get("/webhooks/stripe").send().await.refused(405, "method_not_allowed");
+    app.get("/webhooks/stripe")
+        .send()
+        .await
+        .refused(405, "method_not_allowed");
 }
 
 #[tokio::test]
@@ -125,7 +169,9 @@ async fn large_events_are_taken_up_to_256_kibibytes() {
         payload
     };
     let too_large = with_length(256 * 1024 + 1);
-    delivered(&app, &too_large, &signed(&app, &too_large)).await.refused(413, "body_too_large");
+    delivered(&app, &too_large, &signed(&app, &too_large))
+        .await
+        .refused(413, "body_too_large");
     assert_eq!(kept(&app).await, nothing());
     let largest = with_length(256 * 1024);
     delivered(&app, &largest, &signed(&app, &largest)).await.expect(200);
@@ -141,16 +187,22 @@ async fn both_secrets_are_good_during_a_rotation() {
     let now = app.clock.now().timestamp();
     for (number, secret) in ["whsec_new", "whsec_old"].into_iter().enumerate() {
         let payload = event(&format!("evt_{number}"), "payment_intent.canceled");
-        delivered(&app, &payload, &signature(&payload, secret, now)).await.expect(200);
+        delivered(&app, &payload, &signature(&payload, secret, now))
+            .await
+            .expect(200);
     }
     let payload = event("evt_9", "payment_intent.canceled");
-    delivered(&app, &payload, &signature(&payload, WEBHOOK_SECRET, now)).await.refused(400, "invalid_signature");
+    delivered(&app, &payload, &signature(&payload, WEBHOOK_SECRET, now))
+        .await
+        .refused(400, "invalid_signature");
     let stale = signature(&payload, "whsec_old", now - 301);
     delivered(&app, &payload, &stale).await.refused(400, "stale_signature");
     assert_eq!(kept(&app).await.0, ["evt_0", "evt_1"]);
 
     let closed = TestApp::start_with(|settings| settings.stripe_webhook_secrets.clear()).await;
-    delivered(&closed, &payload, &signed(&closed, &payload)).await.refused(400, "invalid_signature");
+    delivered(&closed, &payload, &signed(&closed, &payload))
+        .await
+        .refused(400, "invalid_signature");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::rest::mirror::mirror;
 use crate::rest::payments::PaymentState;
 use crate::rest::prices::{LineKind, PriceLine};
+use crate::rest::properties::CancellationPolicy;
 
 mirror! {
     /// Where a booking stands. `held` → `confirmed` (or `pending_approval` first) → `checked_in` → `checked_out` →
@@ -39,20 +40,6 @@ mirror! {
         NoShow,
         /// No card was authorised while the hold lasted
         PaymentFailed,
-    }
-}
-
-mirror! {
-    /// What a guest who cancels gets back, as it was when the booking was made.
-    BookingPolicy of roost_shared::properties::CancellationPolicy {
-        /// All until 24 hours before check-in
-        Flexible,
-        /// All until 5 days before check-in
-        Moderate,
-        /// All until 14 days before check-in, half until 7
-        Limited,
-        /// All until 30 days before check-in, half until 7
-        Firm,
     }
 }
 
@@ -344,7 +331,7 @@ pub struct Booking {
     /// Confirmed without the host's approval
     pub instant_book: bool,
     /// What a guest who cancels gets back; `GET …/cancellation-quote` says how much that is now
-    pub cancellation_policy: BookingPolicy,
+    pub cancellation_policy: CancellationPolicy,
     /// The property's time zone, an IANA name
     pub time_zone: String,
     /// The earliest arrival, `HH:MM` of the property's clock
@@ -433,7 +420,7 @@ impl Example for Booking {
         Self {
             summary: BookingSummary::example(),
             instant_book: true,
-            cancellation_policy: BookingPolicy::Moderate,
+            cancellation_policy: CancellationPolicy::Moderate,
             time_zone: "Europe/Berlin".to_owned(),
             check_in_from: "15:00".to_owned(),
             check_out_by: "11:00".to_owned(),

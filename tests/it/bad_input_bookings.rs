@@ -83,7 +83,7 @@ async fn every_field_of_a_booking_request() {
         ("check_in", json!([]), 400, wrong),
         ("check_in", day(-2), 422, refused),
         ("check_in", json!("1999-12-31"), 422, refused),
-        ("check_in", json!("-2000-01-01"), 422, refused),
+        ("check_in", json!("-2000-01-01"), 400, wrong),
         ("check_out", Value::Null, 400, wrong),
         ("check_out", json!(false), 400, wrong),
         ("check_out", json!("2030-13-01"), 400, wrong),
@@ -92,7 +92,7 @@ async fn every_field_of_a_booking_request() {
         ("check_out", day(31), 422, refused), // fewer nights than the least
         ("check_out", day(51), 422, refused), // more than the most
         ("check_out", json!("9999-12-31"), 422, refused),
-        ("check_out", json!("+200000-01-01"), 422, refused),
+        ("check_out", json!("+200000-01-01"), 400, wrong),
         ("guests", Value::Null, 400, wrong),
         ("guests", json!("2"), 400, wrong),
         ("guests", json!(1.5), 400, wrong),

@@ -197,7 +197,7 @@ async fn a_booking_costs_what_was_quoted() {
     let flat = world.lists(&host, json!({})).await;
     let quote = quoted(&world, &guest, flat, 2).await;
     let token = quote["token"].as_str().unwrap().to_owned();
-    sqlx::query("UPDATE properties SET nightly_rate_minor = 99_000")
+    sqlx::query("UPDATE properties SET nightly_rate_minor = 99000")
         .execute(world.pool())
         .await
         .unwrap();

@@ -281,8 +281,12 @@ async fn every_field_is_looked_at() {
     }
     for (field, good) in a_flat().as_object().unwrap() {
         let wrong = if good.is_string() { json!(7) } else { json!("seven") };
-        create(flat(&json!({field: wrong}))).await.refused(400, "invalid_body");
-        change(json!({field: wrong})).await.refused(400, "invalid_body");
+        create(flat(&json!({field: wrong})))
+            .await
+            .refused_field(400, "invalid_body", field);
+        change(json!({field: wrong}))
+            .await
+            .refused_field(400, "invalid_body", field);
     }
     for field in [
         "title",
@@ -297,21 +301,25 @@ async fn every_field_is_looked_at() {
     ] {
         let mut without = a_flat();
         without.as_object_mut().unwrap().remove(field);
-        create(without).await.refused(400, "invalid_body");
+        create(without).await.refused_field(400, "invalid_body", field);
         change(json!({field: null}))
             .await
             .refused_field(422, "validation_failed", field);
     }
     for (field, value) in [("cancellation_policy", "strict"), ("status", "sold")] {
-        create(flat(&json!({field: value}))).await.refused(400, "invalid_body");
+        create(flat(&json!({field: value})))
+            .await
+            .refused_field(400, "invalid_body", field);
     }
     create(flat(&json!({"colour": "red"})))
         .await
-        .refused(400, "invalid_body");
+        .refused_field(400, "invalid_body", "colour");
     create(flat(&json!({"title": "a\u{0}bcdef"})))
         .await
         .refused(400, "invalid_json");
-    change(json!({"version": 7})).await.refused(400, "invalid_body");
+    change(json!({"version": 7}))
+        .await
+        .refused_field(400, "invalid_body", "version");
     change(json!({"status": "archived"}))
         .await
         .refused_field(422, "validation_failed", "status");
@@ -329,7 +337,7 @@ async fn every_field_is_looked_at() {
         .by(&host)
         .send()
         .await
-        .refused(400, "invalid_body");
+        .refused_field(400, "invalid_body", "body");
     app.request(reqwest::Method::POST, "/properties/")
         .by(&host)
         .bytes("{")

@@ -172,12 +172,18 @@ async fn every_field_is_looked_at() {
     ] {
         let mut body = good.clone();
         body[field] = wrong;
-        app.post("/quotes", body).send().await.refused(400, "invalid_body");
+        app.post("/quotes", body)
+            .send()
+            .await
+            .refused_field(400, "invalid_body", field);
     }
     for field in ["property_id", "check_in", "check_out", "guests"] {
         let mut body = good.clone();
         body.as_object_mut().unwrap().remove(field);
-        app.post("/quotes", body).send().await.refused(400, "invalid_body");
+        app.post("/quotes", body)
+            .send()
+            .await
+            .refused_field(400, "invalid_body", field);
     }
     for day in ["+262142-12-31", "-9999-01-01"] {
         let mut body = good.clone();

@@ -207,6 +207,28 @@ async fn a_property_is_archived_once_nobody_is_to_come() {
 }
 
 #[tokio::test]
+async fn a_host_who_leaves_takes_the_listings_along() {
+    let app = TestApp::start().await;
+    let (host, guest) = (app.host().await, app.guest().await);
+    let id = app.lists(&host, json!({})).await;
+    let booking = books(&app, &guest, id, 30, 31).await;
+    app.delete("/users/me")
+        .by(&host)
+        .send()
+        .await
+        .refused(409, "open_bookings");
+    app.get(&format!("/properties/{id}")).send().await.expect(200);
+    let cancel = format!("/bookings/{}/cancel", booking["id"].as_str().unwrap());
+    app.post(&cancel, json!({})).by(&guest).send().await.expect(200);
+    app.delete("/users/me").by(&host).send().await.expect(204);
+    assert_eq!(app.get("/properties/").send().await.expect(200)["items"], json!([]));
+    let body = json!({"property_id": id, "check_in": app.day(40), "check_out": app.day(41), "guests": 1});
+    app.post("/quotes", body).send().await.refused(404, "not_found");
+    // Other processes learn of it from the job.
+    assert_eq!(app.jobs_of("cache.warm").await, 1);
+}
+
+#[tokio::test]
 async fn the_same_key_lists_once() {
     let app = TestApp::start().await;
     let host = app.host().await;

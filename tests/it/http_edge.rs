@@ -401,6 +401,8 @@ async fn the_document_is_complete_and_its_page_stands_alone() {
                 assert!(parameter["description"].is_string(), "{at}: {parameter}");
             }
             for (status, response) in operation["responses"].as_object().unwrap() {
+                let shared = response["$ref"].as_str().map(|reference| &reference[1..]);
+                let response = shared.map_or(response, |pointer| document.pointer(pointer).unwrap());
                 let description = response["description"].as_str().unwrap_or_default();
                 assert!(!description.is_empty(), "{at} {status} has no description");
                 if status.starts_with(['4', '5']) && !path.starts_with("/readyz") {

@@ -7,10 +7,12 @@
     reason = "every function here is part of a test"
 )]
 
+mod auth;
 mod bad_input_bookings;
 mod booking_wait;
 mod bookings;
 mod engine;
+mod http_edge;
 mod jobs;
 mod kill;
 mod mail;
@@ -19,4 +21,5 @@ mod payments;
 mod search_plans;
 mod seed;
 mod stripe_sandbox;
+mod users;
 mod webhooks;

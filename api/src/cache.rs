@@ -15,6 +15,7 @@ use metrics::Counter;
 use moka::future::Cache;
 use moka::ops::compute::{CompResult, Op};
 use poem::http::HeaderValue;
+use redis::RedisError;
 use roost_shared::properties;
 use roost_shared::properties::cache::{Cached, Rendered, channel, fetch, forget, read_message, store};
 use roost_shared::redis::Redis;
@@ -31,6 +32,8 @@ const MOST_ENTRIES: u64 = 10_000;
 const LOCAL_TTL: Duration = Duration::from_secs(5);
 /// Redis is here to be faster than Postgres; when it is not, it is left out.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(50);
+/// How long subscribing may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a Redis that failed is not asked again.
 const REDIS_PAUSE: Duration = Duration::from_secs(1);
 /// How long a change waits until Redis knows of it.
@@ -225,23 +228,26 @@ async fn note_change(local: &Cache<Uuid, Entry>, id: Uuid, version: i32) {
 /// Follows the changes of others, for as long as the process lives.
 async fn listen(local: Cache<Uuid, Entry>, redis: Redis) {
     let channel = channel(&redis);
+    let subscribe = async || {
+        let mut subscriber = redis.subscriber().await?;
+        subscriber.subscribe(&channel).await?;
+        Ok::<_, RedisError>(subscriber)
+    };
     loop {
-        match redis.subscriber().await {
-            Ok(mut subscriber) => match subscriber.subscribe(&channel).await {
-                Ok(()) => {
-                    // Whatever was announced while nobody listened is read again.
-                    local.invalidate_all();
-                    let mut messages = subscriber.on_message();
-                    while let Some(message) = messages.next().await {
-                        let change = message.get_payload::<String>().ok();
-                        if let Some((id, version)) = change.as_deref().and_then(read_message) {
-                            note_change(&local, id, version).await;
-                        }
+        match timeout(CONNECT_TIMEOUT, subscribe()).await {
+            Ok(Ok(mut subscriber)) => {
+                // Whatever was announced while nobody listened is read again.
+                local.invalidate_all();
+                let mut messages = subscriber.on_message();
+                while let Some(message) = messages.next().await {
+                    let change = message.get_payload::<String>().ok();
+                    if let Some((id, version)) = change.as_deref().and_then(read_message) {
+                        note_change(&local, id, version).await;
                     }
                 }
-                Err(error) => tracing::debug!(%error, "not subscribed to changes of properties"),
-            },
-            Err(error) => tracing::debug!(%error, "not subscribed to changes of properties"),
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "not subscribed to changes of properties"),
+            Err(_) => tracing::debug!("not subscribed to changes of properties: no answer from redis"),
         }
         tokio::time::sleep(REDIS_PAUSE).await;
     }

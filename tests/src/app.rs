@@ -10,6 +10,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use chrono::{NaiveDate, TimeDelta};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
 use roost_api::server::{self, Running};
@@ -19,8 +20,10 @@ use roost_shared::config::Secret;
 use roost_shared::db;
 use roost_shared::redis::Redis;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::database::{TestDatabase, TestRedis};
+use crate::world::{a_flat, id_of};
 
 /// Signs the access tokens of every test app.
 pub const JWT_SECRET: &str = "a secret for tests, of more than 32 bytes";
@@ -189,6 +192,20 @@ impl TestApp {
         let own = self.get("/users/me").by(&actor).send().await.expect(200);
         own["id"].as_str().unwrap().clone_into(&mut actor.id);
         actor
+    }
+
+    /// Today's date plus some days, UTC.
+    pub fn day(&self, days: i64) -> NaiveDate {
+        (self.clock.now() + TimeDelta::days(days)).date_naive()
+    }
+
+    /// Lists a flat in Berlin; `changes` replace fields of it.
+    pub async fn lists(&self, host: &Actor, changes: Value) -> Uuid {
+        let mut flat = a_flat();
+        for (name, value) in changes.as_object().unwrap() {
+            flat[name] = value.clone();
+        }
+        id_of(&self.post("/properties/", flat).by(host).send().await.expect(201))
     }
 
     /// How many rows of the jobs table are of this kind.

@@ -116,20 +116,6 @@ impl World {
         self.state.db.pool()
     }
 
-    /// Today's date plus some days, UTC.
-    pub fn day(&self, days: i64) -> NaiveDate {
-        (self.clock.now() + TimeDelta::days(days)).date_naive()
-    }
-
-    /// Lists a flat in Berlin; `changes` replace fields of it.
-    pub async fn lists(&self, host: &Actor, changes: Value) -> Uuid {
-        let mut flat = a_flat();
-        for (name, value) in changes.as_object().unwrap() {
-            flat[name] = value.clone();
-        }
-        id_of(&self.post("/properties/", flat).by(host).send().await.expect(201))
-    }
-
     /// Asks to book for two.
     pub async fn books(
         &self,

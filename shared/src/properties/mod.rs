@@ -1,7 +1,8 @@
 //! What hosts let: the listings, what a stay costs and which nights are free.
 //!
-//! Operations: [`create`], [`get`], [`update`], [`archive`], [`quote_stay`], [`search::search`]. [`terms`] is what a
-//! booking needs to know of a property, read under a lock. Pure rules: [`rules`], [`pricing`], [`stay`], [`quote`].
+//! Operations: [`create`], [`get`], [`update`], [`archive`], [`archive_all_of`], [`quote_stay`], [`search::search`].
+//! [`terms`] is what a booking needs to know of a property, read under a lock. Pure rules: [`rules`], [`pricing`],
+//! [`stay`], [`quote`].
 //! [`cache`] is the format in which the API and the worker share rendered properties.
 
 pub mod cache;
@@ -274,6 +275,27 @@ pub async fn archive(
     .await?;
     property.details.status = PropertyStatus::Archived;
     changed(tx, property, done.rows_affected())
+}
+
+/// Takes everything of a host off the market, for one who leaves. Bookings of these properties wait until the
+/// transaction ends; ask for open ones after this, not before.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn archive_all_of(tx: &mut Tx, host_id: Uuid) -> Result<(), sqlx::Error> {
+    let now = tx.now();
+    let archived = sqlx::query_scalar!(
+        "UPDATE properties SET status = 'archived', version = version + 1, updated_at = $2
+         WHERE host_id = $1 AND status <> 'archived' RETURNING id",
+        host_id,
+        now,
+    )
+    .fetch_all(tx.conn())
+    .await?;
+    for property_id in archived {
+        tx.enqueue(&WarmCache { property_id });
+    }
+    Ok(())
 }
 
 /// The property after a change of `rows` rows. The cache has to learn of it even if this process dies.

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::db::{Tx, violated_constraint};
 use crate::ids;
+use crate::properties;
 
 pub use passwords::{PasswordError, Passwords};
 pub use verification::{
@@ -254,6 +255,8 @@ pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<(), UserError> {
     if !store::lock(tx.conn(), id).await? {
         return Err(UserError::NotFound);
     }
+    // From here on nobody books with them, so what is open is found.
+    properties::archive_all_of(tx, id).await?;
     if store::has_open_bookings(tx.conn(), id).await? {
         return Err(UserError::OpenBookings);
     }

@@ -172,14 +172,6 @@ pub(super) async fn has_open_bookings(conn: &mut PgConnection, id: Uuid) -> Resu
 }
 
 pub(super) async fn erase(conn: &mut PgConnection, id: Uuid, now: DateTime<Utc>) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE properties SET status = 'archived', version = version + 1, updated_at = $2
-         WHERE host_id = $1 AND status <> 'archived'",
-        id,
-        now,
-    )
-    .execute(&mut *conn)
-    .await?;
     sqlx::query!("DELETE FROM email_verifications WHERE user_id = $1", id)
         .execute(&mut *conn)
         .await?;

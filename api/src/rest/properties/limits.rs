@@ -51,7 +51,7 @@ fn list_parameters(document: &mut Value) -> impl Iterator<Item = &mut Map<String
         .filter_map(Value::as_object_mut)
 }
 
-fn limits() -> [(&'static str, Value); 18] {
+fn limits() -> [(&'static str, Value); 19] {
     let (shortest_title, longest_title) = TITLE_LENGTH;
     [
         (
@@ -73,6 +73,7 @@ fn limits() -> [(&'static str, Value); 18] {
         ("bathrooms", between(0, MAX_ROOMS.into())),
         ("min_nights", between(1, MAX_NIGHTS.into())),
         ("max_nights", between(1, MAX_NIGHTS.into())),
+        ("amenities", json!({"maxItems": MAX_AMENITIES, "uniqueItems": true})),
         ("check_in_from", pattern(TIME)),
         ("check_out_by", pattern(TIME)),
     ]
@@ -86,4 +87,35 @@ fn between(least: i64, most: i64) -> Value {
 
 fn pattern(pattern: &str) -> Value {
     json!({"pattern": pattern})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_stated_where_the_document_has_the_field() {
+        let field = || json!({"type": "string"});
+        let mut document = json!({
+            "components": {"schemas": {
+                "NewProperty": {"properties": {"title": field(), "amenities": {"type": "array", "items": field()}}},
+                "PropertyPatch": {"properties": {"beds": {"type": "integer", "nullable": true}}},
+            }},
+            "paths": {"/properties": {"get": {"parameters": [{"name": "guests", "schema": {"type": "integer"}}]}}},
+        });
+        state_limits(&mut document);
+        let at = |pointer: &str| document.pointer(pointer).cloned().unwrap_or_default();
+        assert_eq!(at("/components/schemas/NewProperty/properties/title/maxLength"), 120);
+        let amenities = at("/components/schemas/NewProperty/properties/amenities");
+        assert_eq!(
+            (&amenities["maxItems"], &amenities["items"]["enum"][0]),
+            (&json!(50), &json!("air_conditioning"))
+        );
+        let beds = at("/components/schemas/PropertyPatch/properties/beds");
+        assert_eq!(
+            beds,
+            json!({"type": "integer", "nullable": true, "minimum": 1, "maximum": 100})
+        );
+        assert_eq!(at("/paths/~1properties/get/parameters/0/schema/maximum"), 50);
+    }
 }

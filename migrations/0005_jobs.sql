@@ -36,7 +36,9 @@ CREATE INDEX jobs_unpublished ON jobs (queue, priority, run_at) WHERE state = 'q
 -- and due jobs that were lost with Redis.
 CREATE INDEX jobs_published ON jobs (queue, published_at) WHERE state = 'queued' AND published_at IS NOT NULL;
 CREATE INDEX jobs_leased ON jobs (lease_until) WHERE state = 'running';
-CREATE INDEX jobs_finished ON jobs (finished_at) WHERE state IN ('succeeded', 'cancelled', 'dead', 'quarantined');
+-- What pruning deletes.
+CREATE INDEX jobs_finished ON jobs (finished_at) WHERE state IN ('succeeded', 'cancelled');
+CREATE INDEX jobs_dead ON jobs (finished_at) WHERE state IN ('dead', 'quarantined');
 
 -- One row per ended attempt. Append-only.
 CREATE TABLE job_attempts (
@@ -70,7 +72,8 @@ CREATE TABLE effects (
 );
 CREATE INDEX effects_by_entity ON effects (entity_id, first_sent_at) WHERE entity_id IS NOT NULL;
 CREATE INDEX effects_by_job ON effects (job_id);
-CREATE INDEX effects_by_time ON effects (first_sent_at);
+CREATE INDEX effects_unknown ON effects (updated_at) WHERE state = 'unknown';
+CREATE INDEX effects_mails ON effects (updated_at) WHERE key LIKE 'mail:%';
 
 -- Operators' switches, read by every worker.
 CREATE TABLE queues (

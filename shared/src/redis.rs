@@ -50,7 +50,9 @@ impl Redis {
     /// # Errors
     /// Redis is not reachable.
     pub async fn subscriber(&self) -> Result<redis::aio::PubSub, RedisError> {
-        self.client.get_async_pubsub().await
+        tokio::time::timeout(Duration::from_secs(2), self.client.get_async_pubsub())
+            .await
+            .unwrap_or_else(|_| Err(RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut))))
     }
 
     /// `name` under the prefix of this deployment.

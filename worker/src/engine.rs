@@ -25,6 +25,9 @@ use crate::handler::{Done, Registry};
 const CLAIM_BATCH: usize = 64;
 const SETTLE_BATCH: usize = 128;
 const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// A statement that takes longer than this is given up and tried again: the connection may be dead without saying so.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+const RENEW_TIMEOUT: Duration = Duration::from_secs(2);
 /// Without a renewal for this long somebody else may have the job by now.
 const LEASE_AT_RISK: Duration = Duration::from_secs(8);
 
@@ -44,7 +47,7 @@ struct Running {
 struct Finished {
     settlement: Settlement,
     kind: &'static str,
-    _slot: OwnedSemaphorePermit,
+    slot: OwnedSemaphorePermit,
 }
 
 /// One process's engine.
@@ -60,6 +63,10 @@ pub(crate) struct Engine {
     tasks: TaskTracker,
     /// No new jobs from here on.
     draining: CancellationToken,
+    /// Nothing more to settle from here on.
+    settled: CancellationToken,
+    /// Ids that arrived too late to be run here.
+    refused: Mutex<Vec<Uuid>>,
 }
 
 /// The engine's loops, to be waited for when it stops.
@@ -92,11 +99,13 @@ impl Engine {
             paused: Mutex::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
+            settled: CancellationToken::new(),
+            refused: Mutex::default(),
             ctx,
         });
         let loops = Loops {
             claimer: tokio::spawn(claim_loop(Arc::clone(&engine), tickets)),
-            settler: tokio::spawn(settle_loop(engine.pool().clone(), ended)),
+            settler: tokio::spawn(settle_loop(engine.pool().clone(), ended, engine.settled.clone())),
             renewer: tokio::spawn(renew_loop(Arc::clone(&engine))),
         };
         (engine, loops)
@@ -110,13 +119,29 @@ impl Engine {
     pub async fn take(&self, queue: Queue, id: Uuid) {
         let Some(slots) = self.slots.get(&queue) else { return };
         let slot = tokio::select! {
-            slot = Arc::clone(slots).acquire_owned() => slot,
-            // Its message is gone, its row is not: the relay publishes it again for another worker.
-            () = self.draining.cancelled() => return,
+            slot = Arc::clone(slots).acquire_owned() => slot.ok(),
+            () = self.draining.cancelled() => None,
         };
-        if let Ok(slot) = slot {
-            // Fails only when the claimer has ended, on a stop.
-            let _ = self.intake.send(Ticket { id, queue, slot }).await;
+        let sent = match slot {
+            Some(slot) => self.intake.send(Ticket { id, queue, slot }).await.is_ok(),
+            None => false,
+        };
+        if !sent {
+            lock(&self.refused).push(id);
+        }
+    }
+
+    /// Lets other workers have at once what arrived too late to be run here.
+    pub async fn give_back(&self) {
+        let ids = std::mem::take(&mut *lock(&self.refused));
+        if !ids.is_empty() {
+            let done = tokio::time::timeout(RENEW_TIMEOUT, relay::unpublish(self.pool(), &ids)).await;
+            if !matches!(done, Ok(Ok(()))) {
+                tracing::warn!(
+                    jobs = ids.len(),
+                    "could not put unclaimed jobs back, the relay will find them"
+                );
+            }
         }
     }
 
@@ -129,7 +154,7 @@ impl Engine {
     }
 
     /// Stops: nothing new, `grace` for what runs, the rest is handed back without costing it an attempt.
-    pub async fn stop(self: Arc<Self>, loops: Loops, grace: Duration) {
+    pub async fn stop(&self, loops: Loops, grace: Duration) {
         self.draining.cancel();
         let _ = loops.claimer.await;
         self.tasks.close();
@@ -140,15 +165,18 @@ impl Engine {
                 running.values().map(|job| job.lease).collect()
             };
             self.tasks.wait().await;
-            match jobs::hand_back(self.pool(), &leases).await {
-                Ok(count) => tracing::info!(count, "unfinished jobs handed back"),
-                Err(error) => tracing::warn!(%error, "could not hand jobs back, their leases will expire"),
+            match tokio::time::timeout(STATEMENT_TIMEOUT, jobs::hand_back(self.pool(), &leases)).await {
+                Ok(Ok(count)) => tracing::info!(count, "unfinished jobs handed back"),
+                Ok(Err(error)) => tracing::warn!(%error, "could not hand jobs back, their leases will expire"),
+                Err(_) => tracing::warn!("could not hand jobs back in time, their leases will expire"),
             }
         }
         loops.renewer.abort();
-        // The settler ends when the last sender is gone; it has written everything by then.
-        drop(self);
-        let _ = loops.settler.await;
+        self.settled.cancel();
+        if tokio::time::timeout(STATEMENT_TIMEOUT, loops.settler).await.is_err() {
+            tracing::warn!("finished jobs could not be settled, they will run again");
+        }
+        self.give_back().await;
     }
 
     async fn claim(self: &Arc<Self>, tickets: Vec<Ticket>) {
@@ -164,13 +192,23 @@ impl Engine {
         if ids.is_empty() {
             return;
         }
-        let claimed = match jobs::claim(self.pool(), &ids, &self.registry.kinds(), &self.owner).await {
-            Ok(claimed) => claimed,
-            Err(error) => {
-                counter!("roost_claim_errors_total").increment(1);
-                tracing::warn!(%error, jobs = ids.len(), "claim failed, the relay will publish the jobs again");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-                return;
+        let kinds = self.registry.kinds();
+        // Until Postgres answers: meanwhile the intake is full, and apalis leaves the messages in Redis.
+        let claimed = loop {
+            let claiming = jobs::claim(self.pool(), &ids, &kinds, &self.owner);
+            let error = match tokio::time::timeout(STATEMENT_TIMEOUT, claiming).await {
+                Ok(Ok(claimed)) => break claimed,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer in {STATEMENT_TIMEOUT:?}"),
+            };
+            counter!("roost_claim_errors_total").increment(1);
+            tracing::warn!(error, jobs = ids.len(), "claim failed, trying again");
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(300)) => {}
+                () = self.draining.cancelled() => {
+                    lock(&self.refused).extend(ids);
+                    return;
+                }
             }
         };
         let mut slots: HashMap<Uuid, OwnedSemaphorePermit> =
@@ -266,7 +304,7 @@ impl Engine {
         outcome.map(|outcome| Finished {
             settlement: Settlement { lease, outcome },
             kind,
-            _slot: slot,
+            slot,
         })
     }
 }
@@ -283,57 +321,95 @@ async fn claim_loop(engine: Arc<Engine>, mut tickets: mpsc::Receiver<Ticket>) {
         }
         engine.claim(std::mem::take(&mut batch)).await;
     }
-    // Ids that were taken in and not claimed: let another worker have them at once.
+    // Ids that were taken in and not claimed: let another worker have them.
     tickets.close();
-    let mut left = Vec::new();
     while let Ok(ticket) = tickets.try_recv() {
-        left.push(ticket.id);
-    }
-    if !left.is_empty()
-        && let Err(error) = relay::unpublish(engine.pool(), &left).await
-    {
-        tracing::warn!(%error, "could not put unclaimed jobs back, the relay will find them");
+        lock(&engine.refused).push(ticket.id);
     }
 }
 
-async fn settle_loop(pool: PgPool, mut ended: mpsc::UnboundedReceiver<Finished>) {
+async fn settle_loop(pool: PgPool, mut ended: mpsc::UnboundedReceiver<Finished>, settled: CancellationToken) {
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
-    while ended.recv_many(&mut batch, SETTLE_BATCH).await > 0 {
-        let mut finished: Vec<Finished> = std::mem::take(&mut batch);
-        let settlements: Vec<Settlement> = finished
-            .iter_mut()
-            .map(|one| Settlement {
-                lease: one.settlement.lease,
-                outcome: std::mem::replace(&mut one.settlement.outcome, Outcome::Cancelled),
-            })
-            .collect();
-        let settled = settle_surely(&pool, &settlements).await;
-        for one in &finished {
-            if !settled.contains(&one.settlement.lease.job_id) {
-                counter!("roost_stale_settlements_total", "kind" => one.kind).increment(1);
-                tracing::warn!(job_id = %one.settlement.lease.job_id, kind = one.kind, "too late: another worker has the job");
+    loop {
+        let received = tokio::select! {
+            biased;
+            received = ended.recv_many(&mut batch, SETTLE_BATCH) => received,
+            () = settled.cancelled() => 0,
+        };
+        if received == 0 {
+            return;
+        }
+        // The slots stay taken until their jobs are settled.
+        let (settlements, slots): (Vec<Settlement>, Vec<_>) = batch
+            .drain(..)
+            .map(|one| (one.settlement, (one.kind, one.slot)))
+            .unzip();
+        let jobs: Vec<Uuid> = settlements.iter().map(|one| one.lease.job_id).collect();
+        let done = settle_surely(&pool, settlements).await;
+        for (job_id, (kind, _)) in jobs.iter().zip(&slots) {
+            if !done.contains(job_id) {
+                counter!("roost_stale_settlements_total", "kind" => *kind).increment(1);
+                tracing::warn!(%job_id, kind, "too late: another worker has the job");
             }
         }
     }
 }
 
-/// Settles, however long Postgres is away: the work is done and must not be forgotten while this process lives.
-async fn settle_surely(pool: &PgPool, settlements: &[Settlement]) -> Vec<Uuid> {
+/// Settles, however long Postgres is away: the work is done and must not be forgotten while this process lives. A
+/// settlement that Postgres cannot store ends its own job, not the settling of the others.
+async fn settle_surely(pool: &PgPool, settlements: Vec<Settlement>) -> Vec<Uuid> {
+    match settle_or_refuse(pool, &settlements).await {
+        Ok(settled) => settled,
+        Err(_) if settlements.len() > 1 => {
+            let mut settled = Vec::with_capacity(settlements.len());
+            for one in settlements {
+                settled.extend(Box::pin(settle_surely(pool, vec![one])).await);
+            }
+            settled
+        }
+        Err(refusal) => {
+            tracing::error!(error = %refusal, "a job's end could not be stored");
+            let failed: Vec<Settlement> = settlements
+                .into_iter()
+                .map(|one| Settlement {
+                    lease: one.lease,
+                    outcome: Outcome::Fail("its outcome could not be stored".to_owned()),
+                })
+                .collect();
+            settle_or_refuse(pool, &failed).await.unwrap_or_default()
+        }
+    }
+}
+
+/// Tries until Postgres has answered; an answer about the data itself is returned.
+async fn settle_or_refuse(pool: &PgPool, settlements: &[Settlement]) -> Result<Vec<Uuid>, sqlx::Error> {
     let mut wait = Duration::from_millis(50);
     loop {
-        let result = match pool.acquire().await {
-            Ok(mut connection) => jobs::settle(&mut connection, settlements).await,
-            Err(error) => Err(error),
+        let attempt = async {
+            let mut connection = pool.acquire().await?;
+            jobs::settle(&mut connection, settlements).await
         };
-        match result {
-            Ok(settled) => return settled,
-            Err(error) => {
-                counter!("roost_settle_errors_total").increment(1);
-                tracing::warn!(%error, jobs = settlements.len(), "settling failed, trying again");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(2));
-            }
-        }
+        let error = match tokio::time::timeout(STATEMENT_TIMEOUT, attempt).await {
+            Ok(Ok(settled)) => return Ok(settled),
+            Ok(Err(error)) if is_about_the_data(&error) => return Err(error),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer in {STATEMENT_TIMEOUT:?}"),
+        };
+        counter!("roost_settle_errors_total").increment(1);
+        tracing::warn!(error, jobs = settlements.len(), "settling failed, trying again");
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(2));
+    }
+}
+
+/// Cardinality, data and constraint violations: they come again however often one tries.
+fn is_about_the_data(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => database
+            .code()
+            .is_some_and(|code| ["21", "22", "23"].iter().any(|class| code.starts_with(class))),
+        sqlx::Error::Encode(_) => true,
+        _ => false,
     }
 }
 
@@ -349,9 +425,10 @@ async fn renew_loop(engine: Arc<Engine>) {
             renewed_at = Instant::now();
             continue;
         }
-        match jobs::renew(engine.pool(), &leases).await {
-            Ok(renewed) => {
-                renewed_at = Instant::now();
+        let begun = Instant::now();
+        let error = match tokio::time::timeout(RENEW_TIMEOUT, jobs::renew(engine.pool(), &leases)).await {
+            Ok(Ok(renewed)) => {
+                renewed_at = begun;
                 let running = lock(&engine.running);
                 for lease in &leases {
                     let Some(job) = running.get(&lease.job_id).filter(|job| job.lease.fence == lease.fence) else {
@@ -363,13 +440,14 @@ async fn renew_loop(engine: Arc<Engine>) {
                         Some(_) => {}
                     }
                 }
+                continue;
             }
-            Err(error) => {
-                tracing::warn!(%error, "leases not renewed");
-                if renewed_at.elapsed() > LEASE_AT_RISK {
-                    lock(&engine.running).values().for_each(|job| job.stop.cancel());
-                }
-            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer in {RENEW_TIMEOUT:?}"),
+        };
+        tracing::warn!(error, "leases not renewed");
+        if renewed_at.elapsed() > LEASE_AT_RISK {
+            lock(&engine.running).values().for_each(|job| job.stop.cancel());
         }
     }
 }

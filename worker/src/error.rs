@@ -70,10 +70,12 @@ impl From<BookingError> for JobError {
 impl From<Failure> for JobError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Declined(..) | Failure::Refused(_) => Self::Fail(failure.to_string()),
-            Failure::Busy(_) | Failure::Unknown(_) | Failure::Broken(_) | Failure::UnexpectedState(_) => {
-                Self::Retry(failure.to_string())
-            }
+            Failure::Declined(..) => Self::Fail(failure.to_string()),
+            Failure::Refused(_)
+            | Failure::Busy(_)
+            | Failure::Unknown(_)
+            | Failure::Broken(_)
+            | Failure::UnexpectedState(_) => Self::Retry(failure.to_string()),
         }
     }
 }

@@ -101,16 +101,10 @@ impl Worker {
     /// Stops taking jobs, lets those that run finish within the grace and hands the rest back.
     pub async fn stop(self) {
         self.stop.cancel();
-        let Self {
-            engine,
-            loops,
-            consumers,
-            grace,
-            ..
-        } = self;
-        let stopping = engine.stop(loops, grace);
-        // apalis waits for what it fetched; the engine takes none of it any more.
-        let _ = tokio::join!(tokio::time::timeout(Duration::from_secs(5), consumers.wait()), stopping);
+        self.engine.stop(self.loops, self.grace).await;
+        // apalis waits for what it fetched; the engine refuses all of it by now.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.consumers.wait()).await;
+        self.engine.give_back().await;
     }
 }
 

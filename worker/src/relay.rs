@@ -4,12 +4,11 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use rand::Rng;
-use redis::aio::ConnectionManager;
-use roost_shared::jobs::{self, MAX_DEPTH, Queue, Transport, relay};
+use roost_shared::jobs::{self, LEASE, MAX_DEPTH, Queue, Transport, relay};
 use roost_shared::redis::Redis;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +17,10 @@ use uuid::Uuid;
 use crate::engine::Engine;
 
 const TICK: Duration = Duration::from_secs(1);
+/// A round that takes longer hangs on a connection that is dead without saying so.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Ids that go to Redis in one script.
+const PUSH_BATCH: usize = 500;
 /// Ticks between one look at expired leases and the next.
 const REAP_EVERY: u64 = 2;
 const FLAGS_EVERY: u64 = 2;
@@ -39,10 +42,14 @@ pub(crate) async fn run(engine: Arc<Engine>, redis: Redis, stop: CancellationTok
             return;
         }
     };
-    let mut epoch = Epoch::default();
+    let mut outage: Option<Instant> = None;
     let mut tick = 0_u64;
     while !stop.is_cancelled() {
-        let again = match step(&engine, &redis, &mut transport, &mut epoch, tick).await {
+        let round = step(&engine, &redis, &mut transport, &mut outage, tick);
+        let again = match tokio::time::timeout(STEP_TIMEOUT, round)
+            .await
+            .unwrap_or_else(|_| Err("no end in time".into()))
+        {
             Ok(again) => again,
             Err(error) => {
                 counter!("roost_relay_errors_total").increment(1);
@@ -66,28 +73,46 @@ async fn step(
     engine: &Engine,
     redis: &Redis,
     transport: &mut Transport,
-    epoch: &mut Epoch,
+    outage: &mut Option<Instant>,
     tick: u64,
 ) -> Result<bool, String> {
     let pool = engine.pool();
     let say = |error: &dyn std::fmt::Display| error.to_string();
+    let promoted = match relay::promote_due(pool, 5_000).await {
+        Ok(promoted) => promoted,
+        Err(error) => {
+            *outage = Some(Instant::now());
+            return Err(error.to_string());
+        }
+    };
     if tick.is_multiple_of(FLAGS_EVERY) {
         engine.set_paused(paused_queues(pool).await.map_err(|error| say(&error))?);
     }
-    if tick.is_multiple_of(REAP_EVERY) {
+    // After an outage the living get a chance to renew before their jobs are taken from them.
+    let all_could_renew = outage.is_none_or(|ended| ended.elapsed() >= LEASE);
+    if tick.is_multiple_of(REAP_EVERY) && all_could_renew {
         let (requeued, quarantined) = jobs::reap(pool).await.map_err(|error| say(&error))?;
         if requeued + quarantined > 0 {
             counter!("roost_lease_expiries_total").increment((requeued + quarantined).unsigned_abs());
             tracing::warn!(requeued, quarantined, "jobs taken from workers that stopped renewing");
         }
     }
-    let promoted = relay::promote_due(pool, 5_000).await.map_err(|error| say(&error))?;
+    if tick.is_multiple_of(GAUGES_EVERY) {
+        report(pool).await.map_err(|error| say(&error))?;
+    }
     let depths = depths(transport).await?;
-    if epoch.changed(redis).await? {
-        let lost = relay::unpublish_stale(pool, &Queue::ALL.map(|queue| (queue, 0.0)))
-            .await
-            .map_err(|error| say(&error))?;
-        tracing::warn!(lost, "Redis has forgotten its messages, publishing again");
+    for (queue, depth) in &depths {
+        gauge!("roost_redis_depth", "queue" => queue.name()).set(*depth as f64);
+    }
+    if was_flushed(redis).await? {
+        match relay::unpublish_stale(pool, &Queue::ALL.map(|queue| (queue, 0.0))).await {
+            Ok(lost) => tracing::warn!(lost, "Redis has forgotten its messages, publishing again"),
+            Err(error) => {
+                // Whoever looks next does it.
+                forget_epoch(redis).await?;
+                return Err(error.to_string());
+            }
+        }
     } else if tick.is_multiple_of(STALE_EVERY) {
         let ages: Vec<(Queue, f64)> = depths
             .iter()
@@ -108,7 +133,6 @@ async fn step(
         }
     }
     if tick.is_multiple_of(GAUGES_EVERY) {
-        report(pool, &depths).await.map_err(|error| say(&error))?;
         tidy(transport, redis).await;
     }
     let published = publish(engine, transport, &depths).await?;
@@ -149,13 +173,15 @@ async fn publish(engine: &Engine, transport: &mut Transport, depths: &[(Queue, u
         .map_err(|error| error.to_string())?;
     for queue in Queue::ALL {
         let ids: Vec<Uuid> = due.iter().filter(|job| job.queue == queue).map(|job| job.id).collect();
-        for chunk in ids.chunks(500) {
+        for begun in (0..ids.len()).step_by(PUSH_BATCH) {
+            let chunk = &ids[begun..ids.len().min(begun + PUSH_BATCH)];
             if let Err(error) = transport.push(queue, chunk).await {
-                counter!("roost_publish_failed_total", "queue" => queue.name()).increment(chunk.len() as u64);
-                relay::unpublish(engine.pool(), chunk)
-                    .await
-                    .map_err(|error| error.to_string())?;
-                tracing::warn!(queue = queue.name(), jobs = chunk.len(), %error, "relay could not publish");
+                let left = &ids[begun..];
+                counter!("roost_publish_failed_total", "queue" => queue.name()).increment(left.len() as u64);
+                tracing::warn!(queue = queue.name(), jobs = left.len(), %error, "relay could not publish");
+                if let Err(error) = relay::unpublish(engine.pool(), left).await {
+                    tracing::warn!(%error, "could not mark jobs as unpublished, they will be found as stale");
+                }
                 break;
             }
         }
@@ -163,27 +189,25 @@ async fn publish(engine: &Engine, transport: &mut Transport, depths: &[(Queue, u
     Ok(due.len())
 }
 
-/// A mark in Redis that a flush takes away.
-#[derive(Default)]
-struct Epoch {
-    seen: Option<String>,
+/// Whether Redis was flushed and it fell to this worker to publish everything again: the mark was gone, and this one
+/// set it.
+async fn was_flushed(redis: &Redis) -> Result<bool, String> {
+    let mark = Uuid::new_v4().to_string();
+    let set: bool = redis::cmd("SETNX")
+        .arg(redis.key("epoch"))
+        .arg(mark)
+        .query_async(&mut redis.connection())
+        .await
+        .map_err(|error| format!("redis: {error}"))?;
+    Ok(set)
 }
 
-impl Epoch {
-    /// Whether Redis was flushed and it fell to this worker to publish everything again.
-    async fn changed(&mut self, redis: &Redis) -> Result<bool, String> {
-        let mut connection: ConnectionManager = redis.connection();
-        let key = redis.key("epoch");
-        let fresh = Uuid::new_v4().to_string();
-        let (set, value): (bool, String) = redis::pipe()
-            .set_nx(&key, &fresh)
-            .get(&key)
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| format!("redis: {error}"))?;
-        self.seen = Some(value);
-        Ok(set)
-    }
+async fn forget_epoch(redis: &Redis) -> Result<(), String> {
+    let deleted: Result<(), _> = redis::cmd("DEL")
+        .arg(redis.key("epoch"))
+        .query_async(&mut redis.connection())
+        .await;
+    deleted.map_err(|error| format!("redis: {error}"))
 }
 
 /// Removes what apalis-redis keeps for ever: finished messages, and the traces of workers that are gone.
@@ -195,15 +219,19 @@ async fn tidy(transport: &mut Transport, redis: &Redis) {
     }
 }
 
-/// Sets the gauges that alarms and autoscalers look at.
-async fn report(pool: &PgPool, depths: &[(Queue, usize)]) -> Result<(), sqlx::Error> {
-    for (queue, depth) in depths {
-        gauge!("roost_redis_depth", "queue" => queue.name()).set(*depth as f64);
-    }
+/// Sets the gauges that alarms and autoscalers look at: per queue the due jobs, counted up to ten thousand, and the age
+/// of the oldest of those that would run next.
+async fn report(pool: &PgPool) -> Result<(), sqlx::Error> {
+    // Each half has a partial index of its own.
     let rows = sqlx::query!(
-        r#"SELECT name AS "name!", (SELECT extract(epoch FROM now() - min(run_at))::float8 FROM jobs WHERE jobs.queue = queues.name AND state = 'queued') AS age,
-                  (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' LIMIT 10000) AS due) AS "due!"
-           FROM queues"#
+        r#"SELECT name AS "name!", extract(epoch FROM now() - min(due.run_at))::float8 AS age, count(due.run_at) AS "due!"
+           FROM queues LEFT JOIN LATERAL (
+               (SELECT run_at FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NOT NULL
+                ORDER BY published_at LIMIT 5000)
+               UNION ALL
+               (SELECT run_at FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
+                ORDER BY priority, run_at LIMIT 5000)) AS due ON true
+           GROUP BY name"#
     )
     .fetch_all(pool)
     .await?;

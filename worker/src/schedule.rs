@@ -28,7 +28,11 @@ const TABLE: &[Entry] = &[Entry {
 pub(crate) async fn run(db: Db, stop: CancellationToken) {
     while !stop.is_cancelled() {
         for entry in TABLE {
-            if let Err(error) = fire_if_due(&db, entry.name, entry.expression, entry.enqueue).await {
+            let fired = tokio::time::timeout(
+                Duration::from_secs(10),
+                fire_if_due(&db, entry.name, entry.expression, entry.enqueue),
+            );
+            if let Err(error) = fired.await.unwrap_or_else(|_| Err("no end in time".to_owned())) {
                 tracing::warn!(schedule = entry.name, error, "schedule not moved on");
             }
         }

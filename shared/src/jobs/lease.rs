@@ -137,23 +137,46 @@ pub struct Renewed {
 
 /// Renews leases. Those missing from the answer are lost.
 ///
+/// Rows that somebody is just writing are passed over and only looked at: their writer settles them, and waiting for
+/// it in another order of rows could deadlock.
+///
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn renew(pool: &PgPool, leases: &[Lease]) -> Result<Vec<Renewed>, sqlx::Error> {
     let ids: Vec<Uuid> = leases.iter().map(|lease| lease.job_id).collect();
     let fences: Vec<i64> = leases.iter().map(|lease| lease.fence).collect();
-    sqlx::query_as!(
+    let mut renewed = sqlx::query_as!(
         Renewed,
-        "UPDATE jobs SET lease_until = now() + make_interval(secs => $3)
-         FROM unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
-         WHERE jobs.id = held.id AND jobs.fence = held.fence AND jobs.state = 'running'
+        "WITH free AS (
+             SELECT jobs.id FROM jobs JOIN unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
+                 ON jobs.id = held.id AND jobs.fence = held.fence
+             WHERE jobs.state = 'running' FOR NO KEY UPDATE OF jobs SKIP LOCKED)
+         UPDATE jobs SET lease_until = now() + make_interval(secs => $3) FROM free WHERE jobs.id = free.id
          RETURNING jobs.id, jobs.cancel_requested",
         &ids,
         &fences,
         LEASE.as_secs_f64()
     )
     .fetch_all(pool)
-    .await
+    .await?;
+    if renewed.len() < leases.len() {
+        let held = sqlx::query_as!(
+            Renewed,
+            "SELECT jobs.id, jobs.cancel_requested FROM jobs JOIN unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
+                 ON jobs.id = held.id AND jobs.fence = held.fence
+             WHERE jobs.state = 'running'",
+            &ids,
+            &fences
+        )
+        .fetch_all(pool)
+        .await?;
+        for one in held {
+            if !renewed.iter().any(|known| known.id == one.id) {
+                renewed.push(one);
+            }
+        }
+    }
+    Ok(renewed)
 }
 
 /// The end of an attempt.
@@ -202,7 +225,7 @@ pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Resu
                UPDATE jobs SET state = ended.state,
                    attempt = jobs.attempt - CASE WHEN ended.give_back THEN 1 ELSE 0 END,
                    run_at = CASE WHEN ended.state IN ('scheduled', 'retrying') THEN now() + make_interval(secs => ended.delay) ELSE jobs.run_at END,
-                   published_at = NULL, lease_owner = NULL, lease_until = NULL, last_error = ended.error,
+                   published_at = NULL, lease_owner = NULL, lease_until = NULL, last_error = ended.error, crash_count = 0,
                    finished_at = CASE WHEN ended.state IN ('scheduled', 'retrying') THEN NULL ELSE now() END
                FROM ended, jobs AS before
                WHERE jobs.id = ended.id AND before.id = jobs.id AND jobs.fence = ended.fence AND jobs.state = 'running'

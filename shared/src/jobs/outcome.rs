@@ -55,14 +55,14 @@ impl Outcome {
         };
         match self {
             Self::Done(_) => end("succeeded", "succeeded", None),
-            Self::Fail(error) => end("dead", "failed", Some(error.clone())),
+            Self::Fail(error) => end("dead", "failed", Some(storable(error))),
             Self::Cancelled => end("cancelled", "cancelled", None),
-            Self::Retry(error) if attempt >= max_attempts => end("dead", "retry", Some(error.clone())),
+            Self::Retry(error) if attempt >= max_attempts => end("dead", "retry", Some(storable(error))),
             Self::Retry(error) => NextState {
                 state: "retrying",
                 outcome: "retry",
                 delay: backoff(attempt, jitter),
-                error: Some(error.clone()),
+                error: Some(storable(error)),
                 give_back: false,
             },
             Self::Snooze(delay) => NextState {
@@ -74,6 +74,15 @@ impl Outcome {
             },
         }
     }
+}
+
+/// What Postgres takes as text, and no more of it than somebody would read.
+fn storable(error: &str) -> String {
+    error
+        .chars()
+        .filter(|character| *character != '\0')
+        .take(2_000)
+        .collect()
 }
 
 /// The wait before the next attempt: full jitter over min(2^attempt, 600) seconds, never under 100 ms.

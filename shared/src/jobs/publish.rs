@@ -16,6 +16,7 @@ use crate::redis::Redis;
 
 const BATCH: usize = 500;
 const PUSH_TIMEOUT: Duration = Duration::from_millis(500);
+const UNMARK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A job that is due, and where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +114,13 @@ async fn publish_or_unmark(pool: &PgPool, transport: &mut Transport, queue: Queu
         error,
         "jobs not published, the relay will"
     );
-    if let Err(error) = super::relay::unpublish(pool, ids).await {
+    let unmarked = tokio::time::timeout(UNMARK_TIMEOUT, super::relay::unpublish(pool, ids)).await;
+    if let Some(error) = match unmarked {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no answer from postgres in {UNMARK_TIMEOUT:?}")),
+    } {
         // The relay still finds them, as published long ago and never claimed.
-        tracing::warn!(%error, "could not mark jobs as unpublished");
+        tracing::warn!(error, "could not mark jobs as unpublished");
     }
 }

@@ -76,7 +76,8 @@ pub async fn unpublish_stale(pool: &PgPool, ages: &[(Queue, f64)]) -> Result<u64
              SELECT lost.id FROM unnest($1::text[], $2::float8[]) AS stale (queue, seconds)
              CROSS JOIN LATERAL (
                  SELECT id FROM jobs WHERE state = 'queued' AND jobs.queue = stale.queue
-                 AND published_at <= now() - make_interval(secs => stale.seconds) FOR UPDATE SKIP LOCKED) AS lost)",
+                 AND published_at <= now() - make_interval(secs => stale.seconds)
+                 ORDER BY published_at LIMIT 20000 FOR UPDATE SKIP LOCKED) AS lost)",
         &queues,
         &seconds
     )

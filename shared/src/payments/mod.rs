@@ -159,7 +159,7 @@ pub async fn try_card(
 /// # Errors
 /// Postgres refused.
 pub async fn follow(tx: &mut Tx, payment: &Payment, intent: &Intent, actor: Actor) -> Result<(), sqlx::Error> {
-    use PaymentState::{Authorized, Captured, Pending, RequiresAction};
+    use PaymentState::{Authorized, Captured, Failed, Pending, RequiresAction};
     match (payment.state, intent.status) {
         (Pending | RequiresAction, IntentStatus::RequiresCapture) => authorized(tx, payment, intent, actor).await,
         (Pending, IntentStatus::RequiresAction) => requires_action(tx, payment, intent, actor).await,
@@ -177,6 +177,11 @@ pub async fn follow(tx: &mut Tx, payment: &Payment, intent: &Intent, actor: Acto
             voided(tx, payment, Some(&intent.id), actor).await
         }
         (Pending | RequiresAction | Authorized, IntentStatus::Succeeded) => captured(tx, payment, intent, actor).await,
+        // A card that was given up on and proves itself after all: nobody wants the reservation any more.
+        (Failed, IntentStatus::RequiresCapture) => {
+            tx.enqueue(&VoidPayment { payment_id: payment.id });
+            Ok(())
+        }
         (Captured, _) if intent.refunded_minor > payment.refunded_minor => {
             // A refund of ours whose reply is still on its way, or one made at Stripe by hand.
             tracing::info!(payment_id = %payment.id, "Stripe has refunded more than is recorded yet");
@@ -225,6 +230,23 @@ async fn requires_action(tx: &mut Tx, payment: &Payment, intent: &Intent, actor:
     Ok(())
 }
 
+/// Stripe has not decided yet: which PaymentIntent to ask about again.
+///
+/// # Errors
+/// Postgres refused.
+pub async fn processing(tx: &mut Tx, payment_id: Uuid, intent_id: &str) -> Result<(), sqlx::Error> {
+    let now = tx.now();
+    sqlx::query!(
+        "UPDATE payments SET stripe_payment_intent_id = $2, updated_at = $3 WHERE id = $1 AND state = 'pending'",
+        payment_id,
+        intent_id,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
 /// The card was refused: the guest is told and may try another one while the hold lasts.
 ///
 /// # Errors
@@ -256,6 +278,10 @@ pub async fn failed(
             mail: MailKind::PaymentFailed,
             subject_id: payment.id,
         });
+        // The guest holds its client secret and could still confirm it with another card.
+        if payment.state == PaymentState::RequiresAction {
+            tx.enqueue(&VoidPayment { payment_id: payment.id });
+        }
         tx.booking_changed(payment.booking_id);
     }
     Ok(())

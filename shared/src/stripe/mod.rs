@@ -130,8 +130,12 @@ impl From<CallError> for Failure {
         };
         let code = error.code.unwrap_or_default();
         let message = error.message.unwrap_or_default();
+        // The key came before with other parameters: what the first request did has to be looked up.
+        if error.kind == "idempotency_error" {
+            return Self::Broken(message);
+        }
         match (status, code.as_str()) {
-            (429, _) | (409, _) | (_, "lock_timeout") => Self::Busy(code),
+            (429, _) | (409, _) | (_, "lock_timeout" | "balance_insufficient") => Self::Busy(code),
             (402, _) => Self::Declined(
                 Decline {
                     code,

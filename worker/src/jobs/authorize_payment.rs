@@ -1,10 +1,12 @@
 //! `payment.authorize`: asks Stripe to reserve the whole price on the guest's card.
 
+use std::time::Duration;
+
 use roost_shared::bookings::{self, Actor};
 use roost_shared::jobs::catalogue::AuthorizePayment;
 use roost_shared::jobs::{Lease, effects};
 use roost_shared::payments::{self, Payment, PaymentState};
-use roost_shared::stripe::{Authorization, Decline, Failure, Intent};
+use roost_shared::stripe::{Authorization, Decline, Failure, Intent, IntentStatus};
 
 use super::stripe_call;
 use crate::context::Context;
@@ -25,6 +27,11 @@ impl Handler for AuthorizePayment {
         drop(connection);
 
         let key = payments::authorize_key(&payment);
+        // Stripe was still at it when the attempt before this one asked.
+        if let Some(intent_id) = &payment.stripe_payment_intent_id {
+            let intent = ctx.stripe.intent(intent_id).await?;
+            return accepted(ctx, lease, &payment, &key, &intent).await;
+        }
         let effect = stripe_call::begin(ctx, &lease, &key, payment.id).await?;
         let wanted = booking.state.takes_payment() && ctx.clock().now() < booking.hold_expires_at;
         if effect.fresh && !wanted {
@@ -38,7 +45,7 @@ impl Handler for AuthorizePayment {
             payment_method: &payment.payment_method,
         };
         // After an answer that said nothing, what Stripe has is looked up before anything is sent again.
-        let found = if effect.generation > 0 {
+        let found = if stripe_call::must_look_first(ctx, &effect) {
             ctx.stripe.intent_of_payment(payment.id, effect.first_sent_at).await?
         } else {
             None
@@ -78,6 +85,12 @@ async fn accepted(
     let mut tx = ctx.db.begin().await?;
     let current = payments::lock(&mut tx, payment.id).await?;
     effects::done(&mut tx, key, Some(&intent.id), None).await?;
+    if intent.status == IntentStatus::Processing {
+        payments::processing(&mut tx, payment.id, &intent.id).await?;
+        lease.guard(&mut tx).await?;
+        tx.commit().await?;
+        return Err(JobError::Snooze(Duration::from_secs(10)));
+    }
     if let Some(current) = current {
         payments::follow(&mut tx, &current, intent, Actor::System).await?;
     }

@@ -31,7 +31,7 @@ impl Handler for ExpireHold {
         let payment = payments::latest_of(&mut connection, booking.id).await?;
         drop(connection);
         match payment {
-            Some(payment) if payment.state == PaymentState::Pending => Err(not_answered_yet()),
+            Some(payment) if payment.state == PaymentState::Pending => Err(not_answered_yet(ctx, &payment)),
             // Authorised in time, only not confirmed yet.
             Some(payment) if payment.state == PaymentState::Authorized && booking.state == BookingState::Held => {
                 confirm_instead(ctx, lease, &booking).await

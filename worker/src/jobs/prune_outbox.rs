@@ -13,6 +13,8 @@ use crate::handler::{DONE, Done, Handler};
 const FINISHED_JOBS: TimeDelta = TimeDelta::days(7);
 /// Dead and quarantined jobs can be retried for so long.
 const DEAD_JOBS: TimeDelta = TimeDelta::days(180);
+/// That a mail was sent; the booking it was about keeps its timeline.
+const MAIL_EFFECTS: TimeDelta = TimeDelta::days(90);
 /// Replies by Idempotency-Key.
 const IDEMPOTENCY_KEYS: TimeDelta = TimeDelta::hours(24);
 /// Stripe repeats deliveries for three days.
@@ -24,7 +26,9 @@ impl Handler for PruneOutbox {
         let pool = ctx.db.pool();
         let mut deleted = 0;
         loop {
-            let batch = finished_jobs(pool, now - FINISHED_JOBS, now - DEAD_JOBS).await?
+            let batch = finished_jobs(pool, now - FINISHED_JOBS).await?
+                + dead_jobs(pool, now - DEAD_JOBS).await?
+                + mail_effects(pool, now - MAIL_EFFECTS).await?
                 + idempotency_keys(pool, now - IDEMPOTENCY_KEYS).await?
                 + stripe_events(pool, now - STRIPE_EVENTS).await?
                 + email_verifications(pool, now).await?;
@@ -38,14 +42,35 @@ impl Handler for PruneOutbox {
     }
 }
 
-async fn finished_jobs(pool: &PgPool, finished: DateTime<Utc>, dead: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+// The batches are found by an index and deleted by their place, so that no statement reads a whole table.
+
+async fn finished_jobs(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
-        "DELETE FROM jobs WHERE id IN (
-             SELECT id FROM jobs WHERE state IN ('succeeded', 'cancelled', 'dead', 'quarantined')
-             AND finished_at < CASE WHEN state IN ('succeeded', 'cancelled') THEN $1::timestamptz ELSE $2 END
-             AND finished_at < $1 ORDER BY finished_at LIMIT 5000)",
-        finished,
-        dead
+        "DELETE FROM jobs WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM jobs WHERE state IN ('succeeded', 'cancelled') AND finished_at < $1 ORDER BY finished_at LIMIT 5000))",
+        before
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn dead_jobs(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "DELETE FROM jobs WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM jobs WHERE state IN ('dead', 'quarantined') AND finished_at < $1 ORDER BY finished_at LIMIT 5000))",
+        before
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn mail_effects(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "DELETE FROM effects WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM effects WHERE key LIKE 'mail:%' AND updated_at < $1 ORDER BY updated_at LIMIT 5000))",
+        before
     )
     .execute(pool)
     .await?;
@@ -54,8 +79,8 @@ async fn finished_jobs(pool: &PgPool, finished: DateTime<Utc>, dead: DateTime<Ut
 
 async fn idempotency_keys(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
-        "DELETE FROM idempotency_keys WHERE (scope, key) IN (
-             SELECT scope, key FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 5000)",
+        "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM idempotency_keys WHERE created_at < $1 ORDER BY created_at LIMIT 5000))",
         before
     )
     .execute(pool)
@@ -65,8 +90,8 @@ async fn idempotency_keys(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, s
 
 async fn stripe_events(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
-        "DELETE FROM stripe_events WHERE id IN (
-             SELECT id FROM stripe_events WHERE received_at < $1 AND handled_at IS NOT NULL ORDER BY received_at LIMIT 5000)",
+        "DELETE FROM stripe_events WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM stripe_events WHERE received_at < $1 AND handled_at IS NOT NULL ORDER BY received_at LIMIT 5000))",
         before
     )
     .execute(pool)
@@ -76,8 +101,8 @@ async fn stripe_events(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx
 
 async fn email_verifications(pool: &PgPool, now: DateTime<Utc>) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
-        "DELETE FROM email_verifications WHERE token_hash IN (
-             SELECT token_hash FROM email_verifications WHERE expires_at < $1 ORDER BY expires_at LIMIT 5000)",
+        "DELETE FROM email_verifications WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM email_verifications WHERE expires_at < $1 ORDER BY expires_at LIMIT 5000))",
         now
     )
     .execute(pool)

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use roost_shared::jobs::catalogue::RefundPayment;
 use roost_shared::jobs::effects::Effect;
 use roost_shared::jobs::{Lease, effects};
@@ -13,9 +12,6 @@ use super::stripe_call;
 use crate::context::Context;
 use crate::error::JobError;
 use crate::handler::{DONE, Done, Handler};
-
-/// Stripe forgets idempotency keys after a day; before that the same key is safe.
-const KEY_IS_SAFE_FOR: TimeDelta = TimeDelta::hours(23);
 
 impl Handler for RefundPayment {
     async fn run(self, ctx: &Context, lease: Lease) -> Result<Done, JobError> {
@@ -73,9 +69,7 @@ async fn done_already(
     payment: &Payment,
     intent_id: &str,
 ) -> Result<Option<StripeRefund>, JobError> {
-    let key_is_safe =
-        effect.fresh || (effect.generation == 0 && ctx.clock().now() - effect.first_sent_at < KEY_IS_SAFE_FOR);
-    if key_is_safe {
+    if !stripe_call::must_look_first(ctx, effect) {
         return Ok(None);
     }
     let intent = ctx.stripe.intent(intent_id).await?;
@@ -126,7 +120,7 @@ async fn give_up(
     let mut tx = ctx.db.begin().await?;
     effects::failed(&mut tx, &payments::refund_key(refund.id), None, reason).await?;
     payments::refund_failed(&mut tx, refund, payment, reason).await?;
-    lease.complete(&mut tx).await?;
+    lease.guard(&mut tx).await?;
     tx.commit().await?;
-    Ok(Done::Settled)
+    Err(JobError::Fail(reason.to_owned()))
 }

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 
+use chrono::TimeDelta;
 use roost_shared::jobs::Lease;
 use roost_shared::jobs::effects::{self, Effect};
 use roost_shared::stripe::Failure;
@@ -14,6 +15,14 @@ use crate::error::JobError;
 /// Commits the intent to do `key` for a payment.
 pub(super) async fn begin(ctx: &Context, lease: &Lease, key: &str, payment_id: Uuid) -> Result<Effect, JobError> {
     Ok(effects::begin(ctx.db.pool(), lease, key, payment_id, ctx.clock().now()).await?)
+}
+
+/// Stripe forgets idempotency keys after a day; until then the same key is safe.
+const KEY_IS_SAFE_FOR: TimeDelta = TimeDelta::hours(23);
+
+/// Whether only Stripe itself can tell what became of an earlier call: its key is spent, or forgotten by now.
+pub(super) fn must_look_first(ctx: &Context, effect: &Effect) -> bool {
+    !effect.fresh && (effect.generation > 0 || ctx.clock().now() - effect.first_sent_at >= KEY_IS_SAFE_FOR)
 }
 
 /// The idempotency key to send. Stripe repeats a failure of its own under the same key for a day, so after one of

@@ -22,9 +22,10 @@ impl Handler for VoidPayment {
         };
         drop(connection);
         match payment.state {
+            PaymentState::Failed if payment.stripe_payment_intent_id.is_some() => {}
             PaymentState::Voided | PaymentState::Failed => return Ok(DONE),
-            PaymentState::Captured => return Err(JobError::Fail("captured already: pay it back instead".to_owned())),
-            PaymentState::Pending => return Err(not_answered_yet()),
+            PaymentState::Captured => return pay_back_instead(ctx, lease, &payment).await,
+            PaymentState::Pending => return Err(not_answered_yet(ctx, &payment)),
             PaymentState::RequiresAction | PaymentState::Authorized => {}
         }
         let intent = release(ctx, &lease, &payment).await?;
@@ -36,9 +37,21 @@ impl Handler for VoidPayment {
     }
 }
 
-/// Stripe has not answered the authorisation yet: its job decides what there is to release.
-pub(super) fn not_answered_yet() -> JobError {
-    JobError::Snooze(Duration::from_secs(2))
+/// Captured behind our back: what was taken goes back.
+async fn pay_back_instead(ctx: &Context, lease: Lease, payment: &Payment) -> Result<Done, JobError> {
+    let mut tx = ctx.db.begin().await?;
+    let left = payment.captured_minor - payment.refunded_minor;
+    payments::pay_back(&mut tx, payment.booking_id, left, "captured_without_booking").await?;
+    lease.complete(&mut tx).await?;
+    tx.commit().await?;
+    Ok(Done::Settled)
+}
+
+/// Stripe has not answered the authorisation yet: its job decides what there is to release. Asked again less and less
+/// often while Stripe stays silent.
+pub(super) fn not_answered_yet(ctx: &Context, payment: &Payment) -> JobError {
+    let age = (ctx.clock().now() - payment.created_at).to_std().unwrap_or_default();
+    JobError::Snooze((age / 10).clamp(Duration::from_secs(2), Duration::from_secs(120)))
 }
 
 /// Has Stripe release the reservation and returns how the PaymentIntent stands then.

@@ -58,13 +58,13 @@ pub async fn run(goal: Goal, out: &mut impl Write) -> Result<()> {
     // Whoever is impatient presses Ctrl-C again.
     signals.exit_on(if asked_to_stop { 1 } else { 2 });
     let stopping = Instant::now();
-    let data_kept = root.display().to_string();
+    let data = if stack.services().database_is_private() {
+        format!("the data stays in {} (make reset forgets it)", root.display())
+    } else {
+        "the data stays in the database of DATABASE_URL".to_owned()
+    };
     tokio::task::spawn_blocking(move || drop(stack)).await?;
-    writeln!(
-        out,
-        "Stopped everything in {}; the data stays in {data_kept} (make reset forgets it).",
-        ms(stopping.elapsed())
-    )?;
+    writeln!(out, "Stopped everything in {}; {data}.", ms(stopping.elapsed()))?;
     finished
 }
 

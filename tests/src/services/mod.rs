@@ -212,6 +212,11 @@ impl Services {
         &self.redis_url
     }
 
+    /// Whether the database is ours and not one that `DATABASE_URL` names.
+    pub fn database_is_private(&self) -> bool {
+        self.postgres.is_some()
+    }
+
     pub fn instance(&self) -> &Instance {
         &self.instance
     }

@@ -202,7 +202,7 @@ async fn a_booking_costs_what_was_quoted() {
         .await
         .unwrap();
 
-    let forged = format!("{}x", token);
+    let forged = format!("{token}x");
     for wrong in [forged.as_str(), "v1.e30.AA", "nonsense"] {
         books_as_quoted(&world, &guest, flat, 2, wrong)
             .await

@@ -241,7 +241,7 @@ fn describe(city: &City, neighbourhood: &Neighbourhood, dice: &mut Dice) -> Resu
     amenities.sort_unstable();
     amenities.dedup();
 
-    let min_nights = i32::try_from(*dice.pick(&[1, 1, 2, 2, 2, 3]).context("no lengths")?)?;
+    let min_nights = *dice.pick(&[1, 1, 2, 2, 2, 3]).context("no lengths")?;
     let sofa = i32::from(dice.percent(40));
     Ok(PropertyDetails {
         title: format!("{adjective} {} {} in {}", home.name, feature.title, neighbourhood.name),
@@ -268,7 +268,7 @@ fn describe(city: &City, neighbourhood: &Neighbourhood, dice: &mut Dice) -> Resu
         check_in_from: on_the_hour(dice.among(14, 17))?,
         check_out_by: on_the_hour(dice.among(10, 12))?,
         min_nights,
-        max_nights: i32::try_from(*dice.pick(&[14, 21, 28, 60, 90]).context("no lengths")?)?,
+        max_nights: *dice.pick(&[14, 21, 28, 60, 90]).context("no lengths")?,
         // A third of the hosts want to be asked first.
         instant_book: dice.percent(67),
         cancellation_policy: *dice

@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::future::join_all;
+use futures::future::{join, join_all};
+use roost_shared::db::{Retries, Tx};
 use roost_tests::app::{Actor, PASSWORD, Reply};
 use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
@@ -276,6 +277,12 @@ async fn the_guest_changes_what_costs_nothing() {
     // What is not named stays; an empty message takes it back.
     let changed = patch(&guest, json!({"message": "", "guests": null})).await.expect(200);
     assert_eq!((&changed["guests"], &changed["message"]), (&json!(4), &Value::Null));
+
+    assert_eq!(
+        patch(&guest, json!({})).await.expect(200)["version"],
+        3,
+        "nothing was asked"
+    );
 
     patch(&guest, json!({"guests": 5}))
         .await
@@ -581,4 +588,43 @@ async fn cancelling_pays_back_what_the_quote_said() {
     );
     assert_eq!(payment["refunds"][0]["reason"], "limited_half");
     assert_eq!(payment["refunds"][0]["state"], "succeeded");
+}
+
+#[tokio::test]
+async fn what_postgres_ends_for_the_sake_of_another_is_tried_again() {
+    let world = World::without_worker().await;
+    let host = world.host().await;
+    let flats = [world.lists(&host, json!({})).await, world.lists(&host, json!({})).await];
+    let lock = async |tx: &mut Tx, flat: Uuid| {
+        sqlx::query("SELECT 1 FROM properties WHERE id = $1 FOR UPDATE")
+            .bind(flat)
+            .execute(tx.conn())
+            .await
+    };
+    let db = &world.state.db;
+    let (mut one, mut other) = (db.begin().await.unwrap(), db.begin().await.unwrap());
+    lock(&mut one, flats[0]).await.unwrap();
+    lock(&mut other, flats[1]).await.unwrap();
+    // Each waits for the other, until Postgres ends one of them.
+    let first = async {
+        let outcome = lock(&mut one, flats[1]).await;
+        drop(one);
+        outcome
+    };
+    let second = async {
+        let outcome = lock(&mut other, flats[0]).await;
+        drop(other);
+        outcome
+    };
+    let (first, second) = join(first, second).await;
+    let deadlock = match (first, second) {
+        (Err(error), Ok(_)) | (Ok(_), Err(error)) => error,
+        both => panic!("one goes on and one is ended: {both:?}"),
+    };
+    let mut retries = Retries::default();
+    for _ in 0..3 {
+        assert!(retries.again(&deadlock).await, "{deadlock}");
+    }
+    assert!(!retries.again(&deadlock).await, "three times are enough");
+    assert!(!Retries::default().again(&sqlx::Error::RowNotFound).await);
 }

@@ -153,6 +153,9 @@ impl BookingsApi {
         Checks::new()
             .text("message", patch.message.as_deref().unwrap_or_default(), 0, 2_000)
             .finish()?;
+        if patch.guests.is_none() && patch.arrival_time.is_none() && patch.message.is_none() {
+            return Ok(Json(reads::view(&self.0, auth.user_id, booking_id.0).await?));
+        }
         let amendment = Amendment {
             guests: patch.guests,
             arrival_time: patch.arrival_time.as_deref().map(clock_time).transpose()?,

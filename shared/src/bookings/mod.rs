@@ -20,7 +20,7 @@ use crate::properties::stay::{Stay, StayRefusal};
 
 pub use changes::{Amendment, amend, cancel, cancellation, check_in, check_out};
 pub use decision::{approve, confirm, decline, expire};
-pub use request::{BookingRequest, request};
+pub use request::{BookingRequest, Requested, request};
 pub use rules::{BookingState, RefundDecision};
 pub use store::{Booking, Filter, Progress, Side, TimelineEntry, get, list, lock, progress, timeline};
 pub use timeline::{note, note_refusal};

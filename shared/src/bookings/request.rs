@@ -3,7 +3,7 @@
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Booking, BookingError, BookingState, HOLD};
+use super::{Booking, BookingError, BookingState, HOLD, TimelineEntry};
 use crate::db::{self, Tx};
 use crate::ids;
 use crate::jobs::catalogue::{AuthorizePayment, ExpireHold};
@@ -30,13 +30,26 @@ pub struct BookingRequest {
     pub quote: Option<Quote>,
 }
 
+/// A booking that was just made, and what belongs to it: as it would be read again.
+#[derive(Clone, Debug)]
+pub struct Requested {
+    /// The booking.
+    pub booking: Booking,
+    /// Its first payment.
+    pub payment: Payment,
+    /// What the property is called.
+    pub property_title: String,
+    /// The beginning of its timeline.
+    pub entry: TimelineEntry,
+}
+
 /// Takes the nights for 15 minutes and starts the payment.
 ///
 /// The property's lock puts bookings of one property in a queue; the exclusion constraint is the last judge.
 ///
 /// # Errors
 /// See [`BookingError`]; the transaction is of no more use then.
-pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<(Booking, Payment), BookingError> {
+pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<Requested, BookingError> {
     let now = tx.now();
     let terms = lock_terms(tx, request.property_id)
         .await?
@@ -126,7 +139,21 @@ pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<(Booking, P
         updated_at: now,
     };
     let payment = Payment::first_of(&booking, payment_id, request.payment_method);
-    Ok((booking, payment))
+    let entry = TimelineEntry {
+        at: now,
+        event: "requested".to_owned(),
+        actor: "guest".to_owned(),
+        from_state: None,
+        to_state: Some(BookingState::Held.name().to_owned()),
+        accepted: true,
+        reason: None,
+    };
+    Ok(Requested {
+        booking,
+        payment,
+        property_title: terms.title,
+        entry,
+    })
 }
 
 fn agreed_price(terms: &PropertyTerms, request: &BookingRequest) -> Result<Price, BookingError> {

@@ -106,7 +106,7 @@ pub async fn complete(conn: &mut PgConnection, booking: Row) -> Result<Parts, sq
 }
 
 /// What a property is called.
-pub async fn title(conn: &mut PgConnection, property_id: Uuid) -> Result<String, sqlx::Error> {
+async fn title(conn: &mut PgConnection, property_id: Uuid) -> Result<String, sqlx::Error> {
     let mut titles = terms::titles(conn, &[property_id]).await?;
     Ok(titles.remove(&property_id).unwrap_or_default())
 }

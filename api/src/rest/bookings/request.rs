@@ -90,12 +90,12 @@ async fn attempt(
         payment_method: body.payment_method.clone(),
         quote,
     };
-    let (booking, payment) = bookings::request(work.tx(), request).await?;
+    let requested = bookings::request(work.tx(), request).await?;
     let parts = Parts {
-        property_title: reads::title(work.tx().conn(), booking.property_id).await?,
-        timeline: bookings::timeline(work.tx().conn(), booking.id).await?,
-        payment: Some(payment),
-        booking,
+        booking: requested.booking,
+        payment: Some(requested.payment),
+        property_title: requested.property_title,
+        timeline: vec![requested.entry],
     };
     let location = format!("/bookings/{}", parts.booking.id);
     let view = parts.seen_by(auth.user_id);

@@ -3,7 +3,10 @@
 use roost_shared::bookings::{self, rules::guest_cancellation};
 use roost_shared::users::Passwords;
 use roost_tests::database::TestDatabase;
+use roost_tests::dev::remind_sandbox;
 use roost_tests::seed::seed;
+use roost_tests::world::World;
+use serde_json::json;
 use sqlx::PgPool;
 
 async fn count(pool: &PgPool, query: &'static str) -> i64 {
@@ -143,4 +146,42 @@ async fn somebody_elses_data_is_left_alone() {
     let report = seed(database.url()).await.unwrap();
     assert_eq!((report.users, report.properties), (1, 0));
     assert!(report.logins.is_empty());
+}
+
+#[tokio::test]
+async fn a_seeded_booking_can_be_cancelled_and_is_paid_back() {
+    let world = World::start().await;
+    let report = seed(world.database_url()).await.unwrap();
+    remind_sandbox(world.database_url(), world.stripe.base_url())
+        .await
+        .unwrap();
+    assert!(
+        world.stripe.deliveries().is_empty(),
+        "what is remembered is not told again"
+    );
+
+    // A host who cancels pays everything back.
+    let login = report.logins.iter().find(|login| login.role == "host").unwrap();
+    let host = world.login(&login.email, &login.password).await;
+    let list = world
+        .get("/bookings/?role=host&state=confirmed")
+        .by(&host)
+        .send()
+        .await
+        .expect(200);
+    let id = list["items"][0]["id"].as_str().unwrap().to_owned();
+    world
+        .post(&format!("/bookings/{id}/cancel"), json!({}))
+        .by(&host)
+        .send()
+        .await
+        .expect(200);
+    let path = format!("/payments/?role=host&booking_id={id}");
+    world
+        .eventually("the guest is paid back", async || {
+            let payments = world.get(&path).by(&host).send().await.expect(200);
+            let payment = &payments["items"][0];
+            payment["refunded_minor"] == payment["captured_minor"]
+        })
+        .await;
 }

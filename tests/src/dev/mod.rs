@@ -1,12 +1,14 @@
 //! The development commands behind the Makefile: a whole Roost on private parts, and commands beside private servers.
 
 mod alongside;
+mod earlier;
 mod env;
 mod run;
 mod secrets;
 mod stack;
 
 pub use alongside::alongside;
+pub use earlier::remind_sandbox;
 pub use env::{DemoLogin, RunEnv};
 pub use run::{Goal, run};
 

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::{
-    RunEnv, StopSignals,
+    RunEnv, StopSignals, remind_sandbox,
     secrets::Secrets,
     stack::{Stack, listen_address},
 };
@@ -152,6 +152,7 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
         stack.wait_listening("stripe-sandbox", port).await?;
         // The client joins paths to it, so it ends in a slash.
         let base = format!("http://127.0.0.1:{port}/");
+        remind_sandbox(stack.services().database_url(), &base).await?;
         worker
             .env("STRIPE_SECRET_KEY", "sk_test_sandbox")
             .env("STRIPE_API_BASE", &base);

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::core::Core;
+use super::earlier::EarlierPayment;
 use super::faults::Fault;
 use super::locked;
 use super::server::{control_reply, done, json_reply};
@@ -18,6 +19,7 @@ use super::webhooks::WebhookEndpoint;
 /// The routes, relative to `/_control`.
 pub(super) fn routes() -> Route {
     Route::new()
+        .at("/payment_intents", post(remember))
         .at("/payment_intents/:id/:action", post(act_on_intent))
         .at("/disputes/:id/close", post(close_dispute))
         .at("/faults", get(list_faults).post(add_fault).delete(clear_faults))
@@ -39,6 +41,15 @@ pub(super) fn advance(core: &Core, by: Duration) {
     if let Err(error) = core.run_unrequested(|_| Ok(())) {
         tracing::error!(?error, "an authorisation could not lapse");
     }
+}
+
+#[handler]
+fn remember(Json(earlier): Json<Vec<EarlierPayment>>, Data(core): Data<&Arc<Core>>) -> Response {
+    let mut earlier = earlier.into_iter();
+    control_reply(core.run_unrequested(|call| {
+        let remembered = earlier.try_for_each(|payment| call.remember(payment));
+        remembered.map(|()| json!({ "ok": true }))
+    }))
 }
 
 #[handler]

@@ -20,6 +20,7 @@ mod control;
 mod core;
 mod currencies;
 mod disputes;
+mod earlier;
 mod errors;
 mod events;
 mod expand;

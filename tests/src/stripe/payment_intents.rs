@@ -214,7 +214,11 @@ fn read_automatic_methods(params: &mut Params) -> Result<AutomaticMethods, ApiEr
 }
 
 impl Call<'_> {
-    pub fn create_payment_intent(&mut self, mut params: Params) -> Result<Value, ApiError> {
+    pub fn create_payment_intent(&mut self, params: Params) -> Result<Value, ApiError> {
+        self.create_payment_intent_as(new_id("pi"), params)
+    }
+
+    pub fn create_payment_intent_as(&mut self, id: String, mut params: Params) -> Result<Value, ApiError> {
         let amount = params.positive("amount")?.ok_or_else(|| ApiError::missing("amount"))?;
         let currency = currencies::parse(&params.required_text("currency")?)?;
         currencies::check_amount(amount, &currency)?;
@@ -242,7 +246,6 @@ impl Call<'_> {
             .map(|name| self.resolve_payment_method(&name))
             .transpose()?;
 
-        let id = new_id("pi");
         let mut intent = PaymentIntent {
             client_secret: format!("{id}_secret_{}", random(25)),
             id: id.clone(),

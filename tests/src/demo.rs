@@ -23,6 +23,8 @@ use crate::{dev::RunEnv, services::random_hex};
 
 /// How long a job may take before it counts as not done. It takes milliseconds; a busy machine is slower.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Two addresses to prove, two bookings told to both sides, one card that failed.
+const MAILS: u64 = 7;
 
 /// Drives the demo against a running Roost; fails at the first step that was not observed to happen.
 pub async fn demo(env: &RunEnv, out: &mut impl Write) -> Result<()> {
@@ -45,6 +47,7 @@ pub async fn demo(env: &RunEnv, out: &mut impl Write) -> Result<()> {
     story.cache(&property_id).await?;
     story.webhooks(&before).await?;
     story.refusals(&guest, &quote).await?;
+    story.every_mail(&before).await?;
     story.totals(&before).await
 }
 
@@ -424,6 +427,24 @@ impl<W: Write> Story<'_, W> {
                 let captured = money(&payment, "captured_minor")?;
                 let last = events.last().map(String::as_str).unwrap_or_default();
                 Ok(((), format!("{last}: {} captured", captured.format("en"))))
+            })
+            .await
+    }
+
+    /// The worker's own count, which does not need to read a mailbox.
+    async fn every_mail(&mut self, before: &observe::Counts) -> Result<()> {
+        let counters = &self.counters;
+        self.stage
+            .step("mail in all", async || {
+                until(PATIENCE, "worker", async || {
+                    let sent = counters.read().await?.mails - before.mails;
+                    Ok(if sent >= MAILS {
+                        Ok(((), format!("{sent} handed to the SMTP server")))
+                    } else {
+                        Err(format!("{sent} of {MAILS} handed to the SMTP server"))
+                    })
+                })
+                .await
             })
             .await
     }

@@ -22,6 +22,7 @@ mod properties;
 mod property_cache;
 mod property_search;
 mod quotes;
+mod readme;
 mod search_plans;
 mod seed;
 mod stripe_sandbox;

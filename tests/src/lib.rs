@@ -2,9 +2,10 @@
 //!
 //! [`app`]: the API and people who use it. [`services`]: private servers. [`database`]: a database for each test. [`dev`]: the commands behind the Makefile,
 //! which fill a database with [`seed`] and show a booking with [`demo`]. [`mailbox`]: where mail goes. [`stripe`]: the
-//! Stripe that the worker talks to.
+//! Stripe that the worker talks to. [`bench`]: speed and size.
 
 pub mod app;
+pub mod bench;
 pub mod database;
 pub mod demo;
 pub mod dev;

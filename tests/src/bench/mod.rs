@@ -1,0 +1,160 @@
+//! `make bench`: figures of speed and size, each beside the limit of the same machine in the same minutes.
+//!
+//! [`machine`] starts servers and binaries, [`dataset`] fills the database, [`load`] and [`pgbench`] drive; [`reads`],
+//! [`bookings`], [`logins`], [`jobs`] and [`startup`] measure. Limits and figures take turns, so that noise meets both.
+
+pub mod bare;
+mod bookings;
+mod dataset;
+mod figure;
+pub mod jobs;
+mod load;
+mod logins;
+mod machine;
+mod pgbench;
+mod reads;
+mod startup;
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use chrono::NaiveDate;
+use clap::ValueEnum;
+use roost_shared::clock::Clock;
+
+use dataset::Dataset;
+use figure::{Figure, Report, Target};
+use machine::Machine;
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Cold starts and memory at rest.
+    Startup,
+    /// One property, cached and not.
+    Detail,
+    /// Searches.
+    Search,
+    /// Bookings.
+    Bookings,
+    /// Sign-ins.
+    Login,
+    /// Jobs enqueued, run and settled.
+    Jobs,
+    /// From commit to start of a job.
+    Latency,
+}
+
+/// How much of everything.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    dataset: Dataset,
+    rounds: u64,
+    round: Duration,
+    warm_up: Duration,
+    /// Jobs a round.
+    jobs: u64,
+    latency: Duration,
+    idle: Duration,
+    today: NaiveDate,
+}
+
+impl Plan {
+    /// The whole, or as little as shows that everything works.
+    pub fn new(quick: bool) -> Self {
+        let today = Clock::default().now().date_naive();
+        if quick {
+            return Self {
+                dataset: Dataset { properties: 2_000 },
+                rounds: 1,
+                round: Duration::from_secs(2),
+                warm_up: Duration::from_millis(500),
+                jobs: 4_000,
+                latency: Duration::from_secs(5),
+                idle: Duration::from_secs(3),
+                today,
+            };
+        }
+        Self {
+            dataset: Dataset { properties: 100_000 },
+            rounds: 3,
+            round: Duration::from_secs(6),
+            warm_up: Duration::from_secs(2),
+            jobs: 20_000,
+            latency: Duration::from_secs(40),
+            idle: Duration::from_secs(10),
+            today,
+        }
+    }
+}
+
+/// Measures `parts`, all of them if none is named. False: a target was missed.
+pub async fn run(plan: &Plan, parts: &[Part]) -> Result<bool> {
+    let machine = Machine::start().await?;
+    let mut report = Report::default();
+    let outcome = measure(&machine, plan, parts, &mut report).await;
+    machine.finish().await?;
+    outcome?;
+    eprint!("\n{}", report.table());
+    Ok(report.all_met())
+}
+
+async fn measure(machine: &Machine, plan: &Plan, parts: &[Part], report: &mut Report) -> Result<()> {
+    let wanted = |part: Part| parts.is_empty() || parts.contains(&part);
+    let began = Instant::now();
+    let say = |what: &str| eprintln!("{:>5.0} s  {what}", began.elapsed().as_secs_f64());
+    say(&format!(
+        "making {} properties and {} bookings",
+        plan.dataset.properties,
+        plan.dataset.properties * 5
+    ));
+    let seconds = plan.dataset.make(machine.database_url()).await?;
+    report.add(
+        Figure::new("dataset", seconds, "s", plan.dataset.properties * 5)
+            .target(Target::AtMost(120.0))
+            .note("users, properties, bookings under the exclusion constraint, and payments"),
+    )?;
+    if wanted(Part::Startup) {
+        say("cold starts and memory");
+        startup::measure(machine, plan, report).await?;
+    }
+    if wanted(Part::Latency) {
+        say("commit to start");
+        jobs::latency(machine, plan, report).await?;
+    }
+    if wanted(Part::Jobs) {
+        say("jobs");
+        jobs::throughput(machine, plan, report).await?;
+        jobs::warm(machine, plan, report).await?;
+    }
+    let served = [Part::Detail, Part::Search, Part::Bookings, Part::Login];
+    if !served.into_iter().any(wanted) {
+        return Ok(());
+    }
+    let api = machine.api().await?;
+    let ((), peak) = api
+        .peak(async {
+            if wanted(Part::Detail) {
+                say("one property");
+                reads::detail(machine, &api, plan, report).await?;
+            }
+            if wanted(Part::Search) {
+                say("searches");
+                reads::search(machine, &api, plan, report).await?;
+            }
+            if wanted(Part::Bookings) {
+                say("bookings");
+                bookings::measure(machine, &api, plan, report).await?;
+            }
+            Ok(())
+        })
+        .await?;
+    report.add(
+        Figure::new("api_memory_loaded", peak, "MB", 1).note("most resident memory under the reads and bookings above"),
+    )?;
+    if wanted(Part::Login) {
+        say("sign-ins");
+        logins::measure(machine, &api, plan, report).await?;
+    }
+    api.stop().await
+}

@@ -15,7 +15,7 @@ use roost_shared::{
     jobs::{FinishedEffect, Job, Lease, Queue, catalogue::WarmCache},
     telemetry,
 };
-use roost_worker::{Context, DONE, Done, Handler, JobError, Options, Worker, metrics_recorder, serve_metrics};
+use roost_worker::{Context, DONE, Done, Handler, JobError, Options, Worker, serve_metrics};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -88,7 +88,7 @@ pub async fn work() -> Result<()> {
     let options = <Options as clap::Parser>::parse_from(["roost-worker"]);
     telemetry::init(options.log.log_format);
     let stop = CancellationToken::new();
-    serve_metrics(options.metrics_listen, metrics_recorder()?, stop.clone()).await?;
+    serve_metrics(options.metrics_listen, stop.clone()).await?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let registry = roost_worker::jobs::registry().with::<WriteEffect>().with::<TellStart>();
     let worker = Worker::start(&options, registry, Clock::default())?;

@@ -51,7 +51,7 @@ impl Call<'_> {
             "automatic_payment_methods": {"enabled": "true", "allow_redirects": "never"},
         }));
         let id = earlier.id;
-        self.create_payment_intent_as(id.clone(), params)?;
+        self.create_payment_intent_as(&id, params)?;
         match earlier.fate {
             Fate::Authorized => {}
             Fate::Captured => {

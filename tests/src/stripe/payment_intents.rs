@@ -215,10 +215,10 @@ fn read_automatic_methods(params: &mut Params) -> Result<AutomaticMethods, ApiEr
 
 impl Call<'_> {
     pub fn create_payment_intent(&mut self, params: Params) -> Result<Value, ApiError> {
-        self.create_payment_intent_as(new_id("pi"), params)
+        self.create_payment_intent_as(&new_id("pi"), params)
     }
 
-    pub fn create_payment_intent_as(&mut self, id: String, mut params: Params) -> Result<Value, ApiError> {
+    pub fn create_payment_intent_as(&mut self, id: &str, mut params: Params) -> Result<Value, ApiError> {
         let amount = params.positive("amount")?.ok_or_else(|| ApiError::missing("amount"))?;
         let currency = currencies::parse(&params.required_text("currency")?)?;
         currencies::check_amount(amount, &currency)?;
@@ -248,7 +248,7 @@ impl Call<'_> {
 
         let mut intent = PaymentIntent {
             client_secret: format!("{id}_secret_{}", random(25)),
-            id: id.clone(),
+            id: id.to_owned(),
             created: self.now,
             amount,
             currency,
@@ -279,11 +279,11 @@ impl Call<'_> {
         };
         particulars.apply(&mut intent);
         self.account.payment_intents.insert(intent);
-        self.emit("payment_intent.created", &id);
+        self.emit("payment_intent.created", id);
         if confirm {
-            self.attempt_payment(&id, &confirmation)?;
+            self.attempt_payment(id, &confirmation)?;
         }
-        self.payment_intent_json(&id)
+        self.payment_intent_json(id)
     }
 
     pub fn update_payment_intent(&mut self, id: &str, mut params: Params) -> Result<Value, ApiError> {

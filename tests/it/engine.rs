@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
-use roost_shared::jobs::{self, Job, Lease, Outcome, Queue, Settlement};
+use roost_shared::jobs::{self, FinishedEffect, Job, Lease, Outcome, Queue, Settlement};
 use roost_tests::world::World;
 use roost_worker::{Context, DONE, Done, Handler, JobError, Registry};
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ impl Handler for Rehearse {
             "snooze" if lease.fence == 1 => Err(JobError::Snooze(Duration::from_millis(100))),
             "snooze" => Ok(DONE),
             "fail" => Err(JobError::Fail("never".to_owned())),
+            // Postgres stores no such text.
+            "nul" => Err(JobError::Fail("half\0full".to_owned())),
+            "twice" => Ok(Done::With(vec![effect("test:same"), effect("test:same")])),
             "retry" => Err(JobError::Retry("not now".to_owned())),
             "panic" if lease.fence == 1 => panic!("on purpose"),
             "panic" => Ok(DONE),
@@ -47,6 +50,15 @@ impl Handler for Rehearse {
             }
             other => Err(JobError::Fail(format!("what is {other}?"))),
         }
+    }
+}
+
+fn effect(key: &str) -> FinishedEffect {
+    FinishedEffect {
+        key: key.to_owned(),
+        entity_id: None,
+        external_id: None,
+        response: None,
     }
 }
 
@@ -160,6 +172,9 @@ async fn outcomes_decide_what_becomes_of_a_job() {
     for (what, state, attempt, outcomes) in [
         ("succeed", "succeeded", 1, vec!["succeeded"]),
         ("fail", "dead", 1, vec!["failed"]),
+        ("nul", "dead", 1, vec!["failed"]),
+        // The statement refuses two effects with one key: the job ends, and its worker goes on.
+        ("twice", "dead", 1, vec!["failed"]),
         ("snooze", "succeeded", 1, vec!["snoozed", "succeeded"]),
         ("panic", "succeeded", 2, vec!["retry", "succeeded"]),
         ("hang", "succeeded", 2, vec!["retry", "succeeded"]),

@@ -181,6 +181,48 @@ async fn three_d_secure_that_fails_leaves_the_hold_to_another_card() {
         })
         .await;
     assert_eq!(scene.state(booking).await, "held");
+    // Whoever still holds its client secret can do nothing with it any more.
+    world
+        .eventually("released", async || {
+            world
+                .stripe
+                .payment(&intent)
+                .is_some_and(|payment| payment.status == "canceled")
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_was_lost_a_day_ago_is_looked_up_before_anything_is_sent_again() {
+    let mut scene = scene(World::without_worker().await, json!({})).await;
+    let fault = Fault::new(FaultKind::ResetAfterCommit)
+        .on("POST", "/v1/payment_intents")
+        .times(1);
+    scene.world.stripe.fault(fault);
+    let booking = scene.books("pm_card_visa").await;
+    scene.world.start_worker();
+    let unknown = async || {
+        let states: Vec<String> = sqlx::query_scalar("SELECT state FROM effects WHERE key LIKE 'authorize:%'")
+            .fetch_all(scene.world.pool())
+            .await
+            .unwrap();
+        states == ["unknown"]
+    };
+    scene.world.eventually("the reply is lost", unknown).await;
+    scene.world.stop_worker().await;
+    // Stripe has forgotten the idempotency key by now.
+    scene.world.pass(TimeDelta::hours(25)).await;
+    scene.world.start_worker();
+    scene
+        .world
+        .eventually("captured", async || {
+            scene.world.stripe.record().iter().any(|payment| payment.captured > 0)
+        })
+        .await;
+    scene.world.run_jobs().await;
+    let records = scene.world.stripe.record();
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(scene.state(booking).await, "confirmed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

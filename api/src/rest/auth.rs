@@ -127,16 +127,17 @@ impl AuthApi {
     async fn login(&self, client: Client, body: JsonBody<Credentials>) -> ApiResult<Json<TokenPair>> {
         let state = &self.0;
         let credentials = body.into_inner();
-        let subject = format!("{} {}", client.ip, credentials.email.to_ascii_lowercase());
-        state
-            .limiter
-            .check(
-                "login",
-                &subject,
-                state.settings.logins_per_minute,
-                Duration::from_secs(60),
-            )
-            .await?;
+        let (ip, account) = (client.ip.to_string(), credentials.email.to_ascii_lowercase());
+        // One account from one address; then, ten times as often, any account from it and this account from anywhere.
+        let often = state.settings.logins_per_minute;
+        for (limit, subject, count) in [
+            ("login", format!("{ip} {account}"), often),
+            ("login-address", ip, often.saturating_mul(10)),
+            ("login-account", account, often.saturating_mul(10)),
+        ] {
+            let minute = Duration::from_secs(60);
+            state.limiter.check(limit, &subject, count, minute).await?;
+        }
         let user = users::authenticate(
             state.db.pool(),
             &state.passwords,

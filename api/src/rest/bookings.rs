@@ -1,6 +1,7 @@
 //! Bookings: asking for nights, waiting for the card, and what guest and host do with a booking afterwards.
 
 mod actions;
+mod cancellation;
 pub mod objects;
 pub(crate) mod reads;
 pub(crate) mod refusals;
@@ -15,7 +16,8 @@ use roost_shared::bookings::{self, Amendment};
 use uuid::Uuid;
 
 use self::actions::Action;
-use self::objects::{Booking, BookingPatch, BookingState, BookingSummary, CancellationQuote, NewBooking, Reason, Side};
+use self::cancellation::CancellationQuote;
+use self::objects::{Booking, BookingPatch, BookingState, BookingSummary, NewBooking, Reason, Side};
 use self::reads::Held;
 use super::Tag;
 use super::several::Several;

@@ -12,7 +12,8 @@ use sqlx::PgConnection;
 use std::collections::HashMap;
 use uuid::Uuid;
 
-use super::objects::{Booking, BookingSummary, CancellationQuote, Parts};
+use super::cancellation::CancellationQuote;
+use super::objects::{Booking, BookingSummary, Parts};
 use crate::error::{ApiError, ApiResult};
 use crate::page::{PageRequest, Paged};
 use crate::prefer::{APPLIED_HEADER, Wait};

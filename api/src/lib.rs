@@ -17,6 +17,7 @@ pub mod openapi;
 pub mod page;
 pub mod prefer;
 pub mod problem;
+pub mod problems;
 pub mod ratelimit;
 pub mod request;
 pub mod rest;
@@ -37,6 +38,7 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Response, Route};
 use poem_openapi::{LicenseObject, OpenApiService, ServerObject};
 use serde_json::Value;
 
+use crate::middleware::guard::{self, guard};
 use crate::openapi::Routes;
 use crate::rest::auth::AuthApi;
 use crate::rest::booking_events::BookingEventsApi;
@@ -78,7 +80,7 @@ fn resources(state: &AppState) -> Resources {
 
 fn service(state: &AppState) -> OpenApiService<Resources, ()> {
     OpenApiService::new(resources(state), "Roost", env!("CARGO_PKG_VERSION"))
-        .description(include_str!("description.md"))
+        .description(include_str!("description.md").to_owned() + &problems::chapter())
         .license(LicenseObject::new("MIT OR Apache-2.0").url("https://spdx.org/licenses/"))
         .server(ServerObject::new(&state.settings.public_url).description("This deployment"))
 }
@@ -111,9 +113,10 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
                 poem::get(make_sync(move |_| json_page(document.clone()))),
             )
             .at("/docs", poem::get(make_sync(move |_| docs_page(docs.clone()))))
+            .at("/problems/:code", poem::get(problems::page))
             .nest_no_strip("/", service)
             .data(state.clone())
-            .around(move |endpoint, request| middleware::guard::guard(endpoint, Arc::clone(&routes), request))
+            .around(move |endpoint, request| guard(endpoint, Arc::clone(&routes), guard::TIMEOUT, request))
     };
     let cors_state = state.clone();
     Ok(guarded

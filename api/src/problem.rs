@@ -32,7 +32,7 @@ impl Example for Problem {
     fn example() -> Self {
         Self {
             r#type: "/problems/validation_failed".to_owned(),
-            title: "Unprocessable Content".to_owned(),
+            title: "Unprocessable Entity".to_owned(),
             status: 422,
             detail: "check_out: must be after check_in".to_owned(),
             code: "validation_failed".to_owned(),

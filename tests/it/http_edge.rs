@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+
 use roost_api::server;
 use roost_api::state::{AppConfig, AppState};
 use roost_shared::config::Secret;
@@ -9,6 +11,25 @@ use roost_shared::{db, redis::Redis};
 use roost_tests::app::{JWT_SECRET, PASSWORD, TestApp};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A gzip stream of 2^20 blanks.
+const BOMB: &str = concat!(
+    "H4sIAAAAAAACA+3BMQEAAADCoCrrn9IQvkABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAHwGpwID8QAA",
+    "EAA=",
+);
 
 #[tokio::test]
 async fn every_reply_has_an_id_and_safe_headers() {
@@ -30,6 +51,18 @@ async fn every_reply_has_an_id_and_safe_headers() {
         let reply = app.get("/healthz").header("x-request-id", bad).send().await;
         assert_eq!(reply.header("x-request-id").len(), 36, "{bad}");
     }
+}
+
+#[tokio::test]
+async fn a_problem_refers_to_a_page_that_explains_it() {
+    let app = TestApp::start().await;
+    let problem = app.get("/nowhere").send().await.refused(404, "not_found");
+    let page = app.get(problem["type"].as_str().unwrap()).send().await.expect(200);
+    assert_eq!(page["code"], "not_found");
+    assert!(page["meaning"].as_str().unwrap().contains("no such thing"));
+    app.get("/problems/made_up").send().await.refused(404, "not_found");
+    let document = app.get("/openapi.json").send().await.text();
+    assert!(document.contains("| `dates_taken` |"));
 }
 
 #[tokio::test]
@@ -116,6 +149,21 @@ async fn bodies_that_are_not_usable_json_are_refused() {
 #[tokio::test]
 async fn large_bodies_are_refused_whether_or_not_they_say_so() {
     let app = TestApp::start().await;
+    // 1 MiB of blanks in 1 KiB: what counts is what it becomes.
+    let bomb = app
+        .request(reqwest::Method::POST, "/auth/login")
+        .header("content-encoding", "gzip")
+        .bytes(base64::engine::general_purpose::STANDARD.decode(BOMB).unwrap())
+        .send()
+        .await;
+    bomb.refused(413, "body_too_large");
+    let damaged = app
+        .request(reqwest::Method::POST, "/auth/login")
+        .header("content-encoding", "gzip")
+        .bytes("not gzip")
+        .send()
+        .await;
+    damaged.refused(400, "invalid_body");
     let large = vec![b' '; 64 * 1024 + 1];
     let login = || app.request(reqwest::Method::POST, "/auth/login");
     login().bytes(large.clone()).send().await.refused(413, "body_too_large");

@@ -206,7 +206,7 @@ async fn a_profile_is_changed_by_its_owner_only() {
         .await
         .refused(401, "unauthorized");
     for (body, code, status, field) in [
-        (json!({"role": "host"}), "invalid_body", 400, "role"),
+        (json!({"role": "admin"}), "invalid_body", 400, "role"),
         (json!({"email": "new@example.com"}), "invalid_body", 400, "email"),
         (json!({"full_name": 1}), "invalid_body", 400, "full_name"),
         (json!({"full_name": "  "}), "validation_failed", 422, "full_name"),
@@ -218,6 +218,17 @@ async fn a_profile_is_changed_by_its_owner_only() {
             .await
             .refused_field(status, code, field);
     }
+}
+
+#[tokio::test]
+async fn a_guest_becomes_a_host_and_stays_one() {
+    let app = TestApp::start().await;
+    let ada = app.guest().await;
+    let change = |role: &str| app.patch("/users/me", json!({"role": role})).by(&ada).send();
+    assert_eq!(change("guest").await.expect(200)["role"], "guest");
+    assert_eq!(change("host").await.expect(200)["role"], "host");
+    change("guest").await.refused(409, "stays_host");
+    assert_eq!(app.get("/users/me").by(&ada).send().await.expect(200)["role"], "host");
 }
 
 #[tokio::test]

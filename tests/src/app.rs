@@ -307,6 +307,10 @@ impl Reply {
         assert_eq!(problem["status"], status, "{problem}");
         assert_eq!(problem["type"], format!("/problems/{code}"), "{problem}");
         assert_eq!(problem["request_id"], self.header("x-request-id"), "{problem}");
+        assert!(
+            roost_api::problems::meaning(code).is_some(),
+            "{code} is not told in problems.rs"
+        );
         assert!(!problem["detail"].as_str().unwrap().is_empty(), "{problem}");
         problem
     }

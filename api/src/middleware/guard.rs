@@ -20,13 +20,18 @@ pub const WEBHOOK_BODY_LIMIT: usize = 256 * 1024;
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Calls `endpoint` within the bounds. Never an `Err`.
-pub async fn guard<E: Endpoint>(endpoint: Arc<E>, routes: Arc<Routes>, request: Request) -> poem::Result<Response> {
+pub async fn guard<E: Endpoint>(
+    endpoint: Arc<E>,
+    routes: Arc<Routes>,
+    timeout: Duration,
+    request: Request,
+) -> poem::Result<Response> {
     let path = request.uri().path().to_owned();
     let work = async {
         let request = bounded(request).await?;
         Ok::<_, poem::Error>(endpoint.call(request).await)
     };
-    let outcome = tokio::time::timeout(TIMEOUT, AssertUnwindSafe(work).catch_unwind()).await;
+    let outcome = tokio::time::timeout(timeout, AssertUnwindSafe(work).catch_unwind()).await;
     let result = match outcome {
         Ok(Ok(Ok(result))) => result,
         Ok(Ok(Err(refused))) => Err(refused),
@@ -100,4 +105,44 @@ async fn bounded(mut request: Request) -> poem::Result<Request> {
         request.set_body(Body::from_bytes(bytes));
     }
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::handler;
+
+    use super::*;
+
+    async fn answer(endpoint: impl Endpoint) -> (u16, serde_json::Value) {
+        let request = Request::builder().finish();
+        let response = guard(Arc::new(endpoint), Arc::default(), Duration::from_millis(50), request)
+            .await
+            .unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().into_bytes().await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[handler]
+    async fn panics() {
+        panic!("as this test wants");
+    }
+
+    #[handler]
+    async fn hangs() {
+        std::future::pending().await
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_our_fault() {
+        let (status, problem) = answer(panics).await;
+        assert_eq!((status, problem["code"].as_str()), (500, Some("internal")));
+        assert!(!problem.to_string().contains("as this test wants"));
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_takes_too_long_is_given_up() {
+        let (status, problem) = answer(hangs).await;
+        assert_eq!((status, problem["code"].as_str()), (503, Some("timeout")));
+    }
 }

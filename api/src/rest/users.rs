@@ -179,6 +179,8 @@ pub struct ProfilePatch {
     /// A BCP 47 tag
     #[oai(validator(min_length = 2, max_length = 35))]
     pub locale: Option<String>,
+    /// `host`: you may list properties, from the next access token on (`POST /auth/refresh`). There is no way back
+    pub role: Option<Role>,
 }
 
 /// A change of password.
@@ -390,6 +392,7 @@ impl UsersApi {
         let change = ProfileChange {
             full_name,
             locale: patch.locale,
+            role: patch.role.map(users::Role::from),
         };
         let mut tx = self.0.db.begin().await?;
         let user = users::update(&mut tx, user_id, &change).await?;
@@ -432,6 +435,7 @@ impl From<UserError> for ApiError {
             UserError::EmailTaken => Self::conflict("email_taken", "Another account has this e-mail address."),
             UserError::NotFound => Self::not_found("user"),
             UserError::WrongPassword => Self::unprocessable("wrong_password", "The current password is not right."),
+            UserError::StaysHost => Self::conflict("stays_host", "A host does not become a guest again."),
             UserError::OpenBookings => Self::conflict(
                 "open_bookings",
                 "Bookings as guest or host are still open; cancel them or let them end first.",

@@ -95,6 +95,9 @@ pub enum UserError {
     /// The present password was not given.
     #[error("the password is wrong")]
     WrongPassword,
+    /// Listings and their bookings need their host.
+    #[error("a host does not become a guest again")]
+    StaysHost,
     /// Bookings as guest or host are still to come.
     #[error("the user has bookings that are still open")]
     OpenBookings,
@@ -196,23 +199,31 @@ pub struct ProfileChange {
     pub full_name: Option<String>,
     /// A BCP 47 tag.
     pub locale: Option<String>,
+    /// A guest may become a host.
+    pub role: Option<Role>,
 }
 
 /// Changes a profile.
 ///
 /// # Errors
-/// [`UserError::NotFound`].
+/// [`UserError::NotFound`], [`UserError::StaysHost`].
 pub async fn update(tx: &mut Tx, id: Uuid, change: &ProfileChange) -> Result<User, UserError> {
     let now = tx.now();
-    store::update(
+    let becomes_host = change.role == Some(Role::Host);
+    let user = store::update(
         tx.conn(),
         id,
         change.full_name.as_deref(),
         change.locale.as_deref(),
+        becomes_host,
         now,
     )
     .await?
-    .ok_or(UserError::NotFound)
+    .ok_or(UserError::NotFound)?;
+    if change.role == Some(Role::Guest) && user.role == Role::Host {
+        return Err(UserError::StaysHost);
+    }
+    Ok(user)
 }
 
 /// Checks the present password of an account and returns its hash, for [`change_password`].

@@ -89,17 +89,20 @@ pub(super) async fn update(
     id: Uuid,
     full_name: Option<&str>,
     locale: Option<&str>,
+    becomes_host: bool,
     now: DateTime<Utc>,
 ) -> Result<Option<User>, sqlx::Error> {
     sqlx::query_as!(
         Row,
-        "UPDATE users SET full_name = coalesce($2, full_name), locale = coalesce($3, locale), updated_at = $4
+        "UPDATE users SET full_name = coalesce($2, full_name), locale = coalesce($3, locale), updated_at = $4,
+                          role = CASE WHEN $5 THEN 'host' ELSE role END
          WHERE id = $1 AND deleted_at IS NULL
          RETURNING id, email, full_name, role, locale, email_verified_at, created_at, updated_at",
         id,
         full_name,
         locale,
         now,
+        becomes_host,
     )
     .fetch_optional(conn)
     .await?

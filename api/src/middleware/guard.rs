@@ -130,7 +130,7 @@ mod tests {
 
     #[handler]
     async fn hangs() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     #[tokio::test]

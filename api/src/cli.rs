@@ -86,7 +86,8 @@ pub struct ServeArgs {
     #[arg(long, env = "CLIENT_IP_HEADER", value_name = "HEADER")]
     client_ip_header: Option<HeaderName>,
 
-    /// Sign-ins tried per minute for one account from one address; 0: without bound
+    /// Sign-ins tried per minute for one account from one address, and ten times as many for one account or one
+    /// address alone; 0: without bound
     #[arg(long, env = "LOGINS_PER_MINUTE", value_name = "COUNT", default_value_t = 10)]
     logins_per_minute: u32,
 

@@ -381,11 +381,16 @@ async fn a_hold_that_is_cancelled_while_stripe_is_slow_takes_no_money() {
     let scene = scene(World::start().await, json!({})).await;
     let world = &scene.world;
     world.stripe.fault(
-        Fault::new(FaultKind::Delay)
+        Fault::new(FaultKind::DelayAfterCommit)
             .on("POST", "/v1/payment_intents")
-            .delay(std::time::Duration::from_millis(800)),
+            .delay(std::time::Duration::from_secs(2)),
     );
     let booking = scene.books("pm_card_visa").await;
+    world
+        .eventually("authorised at Stripe, the reply still to come", async || {
+            !world.stripe.record().is_empty()
+        })
+        .await;
     assert_eq!(
         scene.act(&scene.guest, booking, "cancel").await["state"],
         "cancelled_by_guest"

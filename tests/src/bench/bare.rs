@@ -7,10 +7,8 @@ use bytes::Bytes;
 use poem::{EndpointExt, Response, Route, Server, get, handler, listener::TcpListener, web::Data};
 
 #[handler]
-fn reply(body: Data<&Bytes>) -> Response {
-    Response::builder()
-        .content_type("application/json")
-        .body(Bytes::clone(&body))
+fn reply(Data(body): Data<&Bytes>) -> Response {
+    Response::builder().content_type("application/json").body(body.clone())
 }
 
 /// Serves until it is stopped.

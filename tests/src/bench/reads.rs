@@ -128,7 +128,7 @@ pub async fn search(machine: &Machine, api: &Running, plan: &Plan, report: &mut 
     };
     for shape in SHAPES {
         let path = format!("/properties?{}", (shape.query)(&dates));
-        let load = Load::get(api.address, CONNECTIONS, &[path.clone()]);
+        let load = Load::get(api.address, CONNECTIONS, std::slice::from_ref(&path));
         // The page has one property more than are shown, to know whether there is another page.
         let script = format!(
             "SELECT properties.* FROM properties JOIN (SELECT id FROM properties AS property WHERE status = 'listed' AND {} \

@@ -116,10 +116,10 @@ fn keep_possible_refusals(operation: &mut Map<String, Value>) {
     let has_query = has_parameter(operation, "query", None);
     let has_header = has_parameter(operation, "header", None);
     let conditional = has_parameter(operation, "header", Some("If-Match"));
-    let health = operation
-        .get("operationId")
-        .and_then(Value::as_str)
-        .is_some_and(|id| id.starts_with("get_health") || id == "get_readiness");
+    let id = operation.get("operationId").and_then(Value::as_str).unwrap_or_default();
+    let health = id.starts_with("get_health") || id == "get_readiness";
+    // The one that is told neither in a body nor in its path what it cannot do twice.
+    let resends = id == "resend_verification";
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
         return;
     };
@@ -127,7 +127,8 @@ fn keep_possible_refusals(operation: &mut Map<String, Value>) {
         "400" => has_body || has_path || has_query || has_header,
         "401" => secured || has_body,
         "404" => has_path || has_body,
-        "409" | "410" | "429" => has_body || has_path,
+        "409" | "429" => has_body || has_path || resends,
+        "410" => has_body || has_path,
         "403" => secured && (has_body || has_path),
         "412" | "428" => conditional,
         "413" | "415" => has_body,
@@ -151,6 +152,12 @@ fn describe_responses(operation: &mut Map<String, Value>) {
         if !described {
             response.insert("description".to_owned(), json!("OK"));
         }
+        if let Some(stream) = response
+            .get_mut("content")
+            .and_then(|content| content.get_mut("text/event-stream"))
+        {
+            describe_events(stream);
+        }
         let mut headers: Map<String, Value> = match response.remove("headers") {
             Some(Value::Object(headers)) => headers
                 .into_iter()
@@ -164,6 +171,17 @@ fn describe_responses(operation: &mut Map<String, Value>) {
         );
         response.insert("headers".to_owned(), Value::Object(headers));
     }
+}
+
+/// An event stream is no JSON array: its schema is that of one event, whose data is JSON in a string.
+fn describe_events(stream: &mut Value) {
+    let item = stream.pointer("/schema/items").cloned().unwrap_or(Value::Null);
+    stream["schema"] = json!({
+        "type": "object",
+        "description": "One event. Its data is the JSON of `x-data-schema`.",
+        "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
+        "x-data-schema": item,
+    });
 }
 
 /// poem-openapi shouts the names of headers; this writes them as RFCs do.

@@ -14,6 +14,7 @@ use roost_shared::jobs::{self, ClaimedJob, Lease, Outcome, Queue, Settlement, re
 use roost_shared::telemetry::TraceContext;
 use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -22,8 +23,12 @@ use uuid::Uuid;
 use crate::context::Context;
 use crate::handler::{Done, Registry};
 
-const CLAIM_BATCH: usize = 64;
-const SETTLE_BATCH: usize = 128;
+const CLAIM_BATCH: usize = 256;
+const SETTLE_BATCH: usize = 256;
+/// Batches under way at the same time, so that Postgres has work while a commit reaches its disk.
+const BATCHES: usize = 2;
+/// Jobs between their claim and their settlement, all queues together. Beyond it Postgres is too slow for what runs here.
+const IN_HAND: usize = 1_024;
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// A statement that takes longer than this is given up and tried again: the connection may be dead without saying so.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +41,7 @@ pub(crate) struct Ticket {
     id: Uuid,
     queue: Queue,
     slot: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
 
 struct Running {
@@ -47,7 +53,7 @@ struct Running {
 struct Finished {
     settlement: Settlement,
     kind: &'static str,
-    slot: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
 
 /// One process's engine.
@@ -55,7 +61,10 @@ pub(crate) struct Engine {
     ctx: Arc<Context>,
     registry: Registry,
     owner: String,
+    /// A job has a slot of its queue until its handler ends,
     slots: HashMap<Queue, Arc<Semaphore>>,
+    /// and a place until it is settled, so that the next one need not wait for that.
+    places: Arc<Semaphore>,
     intake: mpsc::Sender<Ticket>,
     finished: mpsc::UnboundedSender<Finished>,
     running: Mutex<HashMap<Uuid, Running>>,
@@ -93,6 +102,7 @@ impl Engine {
                 .iter()
                 .map(|queue| (*queue, Arc::new(Semaphore::new(concurrency))))
                 .collect(),
+            places: Arc::new(Semaphore::new(IN_HAND)),
             intake,
             finished,
             running: Mutex::default(),
@@ -118,12 +128,19 @@ impl Engine {
     /// Takes an id in as soon as a slot of its queue is free.
     pub async fn take(&self, queue: Queue, id: Uuid) {
         let Some(slots) = self.slots.get(&queue) else { return };
-        let slot = tokio::select! {
-            slot = Arc::clone(slots).acquire_owned() => slot.ok(),
+        let permits = async {
+            let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+            Some((slot, Arc::clone(&self.places).acquire_owned().await.ok()?))
+        };
+        let permits = tokio::select! {
+            permits = permits => permits,
             () = self.draining.cancelled() => None,
         };
-        let sent = match slot {
-            Some(slot) => self.intake.send(Ticket { id, queue, slot }).await.is_ok(),
+        let sent = match permits {
+            Some((slot, place)) => {
+                let ticket = Ticket { id, queue, slot, place };
+                self.intake.send(ticket).await.is_ok()
+            }
             None => false,
         };
         if !sent {
@@ -211,18 +228,17 @@ impl Engine {
                 }
             }
         };
-        let mut slots: HashMap<Uuid, OwnedSemaphorePermit> =
-            wanted.into_iter().map(|ticket| (ticket.id, ticket.slot)).collect();
-        let dropped = slots.len().saturating_sub(claimed.len());
+        let mut tickets: HashMap<Uuid, Ticket> = wanted.into_iter().map(|ticket| (ticket.id, ticket)).collect();
+        let dropped = tickets.len().saturating_sub(claimed.len());
         counter!("roost_messages_dropped_total").increment(dropped as u64);
         for job in claimed {
-            if let Some(slot) = slots.remove(&job.id) {
-                self.spawn(job, slot);
+            if let Some(ticket) = tickets.remove(&job.id) {
+                self.spawn(job, ticket);
             }
         }
     }
 
-    fn spawn(self: &Arc<Self>, job: ClaimedJob, slot: OwnedSemaphorePermit) {
+    fn spawn(self: &Arc<Self>, job: ClaimedJob, ticket: Ticket) {
         let lease = Lease {
             job_id: job.id,
             fence: job.fence,
@@ -245,7 +261,7 @@ impl Engine {
         self.tasks.spawn(
             async move {
                 let job_id = job.id;
-                if let Some(finished) = engine.attempt(job, lease, context, &stop, &cancelled, slot).await {
+                if let Some(finished) = engine.attempt(job, lease, context, &stop, &cancelled, ticket).await {
                     let _ = engine.finished.send(finished);
                 }
                 lock(&engine.running).remove(&job_id);
@@ -262,8 +278,9 @@ impl Engine {
         context: TraceContext,
         stop: &CancellationToken,
         cancelled: &CancellationToken,
-        slot: OwnedSemaphorePermit,
+        ticket: Ticket,
     ) -> Option<Finished> {
+        let Ticket { slot, place, .. } = ticket;
         let (kind, entry) = self.registry.entry(&job.kind)?;
         let _limit = match &entry.limit {
             Some(limit) => Arc::clone(limit).acquire_owned().await.ok(),
@@ -286,6 +303,7 @@ impl Engine {
                 Err(_) => Some(Outcome::Retry(format!("no end after {:?}", entry.timeout))),
             },
         };
+        drop(slot);
         let seconds = started.elapsed().as_secs_f64();
         histogram!("roost_job_duration_seconds", "kind" => kind).record(seconds);
         let name = match &outcome {
@@ -304,13 +322,14 @@ impl Engine {
         outcome.map(|outcome| Finished {
             settlement: Settlement { lease, outcome },
             kind,
-            slot,
+            place,
         })
     }
 }
 
 async fn claim_loop(engine: Arc<Engine>, mut tickets: mpsc::Receiver<Ticket>) {
     let mut batch = Vec::with_capacity(CLAIM_BATCH);
+    let mut claims = JoinSet::new();
     loop {
         let received = tokio::select! {
             received = tickets.recv_many(&mut batch, CLAIM_BATCH) => received,
@@ -319,8 +338,13 @@ async fn claim_loop(engine: Arc<Engine>, mut tickets: mpsc::Receiver<Ticket>) {
         if received == 0 {
             break;
         }
-        engine.claim(std::mem::take(&mut batch)).await;
+        let (engine, tickets) = (Arc::clone(&engine), std::mem::take(&mut batch));
+        claims.spawn(async move { engine.claim(tickets).await });
+        if claims.len() == BATCHES {
+            claims.join_next().await;
+        }
     }
+    while claims.join_next().await.is_some() {}
     // Ids that were taken in and not claimed: let another worker have them.
     tickets.close();
     while let Ok(ticket) = tickets.try_recv() {
@@ -330,6 +354,7 @@ async fn claim_loop(engine: Arc<Engine>, mut tickets: mpsc::Receiver<Ticket>) {
 
 async fn settle_loop(pool: PgPool, mut ended: mpsc::UnboundedReceiver<Finished>, settled: CancellationToken) {
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
+    let mut settling = JoinSet::new();
     loop {
         let received = tokio::select! {
             biased;
@@ -337,20 +362,27 @@ async fn settle_loop(pool: PgPool, mut ended: mpsc::UnboundedReceiver<Finished>,
             () = settled.cancelled() => 0,
         };
         if received == 0 {
-            return;
+            break;
         }
-        // The slots stay taken until their jobs are settled.
-        let (settlements, slots): (Vec<Settlement>, Vec<_>) = batch
-            .drain(..)
-            .map(|one| (one.settlement, (one.kind, one.slot)))
-            .unzip();
-        let jobs: Vec<Uuid> = settlements.iter().map(|one| one.lease.job_id).collect();
-        let done = settle_surely(&pool, settlements).await;
-        for (job_id, (kind, _)) in jobs.iter().zip(&slots) {
-            if !done.contains(job_id) {
-                counter!("roost_stale_settlements_total", "kind" => *kind).increment(1);
-                tracing::warn!(%job_id, kind, "too late: another worker has the job");
-            }
+        settling.spawn(settle_batch(pool.clone(), std::mem::take(&mut batch)));
+        if settling.len() == BATCHES {
+            settling.join_next().await;
+        }
+    }
+    while settling.join_next().await.is_some() {}
+}
+
+async fn settle_batch(pool: PgPool, batch: Vec<Finished>) {
+    let (settlements, places): (Vec<Settlement>, Vec<_>) = batch
+        .into_iter()
+        .map(|one| (one.settlement, (one.kind, one.place)))
+        .unzip();
+    let jobs: Vec<Uuid> = settlements.iter().map(|one| one.lease.job_id).collect();
+    let done: HashSet<Uuid> = settle_surely(&pool, settlements).await.into_iter().collect();
+    for (job_id, (kind, _)) in jobs.iter().zip(&places) {
+        if !done.contains(job_id) {
+            counter!("roost_stale_settlements_total", "kind" => *kind).increment(1);
+            tracing::warn!(%job_id, kind, "too late: another worker has the job");
         }
     }
 }

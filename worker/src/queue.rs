@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use apalis::layers::WorkerBuilderExt;
 use apalis::prelude::{BackendExt, BoxDynError, Data, PollSnapshot, PollStrategy, WorkerBuilder, WorkerError};
 use apalis_redis::RedisStorage;
 use futures::{FutureExt, StreamExt};
-use roost_shared::jobs::{Queue, Transport};
+use roost_shared::jobs::{Queue, Transport, ids_of};
 use roost_shared::redis::Redis;
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::engine::Engine;
 
@@ -25,6 +25,10 @@ use crate::engine::Engine;
 const SLOW_TICK: Duration = Duration::from_secs(1);
 /// A ring during a fetch must not be missed: looks again so long after it.
 const SECOND_LOOK: Duration = Duration::from_millis(3);
+
+/// Messages whose ids wait here for a slot, so that there is always a batch to claim. The others stay in Redis, where
+/// other workers find them.
+const AHEAD: usize = 16;
 
 /// Consumes `queue` until `stop`. When Redis fails, starts again as soon as it is back.
 pub(crate) async fn consume(engine: Arc<Engine>, redis: Redis, queue: Queue, owner: String, stop: CancellationToken) {
@@ -66,6 +70,7 @@ async fn run(
         .backend(storage.poll_with_strategy(Doorbell::new(Arc::clone(bell))))
         .data(Arc::clone(engine))
         .data(queue)
+        .concurrency(AHEAD)
         .build(take);
     let stopped = stop.clone();
     let until = async move {
@@ -75,14 +80,15 @@ async fn run(
     worker.run_until(until).await.map_err(|error| error.to_string())
 }
 
-/// What apalis calls a task is an id to us; it is done when the engine has it.
+/// What apalis calls a task is a few ids to us; it is done when the engine has them.
 async fn take(message: String, engine: Data<Arc<Engine>>, queue: Data<Queue>) -> Result<(), BoxDynError> {
-    match message.parse::<Uuid>() {
-        Ok(id) => engine.take(*queue, id).await,
-        Err(_) => {
-            metrics::counter!("roost_messages_malformed_total", "queue" => queue.name()).increment(1);
-            tracing::warn!(queue = queue.name(), "a message in Redis is no job id, dropped");
-        }
+    let Some(ids) = ids_of(&message) else {
+        metrics::counter!("roost_messages_malformed_total", "queue" => queue.name()).increment(1);
+        tracing::warn!(queue = queue.name(), "a message in Redis is no job id, dropped");
+        return Ok(());
+    };
+    for id in ids {
+        engine.take(*queue, id).await;
     }
     Ok(())
 }

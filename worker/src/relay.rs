@@ -17,8 +17,14 @@ use uuid::Uuid;
 use crate::engine::Engine;
 
 const TICK: Duration = Duration::from_secs(1);
+/// While Redis has no room for all that is due, it is filled up this often.
+const TOP_UP: Duration = Duration::from_millis(40);
+/// Ids of one queue that one worker adds at a time. Bounded, because others may add theirs at the same time.
+const MOST_AT_ONCE: usize = 1_000;
 /// A round that takes longer hangs on a connection that is dead without saying so.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+/// Scheduled jobs that become due in one statement.
+const PROMOTE_BATCH: u64 = 5_000;
 /// Ids that go to Redis in one script.
 const PUSH_BATCH: usize = 500;
 /// Ticks between one look at expired leases and the next.
@@ -46,11 +52,11 @@ pub(crate) async fn run(engine: Arc<Engine>, redis: Redis, stop: CancellationTok
     let mut tick = 0_u64;
     while !stop.is_cancelled() {
         let round = step(&engine, &redis, &mut transport, &mut outage, tick);
-        let again = match tokio::time::timeout(STEP_TIMEOUT, round)
+        let mut more = match tokio::time::timeout(STEP_TIMEOUT, round)
             .await
             .unwrap_or_else(|_| Err("no end in time".into()))
         {
-            Ok(again) => again,
+            Ok(more) => more,
             Err(error) => {
                 counter!("roost_relay_errors_total").increment(1);
                 tracing::warn!(error, "relay step failed");
@@ -58,17 +64,43 @@ pub(crate) async fn run(engine: Arc<Engine>, redis: Redis, stop: CancellationTok
             }
         };
         tick += 1;
-        if !again {
-            let jitter = rand::rng().random_range(0.9..1.1);
+        let next = Instant::now() + TICK.mul_f64(rand::rng().random_range(0.9..1.1));
+        let mut wait = TOP_UP;
+        while !stop.is_cancelled() && Instant::now() < next {
+            let rest = next.saturating_duration_since(Instant::now());
             tokio::select! {
-                () = tokio::time::sleep(TICK.mul_f64(jitter)) => {}
+                () = tokio::time::sleep(if more { rest.min(wait) } else { rest }) => {}
                 () = stop.cancelled() => {}
+            }
+            if more {
+                let filled = tokio::time::timeout(STEP_TIMEOUT, top_up(&engine, &mut transport)).await;
+                // A failure is told by the next step, which meets it too.
+                let filled = filled.unwrap_or_else(|_| Err(String::new())).unwrap_or_default();
+                more = filled.more;
+                // Where nobody takes anything there is no hurry.
+                wait = if filled.published > 0 { TOP_UP } else { wait * 2 };
             }
         }
     }
 }
 
-/// One round. True: there is more to publish at once.
+/// What a round of publishing did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Filled {
+    published: usize,
+    /// There may be more than Redis has room for.
+    more: bool,
+}
+
+async fn top_up(engine: &Engine, transport: &mut Transport) -> Result<Filled, String> {
+    relay::promote_due(engine.pool(), PROMOTE_BATCH.cast_signed())
+        .await
+        .map_err(|error| error.to_string())?;
+    let depths = depths(transport).await?;
+    publish(engine, transport, &depths).await
+}
+
+/// One round. True: there is more than Redis has room for.
 async fn step(
     engine: &Engine,
     redis: &Redis,
@@ -78,7 +110,7 @@ async fn step(
 ) -> Result<bool, String> {
     let pool = engine.pool();
     let say = |error: &dyn std::fmt::Display| error.to_string();
-    let promoted = match relay::promote_due(pool, 5_000).await {
+    let promoted = match relay::promote_due(pool, PROMOTE_BATCH.cast_signed()).await {
         Ok(promoted) => promoted,
         Err(error) => {
             *outage = Some(Instant::now());
@@ -135,8 +167,8 @@ async fn step(
     if tick.is_multiple_of(GAUGES_EVERY) {
         tidy(transport, redis).await;
     }
-    let published = publish(engine, transport, &depths).await?;
-    Ok(published >= 1_000 || promoted >= 5_000)
+    let filled = publish(engine, transport, &depths).await?;
+    Ok(filled.more || promoted >= PROMOTE_BATCH)
 }
 
 async fn paused_queues(pool: &PgPool) -> Result<HashSet<Queue>, sqlx::Error> {
@@ -161,18 +193,19 @@ async fn depths(transport: &mut Transport) -> Result<Vec<(Queue, usize)>, String
 }
 
 /// Publishes what is due and not in Redis, as far as the queues have room.
-async fn publish(engine: &Engine, transport: &mut Transport, depths: &[(Queue, usize)]) -> Result<usize, String> {
+async fn publish(engine: &Engine, transport: &mut Transport, depths: &[(Queue, usize)]) -> Result<Filled, String> {
     let room: Vec<(Queue, usize)> = depths
         .iter()
         .filter(|(queue, _)| !engine.is_paused(*queue))
-        .map(|(queue, depth)| (*queue, MAX_DEPTH.saturating_sub(*depth).min(2_000)))
-        .filter(|(_, room)| *room > 0)
+        .map(|(queue, depth)| (*queue, MAX_DEPTH.saturating_sub(*depth).min(MOST_AT_ONCE)))
         .collect();
     let due = relay::take_unpublished(engine.pool(), &room)
         .await
         .map_err(|error| error.to_string())?;
-    for queue in Queue::ALL {
+    let mut more = false;
+    for (queue, free) in room {
         let ids: Vec<Uuid> = due.iter().filter(|job| job.queue == queue).map(|job| job.id).collect();
+        more |= ids.len() >= free;
         for begun in (0..ids.len()).step_by(PUSH_BATCH) {
             let chunk = &ids[begun..ids.len().min(begun + PUSH_BATCH)];
             if let Err(error) = transport.push(queue, chunk).await {
@@ -186,7 +219,10 @@ async fn publish(engine: &Engine, transport: &mut Transport, depths: &[(Queue, u
             }
         }
     }
-    Ok(due.len())
+    Ok(Filled {
+        published: due.len(),
+        more,
+    })
 }
 
 /// Whether Redis was flushed and it fell to this worker to publish everything again: the mark was gone, and this one

@@ -2,6 +2,9 @@
 //!
 //! Times of leases are Postgres' own, so workers whose clocks differ agree about them. Every write names the fence
 //! of its claim: a worker that lost its lease changes nothing.
+//!
+//! Jobs are found by their ids. `coalesce(state, '')` keeps the planner from the partial indexes by state, which it
+//! takes for nearly empty between two looks at the statistics: a batch then reads every running job once per job.
 
 use std::time::Duration;
 
@@ -92,7 +95,7 @@ impl Lease {
     /// [`LeaseError::Lost`]: the caller must not commit.
     pub async fn guard(&self, tx: &mut Tx) -> Result<(), LeaseError> {
         let row = sqlx::query!(
-            "SELECT id FROM jobs WHERE id = $1 AND fence = $2 AND state = 'running' FOR NO KEY UPDATE",
+            "SELECT id FROM jobs WHERE id = $1 AND fence = $2 AND coalesce(state, '') = 'running' FOR NO KEY UPDATE",
             self.job_id,
             self.fence
         )
@@ -111,7 +114,7 @@ pub async fn claim(pool: &PgPool, ids: &[Uuid], kinds: &[String], owner: &str) -
     sqlx::query_as!(
         ClaimedJob,
         r#"WITH free AS (
-               SELECT id FROM jobs WHERE id = ANY($1) AND state = 'queued' AND kind = ANY($2) FOR UPDATE SKIP LOCKED)
+               SELECT id FROM jobs WHERE id = ANY($1) AND coalesce(state, '') = 'queued' AND kind = ANY($2) FOR UPDATE SKIP LOCKED)
            UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = $3,
                   lease_until = now() + make_interval(secs => $4), started_at = now()
            FROM free WHERE jobs.id = free.id
@@ -150,7 +153,7 @@ pub async fn renew(pool: &PgPool, leases: &[Lease]) -> Result<Vec<Renewed>, sqlx
         "WITH free AS (
              SELECT jobs.id FROM jobs JOIN unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
                  ON jobs.id = held.id AND jobs.fence = held.fence
-             WHERE jobs.state = 'running' FOR NO KEY UPDATE OF jobs SKIP LOCKED)
+             WHERE coalesce(jobs.state, '') = 'running' FOR NO KEY UPDATE OF jobs SKIP LOCKED)
          UPDATE jobs SET lease_until = now() + make_interval(secs => $3) FROM free WHERE jobs.id = free.id
          RETURNING jobs.id, jobs.cancel_requested",
         &ids,
@@ -164,7 +167,7 @@ pub async fn renew(pool: &PgPool, leases: &[Lease]) -> Result<Vec<Renewed>, sqlx
             Renewed,
             "SELECT jobs.id, jobs.cancel_requested FROM jobs JOIN unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
                  ON jobs.id = held.id AND jobs.fence = held.fence
-             WHERE jobs.state = 'running'",
+             WHERE coalesce(jobs.state, '') = 'running'",
             &ids,
             &fences
         )
@@ -225,11 +228,12 @@ pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Resu
                UPDATE jobs SET state = ended.state,
                    attempt = jobs.attempt - CASE WHEN ended.give_back THEN 1 ELSE 0 END,
                    run_at = CASE WHEN ended.state IN ('scheduled', 'retrying') THEN now() + make_interval(secs => ended.delay) ELSE jobs.run_at END,
-                   published_at = NULL, lease_owner = NULL, lease_until = NULL, last_error = ended.error, crash_count = 0,
+                   published_at = NULL, lease_until = NULL, last_error = ended.error, crash_count = 0,
                    finished_at = CASE WHEN ended.state IN ('scheduled', 'retrying') THEN NULL ELSE now() END
-               FROM ended, jobs AS before
-               WHERE jobs.id = ended.id AND before.id = jobs.id AND jobs.fence = ended.fence AND jobs.state = 'running'
-               RETURNING jobs.id, jobs.fence, before.attempt, before.lease_owner, before.started_at, ended.outcome, ended.error),
+               FROM ended
+               WHERE jobs.id = ended.id AND jobs.fence = ended.fence AND coalesce(jobs.state, '') = 'running'
+               RETURNING jobs.id, jobs.fence, jobs.attempt + CASE WHEN ended.give_back THEN 1 ELSE 0 END AS attempt, jobs.lease_owner, jobs.started_at,
+                   ended.outcome, ended.error),
            attempts AS (
                INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome, error)
                SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), outcome, error FROM settled),
@@ -267,10 +271,10 @@ pub async fn hand_back(pool: &PgPool, leases: &[Lease]) -> Result<u64, sqlx::Err
     let fences: Vec<i64> = leases.iter().map(|lease| lease.fence).collect();
     let done = sqlx::query!(
         "WITH given AS (
-             UPDATE jobs SET state = 'queued', attempt = jobs.attempt - 1, published_at = NULL, lease_owner = NULL, lease_until = NULL
-             FROM unnest($1::uuid[], $2::bigint[]) AS held (id, fence), jobs AS before
-             WHERE jobs.id = held.id AND before.id = jobs.id AND jobs.fence = held.fence AND jobs.state = 'running'
-             RETURNING jobs.id, jobs.fence, before.attempt, before.lease_owner, before.started_at)
+             UPDATE jobs SET state = 'queued', attempt = attempt - 1, published_at = NULL, lease_until = NULL
+             FROM unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
+             WHERE jobs.id = held.id AND jobs.fence = held.fence AND coalesce(jobs.state, '') = 'running'
+             RETURNING jobs.id, jobs.fence, jobs.attempt + 1 AS attempt, jobs.lease_owner, jobs.started_at)
          INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome)
          SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'handed_back' FROM given",
         &ids,
@@ -289,15 +293,15 @@ pub async fn hand_back(pool: &PgPool, leases: &[Lease]) -> Result<u64, sqlx::Err
 pub async fn reap(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
     let row = sqlx::query!(
         r#"WITH expired AS (
-               SELECT id, attempt, lease_owner, started_at FROM jobs WHERE state = 'running' AND lease_until < now()
+               SELECT id FROM jobs WHERE state = 'running' AND lease_until < now()
                ORDER BY lease_until LIMIT 1000 FOR UPDATE SKIP LOCKED),
            reaped AS (
-               UPDATE jobs SET crash_count = crash_count + 1, published_at = NULL, lease_owner = NULL, lease_until = NULL,
+               UPDATE jobs SET crash_count = crash_count + 1, published_at = NULL, lease_until = NULL,
                    state = CASE WHEN crash_count + 1 >= $1 THEN 'quarantined' ELSE 'queued' END,
                    finished_at = CASE WHEN crash_count + 1 >= $1 THEN now() END,
                    last_error = 'the worker stopped renewing its lease'
                FROM expired WHERE jobs.id = expired.id
-               RETURNING jobs.id, jobs.fence, jobs.state, expired.attempt, expired.lease_owner, expired.started_at),
+               RETURNING jobs.id, jobs.fence, jobs.state, jobs.attempt, jobs.lease_owner, jobs.started_at),
            attempts AS (
                INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome, error)
                SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'lost', 'the worker stopped renewing its lease' FROM reaped)

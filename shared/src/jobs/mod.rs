@@ -21,7 +21,7 @@ pub(crate) use insert::{NewJob, insert};
 pub use lease::{ClaimedJob, LEASE, Lease, LeaseError, Renewed, Settlement, claim, hand_back, reap, renew, settle};
 pub use outcome::{FinishedEffect, Outcome, backoff};
 pub use publish::{JobRef, Publisher};
-pub use transport::{MAX_DEPTH, Transport};
+pub use transport::{MAX_DEPTH, Transport, ids_of};
 
 /// A queue: jobs that are scaled and paused together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]

@@ -4,7 +4,7 @@
 //! marks as unpublished; the relay pushes that later.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -14,9 +14,13 @@ use super::Queue;
 use super::transport::Transport;
 use crate::redis::Redis;
 
-const BATCH: usize = 500;
+const BATCH: usize = 2_000;
+/// Notices that wait for the publishing task. More than a second's worth only while Redis does not answer.
+const BACKLOG: usize = 200_000;
 const PUSH_TIMEOUT: Duration = Duration::from_millis(500);
 const UNMARK_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a failure Redis is left alone for so long: what comes meanwhile goes straight to the relay.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A job that is due, and where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +48,7 @@ impl Publisher {
     /// # Errors
     /// The Redis client's settings are refused.
     pub fn spawn(pool: PgPool, redis: &Redis) -> Result<Self, redis::RedisError> {
-        let (notices, receiver) = mpsc::channel(10_000);
+        let (notices, receiver) = mpsc::channel(BACKLOG);
         let transport = Transport::new(redis)?;
         tokio::spawn(run(pool, redis.clone(), transport, receiver));
         Ok(Self { notices })
@@ -75,6 +79,7 @@ async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver:
     let channel = Publisher::booking_channel(&redis);
     let mut connection = redis.connection();
     let mut notices = Vec::with_capacity(BATCH);
+    let mut paused_until: Option<Instant> = None;
     while receiver.recv_many(&mut notices, BATCH).await > 0 {
         let mut due: HashMap<Queue, Vec<Uuid>> = HashMap::new();
         let mut bookings = redis::pipe();
@@ -89,7 +94,17 @@ async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver:
             }
         }
         for (queue, ids) in due {
-            publish_or_unmark(&pool, &mut transport, queue, &ids).await;
+            paused_until = paused_until.filter(|until| Instant::now() < *until);
+            let pushed = match paused_until {
+                Some(_) => Err("redis failed a moment ago".to_owned()),
+                None => push(&mut transport, queue, &ids).await,
+            };
+            if let Err(error) = pushed {
+                if paused_until.is_none() && !transport.is_full(queue) {
+                    paused_until = Some(Instant::now() + PAUSE);
+                }
+                unmark(&pool, queue, &ids, &error).await;
+            }
         }
         if any_booking {
             let sent: Result<Result<(), _>, _> =
@@ -101,12 +116,14 @@ async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver:
     }
 }
 
-async fn publish_or_unmark(pool: &PgPool, transport: &mut Transport, queue: Queue, ids: &[Uuid]) {
-    let error = match tokio::time::timeout(PUSH_TIMEOUT, transport.push(queue, ids)).await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer from redis in {PUSH_TIMEOUT:?}"),
-    };
+async fn push(transport: &mut Transport, queue: Queue, ids: &[Uuid]) -> Result<(), String> {
+    match tokio::time::timeout(PUSH_TIMEOUT, transport.push(queue, ids)).await {
+        Ok(pushed) => pushed.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer from redis in {PUSH_TIMEOUT:?}")),
+    }
+}
+
+async fn unmark(pool: &PgPool, queue: Queue, ids: &[Uuid], error: &str) {
     metrics::counter!("roost_publish_failed_total", "queue" => queue.name()).increment(ids.len() as u64);
     tracing::warn!(
         queue = queue.name(),

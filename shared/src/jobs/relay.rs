@@ -56,7 +56,7 @@ pub async fn take_unpublished(pool: &PgPool, room: &[(Queue, usize)]) -> Result<
 /// Postgres cannot be reached.
 pub async fn unpublish(pool: &PgPool, ids: &[Uuid]) -> Result<(), sqlx::Error> {
     sqlx::query!(
-        "UPDATE jobs SET published_at = NULL WHERE id = ANY($1) AND state = 'queued'",
+        "UPDATE jobs SET published_at = NULL WHERE id = ANY($1) AND coalesce(state, '') = 'queued'",
         ids
     )
     .execute(pool)

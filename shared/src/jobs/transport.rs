@@ -1,6 +1,7 @@
 //! Ids on their way through Redis: the format that apalis-redis keeps, and the doorbell that wakes its workers.
 //!
-//! Only ids travel. A message may be lost or doubled without harm: the worker claims the job in Postgres.
+//! Only ids travel, several in one message when there are many. A message may be lost or doubled without harm: the worker
+//! claims the jobs in Postgres.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -18,6 +19,11 @@ use crate::redis::Redis;
 pub const MAX_DEPTH: usize = 4_000;
 
 const PRUNE_BATCH: usize = 1_000;
+
+/// Ids that share a message when there are many to push: a message costs Redis and apalis more than a job costs Postgres.
+const IDS_PER_MESSAGE: usize = 8;
+/// Fewer ids than this travel one by one, so that all workers get some.
+const MANY: usize = 64;
 
 /// Pushes ids to the queues.
 pub struct Transport {
@@ -58,7 +64,7 @@ impl Transport {
     pub fn config(redis: &Redis, queue: Queue) -> Config {
         Config::default()
             .queue(redis.key(queue.name()).as_str())
-            .batch_size(50)
+            .batch_size(16)
             // Locks, events and orphans are Postgres' business: a message only says "look at this id".
             .lock_tasks(false)
             .emit_events(false)
@@ -86,7 +92,13 @@ impl Transport {
         Ok(due + active)
     }
 
-    /// Pushes `ids` and rings the doorbell. Each message gets a fresh task id, so a republished job is not dropped.
+    /// Whether the last push met a full queue.
+    #[must_use]
+    pub fn is_full(&self, queue: Queue) -> bool {
+        self.full.contains(&queue)
+    }
+
+    /// Pushes `ids` and rings the doorbell. Each message has a task id of its own, so a republished job is not dropped.
     ///
     /// # Errors
     /// See [`TransportError`]; some of the ids may have arrived then.
@@ -98,9 +110,10 @@ impl Transport {
             self.full.remove(&queue);
         }
         let config = Self::config(&self.redis, queue);
+        let together = if ids.len() < MANY { 1 } else { IDS_PER_MESSAGE };
         let tasks: Vec<_> = ids
-            .iter()
-            .map(|id| TaskBuilder::new(format!("\"{id}\"").into_bytes()).build())
+            .chunks(together)
+            .map(|ids| TaskBuilder::new(message(ids)).build())
             .collect();
         apalis_redis::queries::push_tasks(&mut self.connection, &config, &tasks).await?;
         let key = self.redis.key(queue.name());
@@ -152,6 +165,45 @@ impl Transport {
                 pipe.unlink(format!("{key}:meta:{id}")).ignore();
             }
             pipe.query_async::<()>(&mut self.connection).await?;
+        }
+    }
+}
+
+/// The payload of a message, as apalis' JSON codec reads it: a string of ids.
+fn message(ids: &[Uuid]) -> Vec<u8> {
+    let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
+    format!("\"{}\"", ids.join(" ")).into_bytes()
+}
+
+/// The ids in a message, or none if it is not one of ours.
+#[must_use]
+pub fn ids_of(message: &str) -> Option<Vec<Uuid>> {
+    message.split(' ').map(|id| id.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_come_back_out_of_a_message() {
+        let ids: Vec<Uuid> = (0..3).map(|_| Uuid::new_v4()).collect();
+        for count in 1..=3 {
+            let text: String = serde_json::from_slice(&message(&ids[..count])).unwrap();
+            assert_eq!(ids_of(&text).as_deref(), Some(&ids[..count]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_of_ids_is_none() {
+        for text in [
+            "",
+            " ",
+            "no id",
+            "0190c6f0-0000-7000-8000-000000000000 x",
+            "0190c6f0-0000-7000-8000-000000000000 ",
+        ] {
+            assert_eq!(ids_of(text), None, "{text:?}");
         }
     }
 }

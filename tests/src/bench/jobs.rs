@@ -31,7 +31,7 @@ use super::{
 const BATCH: u64 = 100;
 /// Transactions that enqueue at the same time.
 const ENQUEUERS: u64 = 4;
-/// As many as jobs of a queue run at the same time, which is more than the worker has connections.
+/// Enough for commits to share their way to the disk, as the engine does with its batches.
 const PGBENCH_CLIENTS: usize = 32;
 const SETTLE_LIMIT: Duration = Duration::from_secs(180);
 
@@ -108,8 +108,8 @@ pub async fn throughput(machine: &Machine, plan: &Plan, report: &mut Report) -> 
         // Keys that count up, as those of the jobs do.
         let script = "\\set n :n + 1\n\
              INSERT INTO effects (key, job_id, fence, entity_id, state, first_sent_at, updated_at)\n\
-             VALUES ('pgbench:' || :base || ':' || :n || ':' || :client_id, lpad(to_hex(:base * 100000000 + :n * 100 + :client_id), 32, '0')::uuid, 1,\n\
-                     lpad(to_hex(:base * 100000000 + :n * 100 + :client_id), 32, '0')::uuid, 'done', now(), now());\n";
+             VALUES ('pgbench:' || :base || ':' || :n || ':' || :client_id, lpad(to_hex(:base::bigint * 100000000 + :n * 100 + :client_id), 32, '0')::uuid, 1,\n\
+                     lpad(to_hex(:base::bigint * 100000000 + :n * 100 + :client_id), 32, '0')::uuid, 'done', now(), now());\n";
         let variables = [("n", "0".to_owned()), ("base", (round + 1).to_string())];
         let rate = machine
             .pgbench
@@ -282,7 +282,7 @@ async fn settle(pool: &PgPool, kind: &str) -> Result<()> {
         if !open {
             return Ok(());
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     bail!(
         "jobs of the kind {kind} were not settled in {} s",

@@ -61,7 +61,7 @@ pub struct Plan {
 
 impl Plan {
     /// The whole, or as little as shows that everything works.
-    pub fn new(quick: bool) -> Self {
+    pub fn new(quick: bool, jobs: Option<u64>) -> Self {
         let today = Clock::default().now().date_naive();
         if quick {
             return Self {
@@ -69,7 +69,7 @@ impl Plan {
                 rounds: 1,
                 round: Duration::from_secs(2),
                 warm_up: Duration::from_millis(500),
-                jobs: 4_000,
+                jobs: jobs.unwrap_or(4_000),
                 latency: Duration::from_secs(5),
                 idle: Duration::from_secs(3),
                 today,
@@ -80,7 +80,7 @@ impl Plan {
             rounds: 3,
             round: Duration::from_secs(6),
             warm_up: Duration::from_secs(2),
-            jobs: 20_000,
+            jobs: jobs.unwrap_or(20_000),
             latency: Duration::from_secs(40),
             idle: Duration::from_secs(10),
             today,

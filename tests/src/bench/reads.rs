@@ -38,7 +38,7 @@ pub async fn detail(machine: &Machine, api: &Running, plan: &Plan, report: &mut 
         .collect();
     let load = Load::get(api.address, CONNECTIONS, &everything);
     let script = format!(
-        "\\set n random(1, {})\nSELECT * FROM properties WHERE id = ('01900000-0000-7000-9000-' || lpad(to_hex(:n), 12, '0'))::uuid;\n",
+        "\\set n random(1, {})\nSELECT * FROM properties WHERE id = ('01900000-0000-7000-9000-' || lpad(to_hex(:n::bigint), 12, '0'))::uuid;\n",
         plan.dataset.properties
     );
     let compared = against_pgbench(machine, &load, "detail", &script, plan).await?;

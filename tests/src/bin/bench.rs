@@ -19,6 +19,9 @@ struct Arguments {
     /// Measure these parts only, separated by commas
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Jobs a round, instead of 20,000
+    #[arg(long, value_name = "COUNT")]
+    jobs: Option<u64>,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -57,7 +60,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode> {
         Some(Command::Bare { listen, bytes }) => bench::bare::serve(listen, bytes).await?,
         Some(Command::Worker) => bench::jobs::work().await?,
         None => {
-            let met = bench::run(&Plan::new(arguments.quick), &arguments.only).await?;
+            let met = bench::run(&Plan::new(arguments.quick, arguments.jobs), &arguments.only).await?;
             return Ok(if met || arguments.quick {
                 ExitCode::SUCCESS
             } else {

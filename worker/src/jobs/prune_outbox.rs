@@ -45,25 +45,31 @@ impl Handler for PruneOutbox {
 // The batches are found by an index and deleted by their place, so that no statement reads a whole table.
 
 async fn finished_jobs(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query!(
-        "DELETE FROM jobs WHERE ctid = ANY(ARRAY(
-             SELECT ctid FROM jobs WHERE state IN ('succeeded', 'cancelled') AND finished_at < $1 ORDER BY finished_at LIMIT 5000))",
+    let deleted = sqlx::query_scalar!(
+        r#"WITH gone AS (
+               DELETE FROM jobs WHERE ctid = ANY(ARRAY(
+                   SELECT ctid FROM jobs WHERE state IN ('succeeded', 'cancelled') AND finished_at < $1 ORDER BY finished_at LIMIT 5000)) RETURNING id),
+           attempts AS (DELETE FROM job_attempts USING gone WHERE job_id = gone.id)
+           SELECT count(*) AS "count!" FROM gone"#,
         before
     )
-    .execute(pool)
+    .fetch_one(pool)
     .await?;
-    Ok(done.rows_affected())
+    Ok(deleted.unsigned_abs())
 }
 
 async fn dead_jobs(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query!(
-        "DELETE FROM jobs WHERE ctid = ANY(ARRAY(
-             SELECT ctid FROM jobs WHERE state IN ('dead', 'quarantined') AND finished_at < $1 ORDER BY finished_at LIMIT 5000))",
+    let deleted = sqlx::query_scalar!(
+        r#"WITH gone AS (
+               DELETE FROM jobs WHERE ctid = ANY(ARRAY(
+                   SELECT ctid FROM jobs WHERE state IN ('dead', 'quarantined') AND finished_at < $1 ORDER BY finished_at LIMIT 5000)) RETURNING id),
+           attempts AS (DELETE FROM job_attempts USING gone WHERE job_id = gone.id)
+           SELECT count(*) AS "count!" FROM gone"#,
         before
     )
-    .execute(pool)
+    .fetch_one(pool)
     .await?;
-    Ok(done.rows_affected())
+    Ok(deleted.unsigned_abs())
 }
 
 async fn mail_effects(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {

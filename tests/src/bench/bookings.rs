@@ -4,7 +4,6 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
-use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -67,8 +66,6 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
         .replace("{hosts}", &dataset.hosts().to_string())
         .replace("{first_day}", &(FIRST_DAY + 3 * slots() / 2).to_string());
     let booked = AtomicU64::new(0);
-    let drained = drain(machine);
-    tokio::pin!(drained);
     let measured = async {
         load.run(plan.warm_up).await?;
         for _ in 0..plan.rounds {
@@ -92,7 +89,7 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
     };
     tokio::select! {
         done = measured => done?,
-        failed = &mut drained => failed?,
+        failed = machine.drain("payments") => failed?,
     }
     let values: Vec<f64> = tallies.iter().map(Tally::per_second).collect();
     let replies = tallies.iter().map(|tally| tally.replies).sum();
@@ -132,15 +129,6 @@ async fn sign_in(machine: &Machine, plan: &Plan) -> Result<Vec<String>> {
         issued.push(tokens.issue(guest, session.session_id, Role::Guest, now)?);
     }
     Ok(issued)
-}
-
-/// Takes the jobs' messages out of Redis, as workers would; their queue would be full within seconds.
-async fn drain(machine: &Machine) -> Result<()> {
-    let mut ticks = tokio::time::interval(Duration::from_millis(500));
-    loop {
-        ticks.tick().await;
-        machine.forget_messages("payments:*").await?;
-    }
 }
 
 #[cfg(test)]

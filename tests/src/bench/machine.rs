@@ -18,6 +18,8 @@ use crate::services::{
     random_hex, workspace_root,
 };
 
+/// Signs the events that are delivered to the API.
+pub const WEBHOOK_SECRET: &str = "whsec_bench";
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Servers, data and binaries of one run.
@@ -104,8 +106,17 @@ impl Machine {
         Ok(Db::new(pool, publisher, Clock::default()))
     }
 
+    /// Takes a queue's messages out of Redis, as workers would; it would be full within seconds. Ends only by an error.
+    pub async fn drain(&self, queue: &str) -> Result<()> {
+        let mut ticks = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            ticks.tick().await;
+            self.forget_messages(&format!("{queue}:*")).await?;
+        }
+    }
+
     /// Deletes the keys of this run that match.
-    pub async fn forget_messages(&self, pattern: &str) -> Result<()> {
+    async fn forget_messages(&self, pattern: &str) -> Result<()> {
         let redis = self.redis()?;
         let mut connection = redis.connection();
         let mut cursor = 0_u64;
@@ -136,6 +147,7 @@ impl Machine {
             .env("API_LISTEN", address.to_string())
             .env("METRICS_LISTEN", metrics.to_string())
             .env("JWT_SECRET", &self.jwt_secret)
+            .env("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET)
             .env("LOGINS_PER_MINUTE", "0");
         self.start_process("api", command, address, "/readyz").await
     }

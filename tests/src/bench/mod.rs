@@ -1,7 +1,7 @@
 //! `make bench`: figures of speed and size, each beside the limit of the same machine in the same minutes.
 //!
 //! [`machine`] starts servers and binaries, [`dataset`] fills the database, [`load`] and [`pgbench`] drive; [`reads`],
-//! [`bookings`], [`logins`], [`jobs`] and [`startup`] measure. Limits and figures take turns, so that noise meets both.
+//! [`bookings`], [`webhooks`], [`logins`], [`jobs`] and [`startup`] measure. Limits and figures take turns, so that noise meets both.
 
 pub mod bare;
 mod bookings;
@@ -14,6 +14,7 @@ mod machine;
 mod pgbench;
 mod reads;
 mod startup;
+mod webhooks;
 
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ pub enum Part {
     Search,
     /// Bookings.
     Bookings,
+    /// Stripe's events.
+    Webhooks,
     /// Sign-ins.
     Login,
     /// Jobs enqueued, run and settled.
@@ -127,7 +130,7 @@ async fn measure(machine: &Machine, plan: &Plan, parts: &[Part], report: &mut Re
         jobs::throughput(machine, plan, report).await?;
         jobs::warm(machine, plan, report).await?;
     }
-    let served = [Part::Detail, Part::Search, Part::Bookings, Part::Login];
+    let served = [Part::Detail, Part::Search, Part::Bookings, Part::Webhooks, Part::Login];
     if !served.into_iter().any(wanted) {
         return Ok(());
     }
@@ -145,6 +148,10 @@ async fn measure(machine: &Machine, plan: &Plan, parts: &[Part], report: &mut Re
             if wanted(Part::Bookings) {
                 say("bookings");
                 bookings::measure(machine, &api, plan, report).await?;
+            }
+            if wanted(Part::Webhooks) {
+                say("webhooks");
+                webhooks::measure(machine, &api, plan, report).await?;
             }
             Ok(())
         })

@@ -1,0 +1,85 @@
+//! Taking in Stripe's events: verified, stored and enqueued before the reply, against pgbench with the same statements.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use bytes::Bytes;
+use roost_shared::clock::Clock;
+use serde_json::json;
+
+use super::{
+    Plan,
+    figure::{Figure, Report, Target, median},
+    jobs::rounds,
+    load::{Load, Tally},
+    machine::{Machine, Running, WEBHOOK_SECRET},
+};
+use crate::stripe::signature_header;
+
+/// Stripe delivers many at a time after an outage.
+const CONNECTIONS: usize = 16;
+
+const TRANSACTION: &str = "\\set n :n + 1
+SELECT 'evt_pgbench_' || :round || '_' || :client_id || '_' || :n AS event_id \\gset
+BEGIN;
+INSERT INTO stripe_events (id, type, object_id, created_at, received_at)
+VALUES (:event_id, 'payment_intent.succeeded', 'pi_bench', now(), now()) ON CONFLICT (id) DO NOTHING;
+INSERT INTO jobs (id, kind, queue, priority, args, dedupe_key, max_attempts, state, run_at, published_at)
+VALUES (gen_random_uuid(), 'stripe.event.handle', 'payments', 20, jsonb_build_object('event_id', :event_id::text),
+        'stripe.event.handle:' || :event_id, 30, 'queued', now(), now())
+ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying') DO NOTHING;
+COMMIT;
+";
+
+/// Delivers events, each once.
+pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut Report) -> Result<()> {
+    let address = api.address;
+    let requests = move |number: u64| -> Bytes {
+        let now = Clock::default().now().timestamp();
+        let body = json!({
+            "id": format!("evt_bench_{number}"), "object": "event", "type": "payment_intent.succeeded", "created": now,
+            "livemode": false, "pending_webhooks": 1, "data": {"object": {"id": format!("pi_bench_{number}"), "object": "payment_intent"}},
+        })
+        .to_string();
+        let signature = signature_header(&body, &[WEBHOOK_SECRET.to_owned()], now);
+        format!(
+            "POST /webhooks/stripe HTTP/1.1\r\nhost: {address}\r\nstripe-signature: {signature}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into()
+    };
+    let load = Load::new(address, CONNECTIONS, 200, Arc::new(requests));
+    let (mut tallies, mut limits) = (vec![], vec![]);
+    let measured = async {
+        load.run(plan.warm_up).await?;
+        for round in 0..plan.rounds {
+            let variables = [("n", "0".to_owned()), ("round", round.to_string())];
+            let rate = machine
+                .pgbench
+                .run("webhooks", TRANSACTION, &variables, CONNECTIONS, plan.round)
+                .await?;
+            limits.push(rate.per_second);
+            tallies.push(load.run(plan.round).await?);
+        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        done = measured => done?,
+        failed = machine.drain("payments") => failed?,
+    }
+    let values: Vec<f64> = tallies.iter().map(Tally::per_second).collect();
+    let replies = tallies.iter().map(|tally| tally.replies).sum();
+    let latency = |share| median(&tallies.iter().map(|tally| tally.latency(share)).collect::<Vec<_>>());
+    report.add(
+        Figure::new("webhooks", median(&values), "events/s", replies)
+            .against("pgbench with the same transaction", median(&limits))
+            .note(format!("{CONNECTIONS} deliveries at a time, no worker runs"))
+            .note(rounds(&values, &limits)),
+    )?;
+    report.add(
+        Figure::new("webhook_p99", latency(0.99), "ms", replies)
+            .target(Target::AtMost(100.0))
+            .note(format!("at the rate above; p50 {:.2} ms", latency(0.5))),
+    )
+}

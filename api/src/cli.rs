@@ -5,7 +5,7 @@ use clap::{Args, Parser, Subcommand};
 use poem::http::HeaderName;
 use roost_shared::clock::Clock;
 use roost_shared::config::{ConfigError, DatabaseArgs, LogArgs, PublicUrlArgs, RedisArgs, Secret};
-use roost_shared::{db, telemetry};
+use roost_shared::{db, telemetry, users};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::server;
@@ -27,6 +27,16 @@ enum Command {
     Migrate,
     /// Print the OpenAPI document, and exit
     Openapi,
+    /// Let the account of this e-mail address hide reviews, and exit
+    GrantModerator {
+        /// The account's address
+        email: String,
+    },
+    /// Take that right away, and exit
+    RevokeModerator {
+        /// The account's address
+        email: String,
+    },
     /// Exit 0 if the API at --listen answers /healthz within 3 s, 1 if not: for containers
     Healthcheck,
 }
@@ -117,6 +127,12 @@ impl Cli {
                 tracing::info!("the database is up to date");
                 Ok(())
             }
+            Some(Command::GrantModerator { email }) => {
+                set_moderator(&self.serve.database.connect()?, &email, true).await
+            }
+            Some(Command::RevokeModerator { email }) => {
+                set_moderator(&self.serve.database.connect()?, &email, false).await
+            }
             Some(Command::Openapi) => print_document(self.serve.public_url.public_url),
             Some(Command::Healthcheck) => healthcheck(&self.serve.listen).await,
         }
@@ -167,6 +183,13 @@ impl ServeArgs {
         pool.close().await;
         Ok(())
     }
+}
+
+async fn set_moderator(pool: &sqlx::PgPool, email: &str, moderates: bool) -> anyhow::Result<()> {
+    if !users::set_moderator(pool, email, moderates).await? {
+        bail!("no account has the address {email}");
+    }
+    Ok(())
 }
 
 async fn wait_for_signal() -> anyhow::Result<()> {

@@ -47,6 +47,7 @@ use crate::rest::health::HealthApi;
 use crate::rest::payments::PaymentsApi;
 use crate::rest::properties::PropertiesApi;
 use crate::rest::quotes::QuotesApi;
+use crate::rest::reviews::ReviewsApi;
 use crate::rest::stripe_webhook::StripeWebhookApi;
 use crate::rest::users::UsersApi;
 use crate::state::AppState;
@@ -61,6 +62,7 @@ type Resources = (
     BookingsApi,
     BookingEventsApi,
     PaymentsApi,
+    ReviewsApi,
     StripeWebhookApi,
 );
 
@@ -74,6 +76,7 @@ fn resources(state: &AppState) -> Resources {
         BookingsApi(state.clone()),
         BookingEventsApi(state.clone()),
         PaymentsApi(state.clone()),
+        ReviewsApi(state.clone()),
         StripeWebhookApi(state.clone()),
     )
 }

@@ -8,10 +8,19 @@ use serde_json::json;
 use crate::error::ApiError;
 
 /// Code and meaning, in the order of the alphabet.
-pub const PROBLEMS: [(&str, &str); 49] = [
+pub const PROBLEMS: [(&str, &str); 55] = [
+    (
+        "already_answered",
+        "The host has answered the review; hosts answer once.",
+    ),
     (
         "already_paying",
         "Another card is in play for the booking, or it is paid.",
+    ),
+    ("already_reported", "You have reported the review."),
+    (
+        "already_reviewed",
+        "You have reviewed the booking; `review_id` says where that is.",
     ),
     (
         "already_verified",
@@ -95,6 +104,7 @@ pub const PROBLEMS: [(&str, &str); 49] = [
         "Too many requests of this kind are waiting; try again after Retry-After.",
     ),
     ("own_property", "Hosts do not book their own properties."),
+    ("own_review", "Nobody reports what they wrote themselves."),
     (
         "precondition_required",
         "The change needs If-Match with the version that it is about.",
@@ -120,6 +130,11 @@ pub const PROBLEMS: [(&str, &str); 49] = [
     (
         "refresh_token_reused",
         "The refresh token was spent before, so its session has been ended; sign in again.",
+    ),
+    ("review_published", "The review is public and stays as it is."),
+    (
+        "review_window_closed",
+        "The 14 days after check-out are over, or both sides have written; `closed_at` says when the time ends or ended.",
     ),
     (
         "stale_signature",

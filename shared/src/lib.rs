@@ -2,7 +2,8 @@
 //!
 //! Ground: [`clock`], [`ids`], [`locale`], [`money`], [`config`], [`telemetry`], [`db`], [`redis`].
 //! Background work: [`jobs`]. The outside: [`stripe`].
-//! The domain, one module a resource: [`users`], [`sessions`], [`tokens`], [`properties`], [`bookings`], [`payments`], [`ledger`].
+//! The domain, one module a resource: [`users`], [`sessions`], [`tokens`], [`properties`], [`bookings`], [`payments`], [`ledger`],
+//! [`reviews`].
 
 pub mod bookings;
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod money;
 pub mod payments;
 pub mod properties;
 pub mod redis;
+pub mod reviews;
 pub mod sessions;
 pub mod stripe;
 pub mod telemetry;

@@ -23,6 +23,7 @@ mod property_cache;
 mod property_search;
 mod quotes;
 mod readme;
+mod reviews;
 mod search_plans;
 mod seed;
 mod stripe_sandbox;

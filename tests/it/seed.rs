@@ -45,6 +45,17 @@ async fn there_is_enough_of_everything_and_it_is_made_once() {
         assert!(some > 0, "{state}");
     }
 
+    for (what, query) in [
+        (
+            "published",
+            "SELECT count(*) FROM reviews WHERE published_at IS NOT NULL AND answer IS NOT NULL",
+        ),
+        ("to come", "SELECT count(*) FROM reviews WHERE published_at IS NULL"),
+        ("stars", "SELECT count(DISTINCT overall) - 3 FROM reviews"),
+    ] {
+        assert!(count(&pool, query).await > 0, "{what}");
+    }
+
     // Somebody signs in and everybody else is locked out.
     let passwords = Passwords::new().unwrap();
     for role in ["host", "guest"] {
@@ -121,6 +132,23 @@ async fn the_books_agree_with_the_payments() {
             "SELECT count(*) FROM (
                  SELECT at, lag(at) OVER (PARTITION BY booking_id ORDER BY id) AS before FROM booking_events) AS step
              WHERE at < before OR at > now()",
+        ),
+        (
+            "a review that is public before its time, or not after it",
+            "SELECT count(*) FROM reviews r JOIN review_windows w USING (booking_id)
+             WHERE r.published_at IS DISTINCT FROM w.settled_at OR r.created_at NOT BETWEEN w.opened_at AND w.closes_at OR r.created_at > now()
+                OR (w.settled_at IS NULL) <> (w.closes_at > now() AND (SELECT count(*) FROM reviews o WHERE o.booking_id = r.booking_id) < 2)",
+        ),
+        (
+            "a property whose rating is not what its reviews say",
+            "SELECT count(*) FROM properties p WHERE (review_count, rating_hundredths) IS DISTINCT FROM (
+                 SELECT (count(*)::int, coalesce(round(avg(overall) * 100), 0)::int) FROM reviews
+                 WHERE property_id = p.id AND side = 'guest' AND published_at IS NOT NULL)",
+        ),
+        (
+            "a stay that can still be reviewed and whose reviews nothing will publish",
+            "SELECT count(*) FROM review_windows w WHERE closes_at > now() AND NOT EXISTS (
+                 SELECT 1 FROM jobs WHERE kind = 'review.publish' AND args ->> 'booking_id' = w.booking_id::text AND run_at = w.closes_at)",
         ),
         (
             "a host who books, or a guest who lets",

@@ -1,10 +1,11 @@
 //! Demo data: hosts and their properties in ten cities, guests, and the bookings they made of each other.
 //!
-//! Made by a fixed seed, so every clone shows the same; dates are relative to today. `cities.json`, `guests.json` and
-//! `phrases.json` hold the texts. [`listings`] makes the properties, [`stays`] what was booked and paid.
+//! Made by a fixed seed, so every clone shows the same; dates are relative to today. `cities.json`, `guests.json`,
+//! `phrases.json` and `reviews.json` hold the texts. [`listings`] makes the properties, [`stays`] what was booked and paid, [`reviews`] what was said about it.
 
 mod dice;
 mod listings;
+mod reviews;
 mod stays;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 use self::{
     dice::Dice,
     listings::{City, Listing},
+    reviews::Guestbook,
     stays::History,
 };
 use crate::{dev::DemoLogin, services::random_hex};
@@ -152,10 +154,36 @@ async fn fill(connection: &mut PgConnection, now: DateTime<Utc>) -> Result<()> {
         history.live_through(listing, &mut dice)?;
     }
 
+    let guestbook = write_reviews(&listings, &mut history, &mut dice, now)?;
+
     insert(connection, "users", &users).await?;
-    let properties: Vec<_> = listings.iter().map(Listing::row).collect();
+    let properties: Vec<_> = listings
+        .iter()
+        .map(|listing| listing.row(&guestbook.ratings_of(listing.terms.id)))
+        .collect();
     insert(connection, "properties", &properties).await?;
-    history.write(connection).await
+    history.write(connection).await?;
+    guestbook.write(connection).await
+}
+
+/// Lets those who travelled, and their hosts, say how it was.
+fn write_reviews(
+    listings: &[Listing],
+    history: &mut History,
+    dice: &mut Dice,
+    now: DateTime<Utc>,
+) -> Result<Guestbook> {
+    let mut guestbook = Guestbook::new(now);
+    for departure in std::mem::take(&mut history.departures) {
+        let listing = listings
+            .iter()
+            .find(|listing| listing.terms.id == departure.property_id)
+            .context("a stay nowhere")?;
+        if let Some(at) = guestbook.close(listing, &departure, dice)? {
+            history.reviewed(departure.booking_id, at);
+        }
+    }
+    Ok(guestbook)
 }
 
 struct Hashes {

@@ -28,7 +28,8 @@ pub use self::{
     links::Links,
     mails::{
         BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-        BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentFailed, PriceLine, Stay, VerifyEmail,
+        BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentFailed, PriceLine, ReviewInvitation,
+        ReviewReminder, Stay, VerifyEmail,
     },
     render::{RenderError, Rendered, render},
     smtp::{MailError, Mailer, mailbox},

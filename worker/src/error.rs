@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use roost_shared::bookings::BookingError;
 use roost_shared::jobs::{LeaseError, Outcome};
+use roost_shared::reviews::ReviewError;
 use roost_shared::stripe::Failure;
 
 /// Why an attempt ended without success, and what is to be done.
@@ -62,6 +63,15 @@ impl From<BookingError> for JobError {
             BookingError::Database(error) => error.into(),
             // The booking was changed in between: look at it again.
             BookingError::WrongState { .. } => Self::Retry(error.to_string()),
+            other => Self::Fail(other.to_string()),
+        }
+    }
+}
+
+impl From<ReviewError> for JobError {
+    fn from(error: ReviewError) -> Self {
+        match error {
+            ReviewError::Database(error) => error.into(),
             other => Self::Fail(other.to_string()),
         }
     }

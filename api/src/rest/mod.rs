@@ -9,6 +9,7 @@ pub mod payments;
 pub mod prices;
 pub mod properties;
 pub mod quotes;
+pub mod reviews;
 mod several;
 pub mod stripe_webhook;
 pub mod users;
@@ -29,6 +30,8 @@ pub enum Tag {
     Bookings,
     /// Cards, and what was taken and paid back
     Payments,
+    /// What guests say of stays and hosts of guests
+    Reviews,
     /// For Stripe, not for you
     Webhooks,
     /// Whether this process is alive and ready

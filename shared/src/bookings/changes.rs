@@ -9,6 +9,7 @@ use crate::db::Tx;
 use crate::jobs::catalogue::{MailKind, SendMail, WarmCache};
 use crate::payments;
 use crate::properties::stay::property_today;
+use crate::reviews;
 
 /// Guest or host calls it off; what comes back is what [`cancellation`] says at this instant.
 ///
@@ -101,7 +102,7 @@ pub async fn check_in(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Bo
     reload(tx, booking_id).await
 }
 
-/// The guest has left. Either side may say so.
+/// The guest has left. Either side may say so; from now on both may review.
 ///
 /// # Errors
 /// See [`BookingError`].
@@ -122,6 +123,7 @@ pub async fn check_out(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<B
         None,
     )
     .await?;
+    reviews::open(tx, &booking).await?;
     reload(tx, booking_id).await
 }
 

@@ -126,6 +126,47 @@ impl Job for HandleStripeEvent {
     const MAX_ATTEMPTS: i32 = 30;
 }
 
+/// Invites both sides of a stay that has just ended to review it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenReviews {
+    /// The booking.
+    pub booking_id: Uuid,
+}
+
+impl Job for OpenReviews {
+    const KIND: &'static str = "review.open";
+    const QUEUE: Queue = Queue::Notifications;
+    const PRIORITY: i16 = 60;
+}
+
+/// Reminds the sides that have not reviewed a stay, shortly before the time is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemindReviewers {
+    /// The booking.
+    pub booking_id: Uuid,
+}
+
+impl Job for RemindReviewers {
+    const KIND: &'static str = "review.remind";
+    const QUEUE: Queue = Queue::Notifications;
+    const PRIORITY: i16 = 60;
+}
+
+/// Publishes the reviews of a stay: when both exist, or when the time is over. Without a dedupe key, because the one
+/// that waits for the end must not keep the other from running at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishReviews {
+    /// The booking.
+    pub booking_id: Uuid,
+}
+
+impl Job for PublishReviews {
+    const KIND: &'static str = "review.publish";
+    const QUEUE: Queue = Queue::Confirmation;
+    const PRIORITY: i16 = 60;
+    const MAX_ATTEMPTS: i32 = 100;
+}
+
 /// Which mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -148,10 +189,18 @@ pub enum MailKind {
     BookingExpired,
     /// To the guest whose request the host declined. Subject: the booking.
     BookingDeclined,
+    /// To the guest who may review a stay. Subject: the booking.
+    ReviewInvitationGuest,
+    /// To the host who may review a guest. Subject: the booking.
+    ReviewInvitationHost,
+    /// To the guest who has not reviewed a stay. Subject: the booking.
+    ReviewReminderGuest,
+    /// To the host who has not reviewed a guest. Subject: the booking.
+    ReviewReminderHost,
 }
 
 impl MailKind {
-    /// The name of its templates and in its effect key.
+    /// Its name in its effect key.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -164,6 +213,10 @@ impl MailKind {
             Self::BookingCancelledHost => "booking-cancelled-host",
             Self::BookingExpired => "booking-expired",
             Self::BookingDeclined => "booking-declined",
+            Self::ReviewInvitationGuest => "review-invitation-guest",
+            Self::ReviewInvitationHost => "review-invitation-host",
+            Self::ReviewReminderGuest => "review-reminder-guest",
+            Self::ReviewReminderHost => "review-reminder-host",
         }
     }
 }

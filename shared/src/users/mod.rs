@@ -257,6 +257,14 @@ pub async fn change_password(tx: &mut Tx, id: Uuid, old_hash: &str, new_hash: &s
     }
 }
 
+/// Gives or takes the right to hide reviews. Whether there is an account of this address.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn set_moderator(pool: &PgPool, email: &str, moderates: bool) -> Result<bool, sqlx::Error> {
+    store::set_moderator(pool, &email.to_ascii_lowercase(), moderates).await
+}
+
 /// Erases what is personal and archives the user's properties. The row stays: bookings and the ledger refer to it.
 ///
 /// # Errors

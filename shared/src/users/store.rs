@@ -131,6 +131,21 @@ pub(super) async fn update_password(
     Ok(updated.rows_affected() == 1)
 }
 
+pub(super) async fn set_moderator(
+    conn: impl PgExecutor<'_>,
+    email: &str,
+    moderates: bool,
+) -> Result<bool, sqlx::Error> {
+    let updated = sqlx::query!(
+        "UPDATE users SET is_moderator = $2 WHERE email = $1 AND deleted_at IS NULL",
+        email,
+        moderates,
+    )
+    .execute(conn)
+    .await?;
+    Ok(updated.rows_affected() == 1)
+}
+
 pub(super) async fn mark_verified(
     conn: &mut PgConnection,
     id: Uuid,
@@ -180,7 +195,7 @@ pub(super) async fn erase(conn: &mut PgConnection, id: Uuid, now: DateTime<Utc>)
         .await?;
     sqlx::query!(
         "UPDATE users SET email = '', password_hash = '', full_name = '', locale = 'en', email_verified_at = NULL,
-                          updated_at = $2, deleted_at = $2
+                          is_moderator = false, updated_at = $2, deleted_at = $2
          WHERE id = $1",
         id,
         now,

@@ -8,6 +8,7 @@ use chrono_tz::Tz;
 use roost_shared::{
     money::Currency,
     properties::{CancellationPolicy, PropertyDetails, PropertyStatus, PropertyTerms, rules},
+    reviews::Ratings,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -89,8 +90,10 @@ pub fn phrases() -> Result<&'static Phrases> {
 pub struct Listing {
     pub terms: PropertyTerms,
     details: PropertyDetails,
-    rating_hundredths: i64,
-    review_count: i64,
+    /// How good a stay is, in hundredths of a star.
+    pub quality: i64,
+    /// Of a hundred guests so many write a review; nobody, if the property is new.
+    pub eagerness: i64,
     created_at: DateTime<Utc>,
 }
 
@@ -101,21 +104,21 @@ pub struct PropertyRow<'a> {
     host_id: Uuid,
     #[serde(flatten)]
     details: &'a PropertyDetails,
-    rating_hundredths: i64,
-    review_count: i64,
+    rating_hundredths: i32,
+    review_count: i32,
     version: i32,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
 
 impl Listing {
-    pub fn row(&self) -> PropertyRow<'_> {
+    pub fn row(&self, ratings: &Ratings) -> PropertyRow<'_> {
         PropertyRow {
             id: self.terms.id,
             host_id: self.terms.host_id,
             details: &self.details,
-            rating_hundredths: self.rating_hundredths,
-            review_count: self.review_count,
+            rating_hundredths: ratings.overall.mean_hundredths(),
+            review_count: ratings.overall.count(),
             version: 1,
             created_at: self.created_at,
             updated_at: self.created_at,
@@ -149,7 +152,7 @@ pub fn of_city(city: &City, hosts: &[Uuid], dice: &mut Dice, now: DateTime<Utc>)
 fn list(city: &City, details: PropertyDetails, host_id: Uuid, dice: &mut Dice, now: DateTime<Utc>) -> Listing {
     let created_at = now - TimeDelta::hours(dice.among(24 * 260, 24 * 900));
     // One in ten is new and has no reviews yet.
-    let review_count = if dice.percent(10) { 0 } else { dice.among(3, 180) };
+    let eagerness = if dice.percent(10) { 0 } else { dice.among(55, 95) };
     Listing {
         terms: PropertyTerms {
             id: dice.id(created_at),
@@ -170,8 +173,8 @@ fn list(city: &City, details: PropertyDetails, host_id: Uuid, dice: &mut Dice, n
             cancellation_policy: details.cancellation_policy,
         },
         details,
-        rating_hundredths: if review_count == 0 { 0 } else { dice.among(402, 498) },
-        review_count,
+        quality: if eagerness == 0 { 0 } else { dice.among(402, 498) },
+        eagerness,
         created_at,
     }
 }

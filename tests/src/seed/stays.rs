@@ -133,11 +133,20 @@ struct LedgerEntryRow {
     amount_minor: i64,
 }
 
+/// A stay that has ended.
+pub struct Departure {
+    pub booking_id: Uuid,
+    pub property_id: Uuid,
+    pub guest_id: Uuid,
+    pub at: DateTime<Utc>,
+}
+
 /// Everything that was booked so far.
 pub struct History {
     now: DateTime<Utc>,
     /// Each guest and when they are away: nobody is in two places at once.
     travels: Vec<(Uuid, Vec<Stay>)>,
+    pub departures: Vec<Departure>,
     bookings: Vec<BookingRow>,
     events: Vec<EventRow>,
     payments: Vec<PaymentRow>,
@@ -151,6 +160,7 @@ impl History {
         Self {
             now,
             travels: guests.iter().map(|guest| (*guest, Vec::new())).collect(),
+            departures: Vec::new(),
             bookings: Vec::new(),
             events: Vec::new(),
             payments: Vec::new(),
@@ -160,13 +170,30 @@ impl History {
         }
     }
 
-    pub async fn write(&self, connection: &mut PgConnection) -> Result<()> {
+    pub async fn write(&mut self, connection: &mut PgConnection) -> Result<()> {
+        // A timeline is in the order in which things happened.
+        self.events.sort_by_key(|event| event.at);
         insert(connection, "bookings", &self.bookings).await?;
         insert(connection, "booking_events", &self.events).await?;
         insert(connection, "payments", &self.payments).await?;
         insert(connection, "refunds", &self.refunds).await?;
         insert(connection, "ledger_transactions", &self.transactions).await?;
         insert(connection, "ledger_entries", &self.entries).await
+    }
+
+    /// Notes that what was written about a stay was published.
+    pub fn reviewed(&mut self, booking_id: Uuid, at: DateTime<Utc>) {
+        self.events.push(EventRow {
+            booking_id,
+            at,
+            event: "reviews_published",
+            actor: "system",
+            actor_id: None,
+            from_state: None,
+            to_state: None,
+            accepted: true,
+            reason: None,
+        });
     }
 
     /// Lets guests come and go, from the past into the near future.
@@ -364,7 +391,7 @@ impl History {
     }
 
     /// Arrival, departure and settlement, as far as they are past.
-    fn stay(&self, story: &mut Story, terms: &PropertyTerms, stay: Stay, dice: &mut Dice) {
+    fn stay(&mut self, story: &mut Story, terms: &PropertyTerms, stay: Stay, dice: &mut Dice) {
         let arrival = check_in_at(stay, terms.check_in_from, terms.time_zone) + TimeDelta::minutes(dice.among(5, 300));
         let departure =
             check_out_at(stay, terms.check_out_by, terms.time_zone) - TimeDelta::minutes(dice.among(5, 120));
@@ -383,6 +410,14 @@ impl History {
                 story.at = at;
                 story.go(event, actor, state, None);
             }
+        }
+        if departure <= self.now {
+            self.departures.push(Departure {
+                booking_id: story.booking_id,
+                property_id: terms.id,
+                guest_id: story.guest_id,
+                at: departure,
+            });
         }
     }
 

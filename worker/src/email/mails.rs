@@ -4,6 +4,7 @@
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use chrono_tz::Tz;
 use roost_shared::money::Currency;
+use roost_shared::reviews::Side;
 use serde::{Deserialize, Serialize};
 
 /// Every mail Roost sends. The name is the folder of its templates and part of its effect key.
@@ -19,6 +20,8 @@ pub enum Mail {
     BookingCancelledHost(BookingCancelledHost),
     BookingExpired(BookingExpired),
     BookingDeclined(BookingDeclined),
+    ReviewInvitation(ReviewInvitation),
+    ReviewReminder(ReviewReminder),
 }
 
 impl Mail {
@@ -33,6 +36,8 @@ impl Mail {
             Self::BookingCancelledHost(_) => "booking-cancelled-host",
             Self::BookingExpired(_) => "booking-expired",
             Self::BookingDeclined(_) => "booking-declined",
+            Self::ReviewInvitation(_) => "review-invitation",
+            Self::ReviewReminder(_) => "review-reminder",
         }
     }
 
@@ -48,6 +53,8 @@ impl Mail {
             Self::BookingCancelledHost(mail) => (&mail.host_name, &mail.booking_url),
             Self::BookingExpired(mail) => (&mail.guest_name, &mail.search_url),
             Self::BookingDeclined(mail) => (&mail.guest_name, &mail.search_url),
+            Self::ReviewInvitation(mail) => (&mail.name, &mail.booking_url),
+            Self::ReviewReminder(mail) => (&mail.name, &mail.booking_url),
         }
     }
 
@@ -63,6 +70,8 @@ impl Mail {
             Self::BookingCancelledHost(mail) => Some(&mail.stay),
             Self::BookingExpired(mail) => Some(&mail.stay),
             Self::BookingDeclined(mail) => Some(&mail.stay),
+            Self::ReviewInvitation(mail) => Some(&mail.stay),
+            Self::ReviewReminder(mail) => Some(&mail.stay),
         }
     }
 }
@@ -219,4 +228,29 @@ pub struct BookingDeclined {
     /// The host's own words.
     pub message: Option<String>,
     pub search_url: String,
+}
+
+/// To either side of a stay that has just ended.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReviewInvitation {
+    pub name: String,
+    /// The other side's first name.
+    pub other_name: String,
+    /// On which side the reader stands.
+    pub writes: Side,
+    pub stay: Stay,
+    /// Until when a review can be written.
+    pub closes_at: DateTime<Utc>,
+    pub booking_url: String,
+}
+
+/// To a side that has not written, shortly before the end.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReviewReminder {
+    pub name: String,
+    pub other_name: String,
+    pub writes: Side,
+    pub stay: Stay,
+    pub closes_at: DateTime<Utc>,
+    pub booking_url: String,
 }

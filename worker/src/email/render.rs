@@ -112,6 +112,8 @@ const FILES: &[(&str, &str)] = mail_templates![
     "booking-cancelled-host",
     "booking-expired",
     "booking-declined",
+    "review-invitation",
+    "review-reminder",
 ];
 
 static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {

@@ -5,12 +5,13 @@ use std::{collections::BTreeSet, path::Path};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use chrono_tz::Tz;
 use roost_shared::money::Currency;
+use roost_shared::reviews::Side;
 use uuid::Uuid;
 
 use super::{
     BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed, PriceLine, Rendered, Stay,
-    VerifyEmail, render,
+    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed, PriceLine, Rendered,
+    ReviewInvitation, ReviewReminder, Stay, VerifyEmail, render,
 };
 
 const TITLE: &str = "Loft by the canal";
@@ -156,6 +157,22 @@ fn every_mail() -> Vec<Mail> {
             stay: stay(),
             message: Some("The heating is being repaired.".into()),
             search_url: search_url(),
+        }),
+        Mail::ReviewInvitation(ReviewInvitation {
+            name: guest_name(),
+            other_name: host_name(),
+            writes: Side::Guest,
+            stay: stay(),
+            closes_at: instant("2030-06-18T08:40:00Z"),
+            booking_url: booking_url(),
+        }),
+        Mail::ReviewReminder(ReviewReminder {
+            name: host_name(),
+            other_name: guest_name(),
+            writes: Side::Host,
+            stay: stay(),
+            closes_at: instant("2030-06-18T08:40:00Z"),
+            booking_url: booking_url(),
         }),
     ]
 }

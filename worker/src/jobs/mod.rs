@@ -5,16 +5,19 @@ mod capture_payment;
 mod confirm_booking;
 mod expire_hold;
 mod handle_stripe_event;
+mod open_reviews;
 mod prune_outbox;
+mod publish_reviews;
 mod refund_payment;
+mod remind_reviewers;
 mod send_mail;
 mod stripe_call;
 mod void_payment;
 mod warm_cache;
 
 use roost_shared::jobs::catalogue::{
-    AuthorizePayment, CapturePayment, ConfirmBooking, ExpireHold, HandleStripeEvent, PruneOutbox, RefundPayment,
-    SendMail, VoidPayment, WarmCache,
+    AuthorizePayment, CapturePayment, ConfirmBooking, ExpireHold, HandleStripeEvent, OpenReviews, PruneOutbox,
+    PublishReviews, RefundPayment, RemindReviewers, SendMail, VoidPayment, WarmCache,
 };
 
 use crate::handler::Registry;
@@ -30,6 +33,9 @@ pub fn registry() -> Registry {
         .with::<RefundPayment>()
         .with::<ExpireHold>()
         .with::<HandleStripeEvent>()
+        .with::<OpenReviews>()
+        .with::<RemindReviewers>()
+        .with::<PublishReviews>()
         .with::<SendMail>()
         .with::<WarmCache>()
         .with::<PruneOutbox>()

@@ -1,6 +1,8 @@
 //! `mail.send`: writes one mail and hands it to the SMTP server. At least once: a crash between the server's answer
 //! and our commit repeats it, with the same Message-ID.
 
+mod about_review;
+
 use roost_shared::bookings::{self, Booking, BookingState, Side};
 use roost_shared::jobs::catalogue::{MailKind, SendMail};
 use roost_shared::jobs::effects;
@@ -64,6 +66,10 @@ async fn write(ctx: &Context, job: &SendMail) -> Result<Option<(Reader, Mail)>, 
     match job.mail {
         MailKind::VerifyEmail => verify_email(ctx, job.subject_id).await,
         MailKind::PaymentFailed => payment_failed(ctx, job.subject_id).await,
+        mail @ (MailKind::ReviewInvitationGuest
+        | MailKind::ReviewInvitationHost
+        | MailKind::ReviewReminderGuest
+        | MailKind::ReviewReminderHost) => about_review::about_review(ctx, mail, job.subject_id).await,
         mail => about_booking(ctx, mail, job.subject_id).await,
     }
 }
@@ -227,7 +233,12 @@ fn booking_mail(
             message: None,
             search_url,
         }),
-        MailKind::VerifyEmail | MailKind::PaymentFailed => return None,
+        MailKind::VerifyEmail
+        | MailKind::PaymentFailed
+        | MailKind::ReviewInvitationGuest
+        | MailKind::ReviewInvitationHost
+        | MailKind::ReviewReminderGuest
+        | MailKind::ReviewReminderHost => return None,
     })
 }
 

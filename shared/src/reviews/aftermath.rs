@@ -1,0 +1,149 @@
+//! What follows publication: the host answers, readers report, a moderator hides.
+
+use uuid::Uuid;
+
+use super::publication::count;
+use super::rules::Side;
+use super::store::{self, lock_review};
+use super::{Review, ReviewError};
+use crate::db::{self, Tx};
+
+/// The host answers what a guest wrote, once.
+///
+/// # Errors
+/// See [`ReviewError`].
+pub async fn answer(tx: &mut Tx, user_id: Uuid, review_id: Uuid, text: &str) -> Result<Review, ReviewError> {
+    let review = lock_public(tx, user_id, review_id).await?;
+    if review.side != Side::Guest || review.subject_id != user_id {
+        return Err(ReviewError::NotYours);
+    }
+    let now = tx.now();
+    let answered = sqlx::query!(
+        "UPDATE reviews SET answer = $2, answered_at = $3 WHERE id = $1 AND answer IS NULL",
+        review_id,
+        text,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    if answered.rows_affected() == 0 {
+        return Err(ReviewError::AlreadyAnswered);
+    }
+    store::get(tx.conn(), review_id).await?.ok_or(ReviewError::NoSuchReview)
+}
+
+/// What is wrong with a review.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportReason {
+    /// It insults.
+    Offensive,
+    /// It tells what is nobody's business.
+    PersonalInformation,
+    /// It is not true.
+    Untrue,
+    /// It advertises.
+    Spam,
+    /// The details say.
+    Other,
+}
+
+impl ReportReason {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Offensive => "offensive",
+            Self::PersonalInformation => "personal_information",
+            Self::Untrue => "untrue",
+            Self::Spam => "spam",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A reader's complaint.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Of what kind.
+    pub reason: ReportReason,
+    /// In words.
+    pub details: Option<String>,
+}
+
+/// Tells the moderators of a review, once a reader.
+///
+/// # Errors
+/// See [`ReviewError`].
+pub async fn report(tx: &mut Tx, user_id: Uuid, review_id: Uuid, report: &Report) -> Result<(), ReviewError> {
+    let review = store::get(tx.conn(), review_id)
+        .await?
+        .filter(|review| review.is_visible_to(Some(user_id)))
+        .ok_or(ReviewError::NoSuchReview)?;
+    if review.author_id == user_id {
+        return Err(ReviewError::OwnReview);
+    }
+    let now = tx.now();
+    sqlx::query!(
+        "INSERT INTO review_reports (review_id, reporter_id, reason, details, created_at) VALUES ($1, $2, $3, $4, $5)",
+        review_id,
+        user_id,
+        report.reason.name(),
+        report.details,
+        now
+    )
+    .execute(tx.conn())
+    .await
+    .map_err(|error| match db::violated_constraint(&error) {
+        Some("review_reports_pkey") => ReviewError::AlreadyReported,
+        _ => error.into(),
+    })?;
+    Ok(())
+}
+
+/// A moderator takes a published review out of sight and its stars out of the sums. Hiding what is hidden changes
+/// nothing.
+///
+/// # Errors
+/// See [`ReviewError`].
+pub async fn hide(tx: &mut Tx, moderator_id: Uuid, review_id: Uuid, reason: &str) -> Result<Review, ReviewError> {
+    if !is_moderator(tx, moderator_id).await? {
+        // Who may not hide it may still not learn of it.
+        lock_public(tx, moderator_id, review_id).await?;
+        return Err(ReviewError::NotModerator);
+    }
+    let review = lock_review(tx, review_id)
+        .await?
+        .filter(|review| review.published_at.is_some())
+        .ok_or(ReviewError::NoSuchReview)?;
+    if review.hidden_at.is_some() {
+        return Ok(review);
+    }
+    let now = tx.now();
+    sqlx::query!(
+        "UPDATE reviews SET hidden_at = $2, hidden_by = $3, hidden_reason = $4 WHERE id = $1 AND hidden_at IS NULL",
+        review_id,
+        now,
+        moderator_id,
+        reason
+    )
+    .execute(tx.conn())
+    .await?;
+    count(tx, &review, -1).await?;
+    store::get(tx.conn(), review_id).await?.ok_or(ReviewError::NoSuchReview)
+}
+
+/// Asked of the row each time, so that a right that was taken away is gone at once.
+async fn is_moderator(tx: &mut Tx, user_id: Uuid) -> Result<bool, sqlx::Error> {
+    let moderator = sqlx::query_scalar!(
+        "SELECT is_moderator FROM users WHERE id = $1 AND deleted_at IS NULL",
+        user_id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    Ok(moderator == Some(true))
+}
+
+async fn lock_public(tx: &mut Tx, user_id: Uuid, review_id: Uuid) -> Result<Review, ReviewError> {
+    lock_review(tx, review_id)
+        .await?
+        .filter(|review| review.is_visible_to(Some(user_id)))
+        .ok_or(ReviewError::NoSuchReview)
+}

@@ -1,0 +1,958 @@
+//! Two people write about the same days, neither knowing what the other says.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::future::join_all;
+use roost_tests::app::{Actor, PASSWORD, Reply};
+use roost_tests::world::{World, id_of};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+const WORDS: &str = "Quiet at night, strong coffee in the morning.";
+
+struct Scene {
+    world: World,
+    host: Actor,
+    guest: Actor,
+    flat: Uuid,
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let world = World::start().await;
+        let (host, guest) = (world.host().await, world.guest().await);
+        let flat = world.lists(&host, json!({})).await;
+        Self {
+            world,
+            host,
+            guest,
+            flat,
+        }
+    }
+
+    /// A stay of `guest` that has just ended.
+    async fn ended_stay(&self, guest: &Actor) -> Uuid {
+        self.ended_stay_at(guest, self.flat, 0).await
+    }
+
+    /// Nights that begin today, or so many days from today as far as the rows are concerned.
+    async fn ended_stay_at(&self, guest: &Actor, flat: Uuid, days: i64) -> Uuid {
+        let world = &self.world;
+        let (from, to) = (world.day(2 + days), world.day(4 + days));
+        let booked = world.books(guest, flat, from, to, "pm_card_visa").await.expect(201);
+        let booking = id_of(&booked);
+        world.run_jobs().await;
+        // Brought forward, so that the story can go on today.
+        sqlx::query(
+            "UPDATE bookings SET stay = daterange(lower(stay) - 400 - $2, upper(stay) - 400 - $2) WHERE id = $1",
+        )
+        .bind(booking)
+        .bind(i32::try_from(days).unwrap())
+        .execute(world.pool())
+        .await
+        .unwrap();
+        for step in ["check-in", "check-out"] {
+            world
+                .post(&format!("/bookings/{booking}/{step}"), json!({}))
+                .by(guest)
+                .send()
+                .await
+                .expect(200);
+        }
+        // The next stay in the same place is another one.
+        sqlx::query("UPDATE bookings SET stay = daterange(lower(stay) - 3 * n, upper(stay) - 3 * n) FROM (SELECT count(*)::int AS n FROM bookings) c WHERE id = $1")
+            .bind(booking)
+            .execute(world.pool())
+            .await
+            .unwrap();
+        booking
+    }
+
+    async fn writes(&self, author: &Actor, booking: Uuid, rating: i64) -> Reply {
+        let body = json!({"booking_id": booking, "rating": rating, "text": WORDS});
+        self.world.post("/reviews/", body).by(author).send().await
+    }
+
+    /// Both write; the reviews' ids, the guest's first.
+    async fn both_write(&self, guest: &Actor, booking: Uuid, stars: [i64; 2]) -> [Uuid; 2] {
+        let first = id_of(&self.writes(guest, booking, stars[0]).await.expect(201));
+        let second = id_of(&self.writes(&self.host, booking, stars[1]).await.expect(201));
+        self.world.run_jobs().await;
+        [first, second]
+    }
+
+    async fn read(&self, reader: &Actor, review: Uuid) -> Reply {
+        self.world.get(&format!("/reviews/{review}/")).by(reader).send().await
+    }
+
+    async fn list(&self, reader: &Actor, query: &str) -> Vec<Value> {
+        let page = self
+            .world
+            .get(&format!("/reviews/?{query}"))
+            .by(reader)
+            .send()
+            .await
+            .expect(200);
+        page["items"].as_array().unwrap().clone()
+    }
+
+    async fn summary(&self, query: &str) -> Value {
+        let path = format!("/reviews/summary?{query}");
+        self.world.get(&path).by(&self.guest).send().await.expect(200)
+    }
+
+    /// Signed in anew, because time has passed.
+    async fn again(&self, actor: &Actor) -> Actor {
+        self.world.login(&actor.email, PASSWORD).await
+    }
+
+    async fn moderator(&self) -> Actor {
+        let moderator = self.world.register("guest", "Mo Derator").await;
+        assert!(
+            roost_shared::users::set_moderator(self.world.pool(), &moderator.email.to_uppercase(), true)
+                .await
+                .unwrap()
+        );
+        moderator
+    }
+}
+
+/// The sums of stars are those of the reviews that are public, everywhere they are kept.
+async fn sums_are_exact(pool: &PgPool) {
+    for (what, query) in [
+        (
+            "a property",
+            "SELECT count(*) FROM properties p WHERE (review_count, rating_hundredths) IS DISTINCT FROM (
+                 SELECT (count(*)::int, coalesce(round(avg(overall) * 100), 0)::int) FROM reviews
+                 WHERE property_id = p.id AND side = 'guest' AND published_at IS NOT NULL AND hidden_at IS NULL)",
+        ),
+        (
+            "a histogram",
+            "SELECT count(*) FROM ratings r, generate_series(1, 5) AS star,
+                 LATERAL (VALUES ('overall', r.overall::int[]), ('cleanliness', r.cleanliness::int[]), ('location', r.location::int[])) AS kept (category, counts)
+             WHERE counts[star] <> (
+                 SELECT count(*) FROM reviews v
+                 WHERE published_at IS NOT NULL AND hidden_at IS NULL
+                   AND CASE r.subject WHEN 'property' THEN side = 'guest' AND property_id = r.subject_id
+                       WHEN 'host' THEN side = 'guest' AND v.subject_id = r.subject_id
+                       ELSE side = 'host' AND v.subject_id = r.subject_id END
+                   AND CASE category WHEN 'overall' THEN v.overall WHEN 'cleanliness' THEN v.cleanliness ELSE v.location END = star)",
+        ),
+        (
+            "a review that is counted nowhere",
+            "SELECT count(*) FROM reviews v WHERE published_at IS NOT NULL AND NOT EXISTS (
+                 SELECT 1 FROM ratings WHERE subject IN ('host', 'guest') AND subject_id = v.subject_id)",
+        ),
+    ] {
+        let wrong: i64 = sqlx::query_scalar(query).fetch_one(pool).await.unwrap();
+        assert_eq!(wrong, 0, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_side_sees_the_others_words_before_both_have_written() {
+    let scene = Scene::set().await;
+    let (guest, host) = (&scene.guest, &scene.host);
+    let booking = scene.ended_stay(guest).await;
+    scene.world.run_jobs().await;
+    assert_eq!(
+        scene.world.mails_to(guest).last().unwrap(),
+        "How was your stay? Bright flat by the canal"
+    );
+    assert_eq!(scene.world.mails_to(host).last().unwrap(), "How was your guest Grace?");
+
+    let body = json!({"booking_id": booking, "rating": 4, "categories": {"cleanliness": 5, "location": 3}, "text": format!("  {WORDS}\n")});
+    let reply = scene.world.post("/reviews/", body).by(guest).send().await;
+    let written = reply.expect(201);
+    let review = id_of(&written);
+    assert_eq!(reply.header("location"), format!("/reviews/{review}"));
+    assert_eq!(written["state"], "unpublished");
+    assert_eq!(written["text"], WORDS);
+    assert_eq!(written["side"], "guest");
+    assert_eq!(written["author"], json!({"id": guest.id, "first_name": "Grace"}));
+    assert_eq!(written["subject_id"], host.id.as_str());
+    assert_eq!(written["categories"]["cleanliness"], 5);
+    assert_eq!(written["categories"]["value"], Value::Null);
+    scene.world.run_jobs().await;
+
+    // Nothing tells the host, or anybody else, that it exists.
+    let stranger = scene.world.guest().await;
+    let before = scene.world.get(&format!("/properties/{}", scene.flat)).send().await;
+    assert_eq!(
+        (&before.json()["rating"], &before.json()["review_count"]),
+        (&Value::Null, &json!(0))
+    );
+    for reader in [host, &stranger] {
+        scene.read(reader, review).await.refused(404, "not_found");
+        for query in [
+            String::new(),
+            format!("author_id={}", guest.id),
+            format!("subject_id={}", host.id),
+            format!("property_id={}", scene.flat),
+            format!("property_id={}&rating=4&side=guest&sort=highest", scene.flat),
+        ] {
+            assert_eq!(scene.list(reader, &query).await, Vec::<Value>::new(), "{query}");
+        }
+        for action in [
+            ("answer", json!({"text": "Thank you!"})),
+            ("report", json!({"reason": "spam"})),
+            ("hide", json!({"reason": "spam"})),
+        ] {
+            let path = format!("/reviews/{review}/{}", action.0);
+            scene
+                .world
+                .post(&path, action.1)
+                .by(reader)
+                .send()
+                .await
+                .refused(404, "not_found");
+        }
+        let path = format!("/reviews/{review}");
+        scene
+            .world
+            .patch(&path, json!({"rating": 1}))
+            .by(reader)
+            .send()
+            .await
+            .refused(404, "not_found");
+        scene
+            .world
+            .delete(&path)
+            .by(reader)
+            .send()
+            .await
+            .refused(404, "not_found");
+    }
+    let path = format!("/reviews/{review}");
+    scene.world.get(&path).send().await.refused(404, "not_found");
+    let moderator = scene.moderator().await;
+    scene
+        .world
+        .post(&format!("{path}/hide"), json!({"reason": "x"}))
+        .by(&moderator)
+        .send()
+        .await
+        .refused(404, "not_found");
+    for query in [format!("property_id={}", scene.flat), format!("host_id={}", host.id)] {
+        assert_eq!(scene.summary(&query).await["review_count"], 0, "{query}");
+    }
+    let told = scene.world.booking(host, booking).await.to_string();
+    assert!(!told.contains("review") && !told.contains(WORDS), "{told}");
+    assert!(
+        !scene
+            .world
+            .mails_to(host)
+            .iter()
+            .any(|subject| subject.contains("wrote"))
+    );
+
+    // Its author sees it, and so nowhere but in their own list.
+    assert_eq!(scene.read(guest, review).await.expect(200), written);
+    assert_eq!(
+        scene.list(guest, &format!("author_id={}", guest.id)).await,
+        std::slice::from_ref(&written)
+    );
+    assert!(
+        scene
+            .list(guest, &format!("property_id={}", scene.flat))
+            .await
+            .is_empty()
+    );
+
+    // The host writes, and both are public.
+    let of_guest = id_of(&scene.writes(host, booking, 5).await.expect(201));
+    scene.world.run_jobs().await;
+    let public = scene.world.get(&path).send().await.expect(200);
+    assert_eq!(public["state"], "published");
+    assert_eq!(public["booking_id"], Value::Null, "not for everybody");
+    assert_eq!(
+        scene.read(host, review).await.expect(200)["booking_id"],
+        booking.to_string()
+    );
+    assert_eq!(scene.read(guest, of_guest).await.expect(200)["rating"], 5);
+    scene
+        .world
+        .get(&format!("/reviews/{of_guest}"))
+        .send()
+        .await
+        .refused(404, "not_found");
+    assert_eq!(
+        scene.list(&stranger, &format!("subject_id={}", guest.id)).await.len(),
+        1
+    );
+    let shown = scene
+        .world
+        .get(&format!("/properties/{}", scene.flat))
+        .send()
+        .await
+        .json();
+    assert_eq!(
+        (&shown["rating"], &shown["review_count"]),
+        (&json!(4.0), &json!(1)),
+        "the cache follows"
+    );
+    let summary = scene.summary(&format!("property_id={}", scene.flat)).await;
+    assert_eq!(
+        summary["histogram"],
+        json!({"one": 0, "two": 0, "three": 0, "four": 1, "five": 0})
+    );
+    assert_eq!(summary["categories"]["location"], 3.0);
+    assert_eq!(scene.summary(&format!("guest_id={}", guest.id)).await["rating"], 5.0);
+    assert_eq!(scene.world.events(booking).await.last().unwrap(), "reviews_published");
+    sums_are_exact(scene.world.pool()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_is_published_when_the_time_is_over() {
+    let scene = Scene::set().await;
+    let booking = scene.ended_stay(&scene.guest).await;
+    let review = id_of(&scene.writes(&scene.guest, booking, 3).await.expect(201));
+    scene.world.run_jobs().await;
+    let closes_at: DateTime<Utc> = sqlx::query_scalar("SELECT closes_at FROM review_windows WHERE booking_id = $1")
+        .bind(booking)
+        .fetch_one(scene.world.pool())
+        .await
+        .unwrap();
+    // 14 days by Berlin's clock: an hour more or less where the clocks are changed in between.
+    let length = closes_at - scene.world.clock.now();
+    assert!(
+        (length - TimeDelta::days(14)).abs() < TimeDelta::minutes(62),
+        "{length}"
+    );
+
+    // Three days before the end, who has not written is reminded.
+    scene.world.pass(length - TimeDelta::days(3)).await;
+    scene.world.run_jobs().await;
+    assert_eq!(
+        scene.world.mails_to(&scene.host).last().unwrap(),
+        "A few days left to review Grace"
+    );
+    assert!(
+        !scene
+            .world
+            .mails_to(&scene.guest)
+            .last()
+            .unwrap()
+            .starts_with("A few days left")
+    );
+    let host = scene.again(&scene.host).await;
+    scene.read(&host, review).await.refused(404, "not_found");
+
+    scene.world.pass(TimeDelta::days(3) + TimeDelta::seconds(5)).await;
+    scene.world.run_jobs().await;
+    let host = scene.again(&scene.host).await;
+    assert_eq!(scene.read(&host, review).await.expect(200)["rating"], 3);
+    let late = scene
+        .writes(&host, booking, 5)
+        .await
+        .refused(409, "review_window_closed");
+    assert_eq!(
+        late["closed_at"].as_str().unwrap().parse::<DateTime<Utc>>().unwrap(),
+        closes_at
+    );
+    let guest = scene.again(&scene.guest).await;
+    scene
+        .world
+        .patch(&format!("/reviews/{review}"), json!({"rating": 1}))
+        .by(&guest)
+        .send()
+        .await
+        .refused(409, "review_published");
+    sums_are_exact(scene.world.pool()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_closes_the_window_even_while_no_worker_runs() {
+    let mut scene = Scene::set().await;
+    let booking = scene.ended_stay(&scene.guest).await;
+    let review = id_of(&scene.writes(&scene.guest, booking, 3).await.expect(201));
+    scene.world.run_jobs().await;
+    scene.world.stop_worker().await;
+    scene.world.pass(TimeDelta::days(15)).await;
+    let (host, guest) = (scene.again(&scene.host).await, scene.again(&scene.guest).await);
+    scene
+        .writes(&host, booking, 5)
+        .await
+        .refused(409, "review_window_closed");
+    let path = format!("/reviews/{review}");
+    scene
+        .world
+        .patch(&path, json!({"rating": 1}))
+        .by(&guest)
+        .send()
+        .await
+        .refused(409, "review_window_closed");
+    scene
+        .world
+        .delete(&path)
+        .by(&guest)
+        .send()
+        .await
+        .refused(409, "review_window_closed");
+    scene.world.start_worker();
+    scene.world.run_jobs().await;
+    assert_eq!(scene.read(&host, review).await.expect(200)["rating"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_author_changes_and_takes_back_until_it_is_public() {
+    let scene = Scene::set().await;
+    let (guest, world) = (&scene.guest, &scene.world);
+    let booking = scene.ended_stay(guest).await;
+    let review = id_of(&scene.writes(guest, booking, 2).await.expect(201));
+    let path = format!("/reviews/{review}");
+    let change = json!({"rating": 3, "categories": {"value": 4}, "text": "On second thoughts it was not so bad."});
+    let changed = world.patch(&path, change).by(guest).send().await.expect(200);
+    assert_eq!(
+        (&changed["rating"], &changed["categories"]["value"]),
+        (&json!(3), &json!(4))
+    );
+    assert_ne!(changed["edited_at"], Value::Null);
+    let kept = world
+        .patch(&path, json!({"categories": {"value": null, "accuracy": 1}}))
+        .by(guest)
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(kept["categories"]["value"], 4);
+    assert_eq!(kept["text"], "On second thoughts it was not so bad.");
+
+    assert_eq!(world.delete(&path).by(guest).send().await.status, 204);
+    world.delete(&path).by(guest).send().await.refused(404, "not_found");
+    scene.read(guest, review).await.refused(404, "not_found");
+    assert!(scene.list(guest, &format!("author_id={}", guest.id)).await.is_empty());
+
+    // The host writes: alone, so nothing is published. Then the guest thinks of other words.
+    let of_guest = id_of(&scene.writes(&scene.host, booking, 5).await.expect(201));
+    world.run_jobs().await;
+    assert_eq!(
+        scene.read(&scene.host, of_guest).await.expect(200)["state"],
+        "unpublished"
+    );
+    let second = id_of(&scene.writes(guest, booking, 5).await.expect(201));
+    let again = scene.writes(guest, booking, 5).await.refused(409, "already_reviewed");
+    assert_eq!(again["review_id"], second.to_string());
+    world.run_jobs().await;
+    assert_eq!(scene.read(guest, second).await.expect(200)["state"], "published");
+    let path = format!("/reviews/{second}");
+    world
+        .patch(&path, json!({"rating": 1}))
+        .by(guest)
+        .send()
+        .await
+        .refused(409, "review_published");
+    world
+        .delete(&path)
+        .by(guest)
+        .send()
+        .await
+        .refused(409, "review_published");
+    sums_are_exact(world.pool()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_those_who_were_there_write_and_only_afterwards() {
+    let scene = Scene::set().await;
+    let world = &scene.world;
+    let (from, to) = (world.day(10), world.day(12));
+    let ahead = id_of(
+        &world
+            .books(&scene.guest, scene.flat, from, to, "pm_card_visa")
+            .await
+            .expect(201),
+    );
+    world.run_jobs().await;
+    let early = scene.writes(&scene.guest, ahead, 5).await.refused(409, "wrong_state");
+    assert_eq!(early["state"], "confirmed");
+    let booking = scene.ended_stay(&scene.guest).await;
+    let stranger = world.guest().await;
+    scene.writes(&stranger, booking, 5).await.refused(404, "not_found");
+    scene.writes(&stranger, Uuid::nil(), 5).await.refused(404, "not_found");
+    let body = json!({"booking_id": booking, "rating": 5, "text": WORDS});
+    world.post("/reviews/", body).send().await.refused(401, "unauthorized");
+    // A host rates guests, not their homes.
+    let body = json!({"booking_id": booking, "rating": 5, "categories": {"cleanliness": 5, "location": 5, "value": 1}, "text": WORDS});
+    let reply = world.post("/reviews/", body).by(&scene.host).send().await;
+    for field in ["categories.location", "categories.value"] {
+        reply.refused_field(422, "validation_failed", field);
+    }
+    // The same request again is the same review.
+    let body = json!({"booking_id": booking, "rating": 5, "text": WORDS});
+    let send = || {
+        let call = world.post("/reviews/", body.clone()).by(&scene.guest);
+        call.header("idempotency-key", "my review").send()
+    };
+    let (first, second) = (send().await, send().await);
+    assert_eq!(first.expect(201), second.expect(201));
+    assert_eq!(second.header("idempotency-replayed"), "true");
+    let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM reviews")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    assert_eq!(stored, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_field_is_checked() {
+    let scene = Scene::set().await;
+    let world = &scene.world;
+    let booking = scene.ended_stay(&scene.guest).await;
+    let good = json!({"booking_id": booking, "rating": 5, "categories": {"value": 5}, "text": WORDS});
+    let long = "x".repeat(2_001);
+    for (field, value) in [
+        ("booking_id", json!("x")),
+        ("booking_id", Value::Null),
+        ("rating", json!(0)),
+        ("rating", json!(6)),
+        ("rating", json!(4.5)),
+        ("rating", json!("5")),
+        ("text", json!("too short")),
+        ("text", json!(long)),
+        ("text", json!(5)),
+        ("categories", json!([])),
+        ("categories", json!(5)),
+        ("published_at", json!("2030-01-01T00:00:00Z")),
+        ("author_id", json!(scene.host.id)),
+    ] {
+        let mut body = good.clone();
+        body[field] = value;
+        world
+            .post("/reviews/", body)
+            .by(&scene.guest)
+            .send()
+            .await
+            .refused_field(400, "invalid_body", field);
+    }
+    for (category, value) in [("value", json!(6)), ("value", json!("5")), ("noise", json!(5))] {
+        let mut body = good.clone();
+        body["categories"] = json!({});
+        body["categories"][category] = value;
+        let field = format!("categories.{category}");
+        world
+            .post("/reviews/", body)
+            .by(&scene.guest)
+            .send()
+            .await
+            .refused_field(400, "invalid_body", &field);
+    }
+    for text in ["    too short    ", "bell \u{7} and whistle"] {
+        let mut body = good.clone();
+        body["text"] = json!(text);
+        world
+            .post("/reviews/", body)
+            .by(&scene.guest)
+            .send()
+            .await
+            .refused_field(422, "validation_failed", "text");
+    }
+    for field in ["booking_id", "rating", "text"] {
+        let mut body = good.clone();
+        body.as_object_mut().unwrap().remove(field);
+        world
+            .post("/reviews/", body)
+            .by(&scene.guest)
+            .send()
+            .await
+            .refused_field(400, "invalid_body", field);
+    }
+    let [review, _] = scene.both_write(&scene.guest, booking, [5, 5]).await;
+    let path = format!("/reviews/{review}");
+    for (action, field, status, code, body) in [
+        ("answer", "text", 400, "invalid_body", json!({"text": ""})),
+        ("answer", "text", 422, "validation_failed", json!({"text": "  "})),
+        ("answer", "text", 400, "invalid_body", json!({"text": long})),
+        ("answer", "text", 400, "invalid_body", json!({})),
+        ("report", "reason", 400, "invalid_body", json!({"reason": "boring"})),
+        ("report", "reason", 400, "invalid_body", json!({})),
+        (
+            "report",
+            "details",
+            422,
+            "validation_failed",
+            json!({"reason": "other"}),
+        ),
+        (
+            "report",
+            "details",
+            400,
+            "invalid_body",
+            json!({"reason": "spam", "details": long}),
+        ),
+        ("hide", "reason", 400, "invalid_body", json!({"reason": ""})),
+        ("hide", "reason", 422, "validation_failed", json!({"reason": " \n "})),
+        ("hide", "reason", 400, "invalid_body", json!({"reason": 5})),
+    ] {
+        world
+            .post(&format!("{path}/{action}"), body)
+            .by(&scene.host)
+            .send()
+            .await
+            .refused_field(status, code, field);
+    }
+    for query in [
+        "rating=0",
+        "rating=6",
+        "rating=x",
+        "side=both",
+        "sort=oldest",
+        "author_id=me",
+        "property_id=1",
+        "subject_id=",
+        "limit=0",
+    ] {
+        let field = query.split('=').next().unwrap();
+        world
+            .get(&format!("/reviews/?{query}"))
+            .send()
+            .await
+            .refused_field(400, "invalid_parameter", field);
+    }
+    world
+        .get("/reviews/?sort=lowest")
+        .send()
+        .await
+        .refused_field(422, "validation_failed", "sort");
+    world
+        .get("/reviews/?cursor=x")
+        .send()
+        .await
+        .refused(400, "invalid_cursor");
+    for query in [String::new(), format!("property_id={review}&host_id={review}")] {
+        world
+            .get(&format!("/reviews/summary?{query}"))
+            .send()
+            .await
+            .refused_field(422, "validation_failed", "property_id");
+    }
+    world
+        .get(&format!("/reviews/summary?guest_id={}", scene.guest.id))
+        .send()
+        .await
+        .refused(401, "unauthorized");
+    world
+        .get("/reviews/nothing")
+        .send()
+        .await
+        .refused_field(400, "invalid_parameter", "review_id");
+    world
+        .get(&format!("/reviews/{}", Uuid::nil()))
+        .send()
+        .await
+        .refused(404, "not_found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_answers_once_and_everybody_reads_it() {
+    let scene = Scene::set().await;
+    let world = &scene.world;
+    let booking = scene.ended_stay(&scene.guest).await;
+    let [review, of_guest] = scene.both_write(&scene.guest, booking, [4, 5]).await;
+    let path = format!("/reviews/{review}/answer");
+    let body = json!({"text": " <script>alert('thanks')</script> "});
+    for other in [&scene.guest, &world.host().await] {
+        world
+            .post(&path, body.clone())
+            .by(other)
+            .send()
+            .await
+            .refused(403, "forbidden");
+    }
+    let on_guest = format!("/reviews/{of_guest}/answer");
+    for anybody in [&scene.host, &scene.guest] {
+        world
+            .post(&on_guest, body.clone())
+            .by(anybody)
+            .send()
+            .await
+            .refused(403, "forbidden");
+    }
+    let answers = join_all((0..4).map(|_| world.post(&path, body.clone()).by(&scene.host).send())).await;
+    let mut statuses: Vec<u16> = answers.iter().map(|reply| reply.status).collect();
+    statuses.sort_unstable();
+    assert_eq!(statuses, [200, 409, 409, 409]);
+    world
+        .post(&path, body)
+        .by(&scene.host)
+        .send()
+        .await
+        .refused(409, "already_answered");
+    let shown = world.get(&format!("/reviews/{review}")).send().await;
+    assert_eq!(shown.json()["answer"]["text"], "<script>alert('thanks')</script>");
+    assert_eq!(shown.header("content-type"), "application/json; charset=utf-8");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reported_review_is_hidden_and_its_stars_count_no_longer() {
+    let scene = Scene::set().await;
+    let world = &scene.world;
+    let [bad, _] = scene
+        .both_write(&scene.guest, scene.ended_stay(&scene.guest).await, [1, 5])
+        .await;
+    let second = world.guest().await;
+    let booking = scene.ended_stay(&second).await;
+    let [good, _] = scene.both_write(&second, booking, [5, 4]).await;
+    assert_eq!(
+        scene.summary(&format!("host_id={}", scene.host.id)).await["rating"],
+        3.0
+    );
+    let shown = world.get(&format!("/properties/{}", scene.flat)).send().await.json();
+
+    let report = format!("/reviews/{bad}/report");
+    let body = json!({"reason": "personal_information", "details": "The code of the door."});
+    world
+        .post(&report, body.clone())
+        .send()
+        .await
+        .refused(401, "unauthorized");
+    world
+        .post(&report, body.clone())
+        .by(&scene.guest)
+        .send()
+        .await
+        .refused(409, "own_review");
+    assert_eq!(
+        world.post(&report, body.clone()).by(&scene.host).send().await.status,
+        204
+    );
+    world
+        .post(&report, body)
+        .by(&scene.host)
+        .send()
+        .await
+        .refused(409, "already_reported");
+
+    let hide = format!("/reviews/{bad}/hide");
+    let reason = json!({"reason": "It tells the code of the door."});
+    for nobody in [&scene.host, &scene.guest, &second] {
+        world
+            .post(&hide, reason.clone())
+            .by(nobody)
+            .send()
+            .await
+            .refused(403, "forbidden");
+    }
+    let moderator = scene.moderator().await;
+    let hiding = join_all((0..4).map(|_| world.post(&hide, reason.clone()).by(&moderator).send())).await;
+    for reply in hiding {
+        assert_eq!(reply.expect(200)["state"], "hidden");
+    }
+    world.run_jobs().await;
+    sums_are_exact(world.pool()).await;
+    let summary = scene.summary(&format!("property_id={}", scene.flat)).await;
+    assert_eq!(
+        summary["histogram"],
+        json!({"one": 0, "two": 0, "three": 0, "four": 0, "five": 1})
+    );
+    let after = world.get(&format!("/properties/{}", scene.flat)).send().await.json();
+    assert_eq!((&after["rating"], &after["review_count"]), (&json!(5.0), &json!(1)));
+    assert_eq!(
+        after["version"].as_i64().unwrap(),
+        shown["version"].as_i64().unwrap() + 1,
+        "hidden once"
+    );
+    for reader in [&scene.host, &second] {
+        scene.read(reader, bad).await.refused(404, "not_found");
+        let listed = scene.list(reader, &format!("property_id={}", scene.flat)).await;
+        assert_eq!(
+            listed
+                .iter()
+                .map(id_of)
+                .filter(|id| [bad, good].contains(id))
+                .collect::<Vec<_>>(),
+            [good]
+        );
+    }
+    let own = scene.read(&scene.guest, bad).await.expect(200);
+    assert_eq!(own["hidden_reason"], "It tells the code of the door.");
+    world
+        .post(&format!("/reviews/{bad}/answer"), json!({"text": "Hm."}))
+        .by(&scene.host)
+        .send()
+        .await
+        .refused(404, "not_found");
+    // A right that is taken away is gone at once.
+    roost_shared::users::set_moderator(world.pool(), &moderator.email, false)
+        .await
+        .unwrap();
+    let hide = format!("/reviews/{good}/hide");
+    world
+        .post(&hide, reason)
+        .by(&moderator)
+        .send()
+        .await
+        .refused(403, "forbidden");
+    assert!(
+        !roost_shared::users::set_moderator(world.pool(), "nobody@example.com", true)
+            .await
+            .unwrap()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_publish_at_the_same_time_and_no_star_is_lost() {
+    let scene = Scene::set().await;
+    let world = &scene.world;
+    let another = world.lists(&scene.host, json!({"title": "Garden house"})).await;
+    let mut stays = Vec::new();
+    for number in 0..6 {
+        let guest = world.guest().await;
+        let flat = if number % 2 == 0 { scene.flat } else { another };
+        let booking = scene.ended_stay_at(&guest, flat, number).await;
+        stays.push((guest, booking, 1 + number % 5));
+    }
+    let both = stays.iter().flat_map(|(guest, booking, stars)| {
+        [
+            scene.writes(guest, *booking, *stars),
+            scene.writes(&scene.host, *booking, 6 - *stars),
+        ]
+    });
+    for reply in join_all(both).await {
+        reply.expect(201);
+    }
+    // Each side of each stay tries to write once more, at once.
+    let again = stays.iter().flat_map(|(guest, booking, stars)| {
+        [
+            scene.writes(guest, *booking, *stars),
+            scene.writes(&scene.host, *booking, *stars),
+        ]
+    });
+    for reply in join_all(again).await {
+        reply.refused(409, "already_reviewed");
+    }
+    // And the jobs come twice.
+    for (_, booking, _) in &stays {
+        let mut tx = world.db().begin().await.unwrap();
+        tx.enqueue(&roost_shared::jobs::catalogue::PublishReviews { booking_id: *booking });
+        tx.commit().await.unwrap();
+    }
+    world.run_jobs().await;
+    sums_are_exact(world.pool()).await;
+    let summary = scene.summary(&format!("host_id={}", scene.host.id)).await;
+    assert_eq!(summary["review_count"], 6);
+    assert_eq!(
+        summary["histogram"],
+        json!({"one": 2, "two": 1, "three": 1, "four": 1, "five": 1})
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_go_from_page_to_page_in_every_order() {
+    let scene = Scene::set().await;
+    let world = &scene.world;
+    let booking = scene.ended_stay(&scene.guest).await;
+    fill(world.pool(), booking, 57).await;
+    for sort in ["newest", "highest", "lowest"] {
+        let mut path = format!("/reviews/?property_id={}&sort={sort}&limit=10", scene.flat);
+        let mut found: Vec<(i64, String, String)> = Vec::new();
+        loop {
+            let page = world.get(&path).send().await.expect(200);
+            for item in page["items"].as_array().unwrap() {
+                let text = |name: &str| item[name].as_str().unwrap().to_owned();
+                found.push((item["rating"].as_i64().unwrap(), text("published_at"), text("id")));
+            }
+            match page["next"].as_str() {
+                Some(next) => path = next.to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(found.len(), 57, "{sort}");
+        let mut sorted = found.clone();
+        sorted.sort_by(|a, b| {
+            let newest = (&b.1, &b.2).cmp(&(&a.1, &a.2));
+            match sort {
+                "highest" => b.0.cmp(&a.0).then(newest),
+                "lowest" => a.0.cmp(&b.0).then(newest),
+                _ => newest,
+            }
+        });
+        assert_eq!(found, sorted, "{sort}");
+        sorted.dedup();
+        assert_eq!(sorted.len(), 57, "{sort}");
+    }
+    let five = scene
+        .list(
+            &scene.guest,
+            &format!("subject_id={}&rating=5&limit=100", scene.host.id),
+        )
+        .await;
+    assert!(!five.is_empty() && five.iter().all(|item| item["rating"] == 5));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_list_reads_a_whole_table() {
+    use roost_shared::reviews::{Filter, Order, Position, store::plan};
+
+    let scene = Scene::set().await;
+    let pool = scene.world.pool();
+    let booking = scene.ended_stay(&scene.guest).await;
+    fill(pool, booking, 20_000).await;
+    sqlx::raw_sql("ANALYZE reviews, users").execute(pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let [flat, host, guest] = [
+        scene.flat,
+        scene.host.id.parse().unwrap(),
+        scene.guest.id.parse().unwrap(),
+    ];
+    let after = Some(Position {
+        overall: 3,
+        shown_at: scene.world.clock.now(),
+        id: Uuid::max(),
+    });
+    for viewer_id in [None, Some(guest)] {
+        for (property_id, author_id, subject_id) in [
+            (None, None, None),
+            (Some(flat), None, None),
+            (None, Some(guest), None),
+            (None, None, Some(host)),
+            (Some(Uuid::nil()), None, None),
+        ] {
+            for order in [Order::Newest, Order::Highest, Order::Lowest] {
+                for overall in [None, Some(2)] {
+                    for after in [None, after] {
+                        let narrowed = property_id.is_some() || author_id.is_some() || subject_id.is_some();
+                        if !narrowed && order != Order::Newest {
+                            continue;
+                        }
+                        let filter = Filter {
+                            viewer_id,
+                            property_id,
+                            author_id,
+                            subject_id,
+                            overall,
+                            order,
+                            after,
+                            side: None,
+                        };
+                        let plan = plan(&mut conn, &filter, 21).await.unwrap().join("\n");
+                        assert!(
+                            plan.contains("reviews_") && !plan.contains("Seq Scan on reviews"),
+                            "{filter:?}\n{plan}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Published reviews of one place, each of a booking of its own.
+async fn fill(pool: &PgPool, booking: Uuid, count: i32) {
+    sqlx::query(
+        "WITH stays AS (
+             INSERT INTO bookings (id, property_id, guest_id, host_id, state, stay, guests, instant_book, cancellation_policy, time_zone,
+                 check_in_from, check_out_by, currency, price_lines, total_minor, host_fee_minor, hold_expires_at, created_at, updated_at)
+             SELECT gen_random_uuid(), property_id, guest_id, host_id, 'expired', stay, guests, instant_book, cancellation_policy, time_zone,
+                 check_in_from, check_out_by, currency, price_lines, total_minor, host_fee_minor, hold_expires_at, created_at, updated_at
+             FROM bookings, generate_series(1, $2) WHERE id = $1
+             RETURNING id, property_id, guest_id, host_id)
+         INSERT INTO reviews (id, booking_id, property_id, side, author_id, subject_id, overall, text, created_at, published_at)
+         SELECT gen_random_uuid(), id, property_id, 'guest', guest_id, host_id, 1 + n % 5, 'As good as it gets.', now(),
+             now() - make_interval(secs => n * 7919 % 20)
+         FROM (SELECT *, row_number() OVER ()::int AS n FROM stays) AS numbered",
+    )
+    .bind(booking)
+    .bind(count)
+    .execute(pool)
+    .await
+    .unwrap();
+}

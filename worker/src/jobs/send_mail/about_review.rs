@@ -1,0 +1,61 @@
+//! Mails that ask for a review.
+
+use roost_shared::bookings;
+use roost_shared::jobs::catalogue::MailKind;
+use roost_shared::reviews::{self, Side};
+use uuid::Uuid;
+
+use super::{Reader, first_name, place, reader, stay};
+use crate::context::Context;
+use crate::email::{Mail, ReviewInvitation, ReviewReminder};
+use crate::error::JobError;
+
+/// An invitation or a reminder, as long as its reader may still write and has not.
+pub(super) async fn about_review(
+    ctx: &Context,
+    kind: MailKind,
+    booking_id: Uuid,
+) -> Result<Option<(Reader, Mail)>, JobError> {
+    let mut connection = ctx.db.pool().acquire().await?;
+    let Some(booking) = bookings::get(&mut connection, booking_id).await? else {
+        return Ok(None);
+    };
+    let (writes, reader_id, other_id) = match kind {
+        MailKind::ReviewInvitationHost | MailKind::ReviewReminderHost => {
+            (Side::Host, booking.host_id, booking.guest_id)
+        }
+        _ => (Side::Guest, booking.guest_id, booking.host_id),
+    };
+    let awaited = reviews::awaited(&mut connection, booking_id, ctx.clock().now()).await?;
+    let Some((closes_at, _)) = awaited.filter(|(_, sides)| sides.contains(&writes)) else {
+        return Ok(None);
+    };
+    let Some(reader) = reader(&mut connection, reader_id).await? else {
+        return Ok(None);
+    };
+    let other_name = first_name(&mut connection, other_id).await?;
+    let place = place(&mut connection, booking.property_id).await?;
+    let name = reader.name.clone();
+    let (stay, booking_url) = (stay(&booking, &place), ctx.links.booking(booking.id));
+    let reminds = matches!(kind, MailKind::ReviewReminderGuest | MailKind::ReviewReminderHost);
+    let mail = if reminds {
+        Mail::ReviewReminder(ReviewReminder {
+            name,
+            other_name,
+            writes,
+            stay,
+            closes_at,
+            booking_url,
+        })
+    } else {
+        Mail::ReviewInvitation(ReviewInvitation {
+            name,
+            other_name,
+            writes,
+            stay,
+            closes_at,
+            booking_url,
+        })
+    };
+    Ok(Some((reader, mail)))
+}

@@ -278,7 +278,9 @@ fn stars(quality: i64, dice: &mut Dice) -> Stars {
 }
 
 fn star(quality: i64, dice: &mut Dice) -> i16 {
-    let hundredths = quality + dice.among(-110, 60);
+    // Now and then something goes wrong.
+    let mishap = if dice.percent(6) { dice.among(80, 280) } else { 0 };
+    let hundredths = quality + dice.among(-110, 60) - mishap;
     i16::try_from(((hundredths + 50) / 100).clamp(1, 5)).unwrap_or(5)
 }
 

@@ -44,6 +44,7 @@ use crate::rest::auth::AuthApi;
 use crate::rest::booking_events::BookingEventsApi;
 use crate::rest::bookings::BookingsApi;
 use crate::rest::health::HealthApi;
+use crate::rest::messages::MessagesApi;
 use crate::rest::payments::PaymentsApi;
 use crate::rest::properties::PropertiesApi;
 use crate::rest::quotes::QuotesApi;
@@ -61,6 +62,7 @@ type Resources = (
     QuotesApi,
     BookingsApi,
     BookingEventsApi,
+    MessagesApi,
     PaymentsApi,
     ReviewsApi,
     StripeWebhookApi,
@@ -75,6 +77,7 @@ fn resources(state: &AppState) -> Resources {
         QuotesApi(state.clone()),
         BookingsApi(state.clone()),
         BookingEventsApi(state.clone()),
+        MessagesApi(state.clone()),
         PaymentsApi(state.clone()),
         ReviewsApi(state.clone()),
         StripeWebhookApi(state.clone()),

@@ -3,7 +3,7 @@
 //! Ground: [`clock`], [`ids`], [`locale`], [`money`], [`config`], [`telemetry`], [`db`], [`redis`].
 //! Background work: [`jobs`]. The outside: [`stripe`].
 //! The domain, one module a resource: [`users`], [`sessions`], [`tokens`], [`properties`], [`bookings`], [`payments`], [`ledger`],
-//! [`reviews`].
+//! [`reviews`], [`messages`].
 
 pub mod bookings;
 pub mod clock;
@@ -13,6 +13,7 @@ pub mod ids;
 pub mod jobs;
 pub mod ledger;
 pub mod locale;
+pub mod messages;
 pub mod money;
 pub mod payments;
 pub mod properties;

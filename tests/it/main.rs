@@ -17,6 +17,7 @@ mod jobs;
 mod kill;
 mod mail;
 mod mailbox;
+mod messages;
 mod payments;
 mod properties;
 mod property_cache;

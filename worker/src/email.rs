@@ -28,8 +28,8 @@ pub use self::{
     links::Links,
     mails::{
         BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-        BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentFailed, PriceLine, ReviewInvitation,
-        ReviewReminder, Stay, VerifyEmail,
+        BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentFailed, PriceLine, QuotedMessage,
+        ReviewInvitation, ReviewReminder, Stay, UnreadMessages, VerifyEmail,
     },
     render::{RenderError, Rendered, render},
     smtp::{MailError, Mailer, mailbox},

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod booking_events;
 pub mod bookings;
 pub mod health;
+pub mod messages;
 mod mirror;
 pub mod payments;
 pub mod prices;

@@ -167,6 +167,19 @@ impl Job for PublishReviews {
     const MAX_ATTEMPTS: i32 = 100;
 }
 
+/// Ten minutes after a message, mails what its reader has not read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotifyOfMessage {
+    /// The message.
+    pub message_id: Uuid,
+}
+
+impl Job for NotifyOfMessage {
+    const KIND: &'static str = "message.notify";
+    const QUEUE: Queue = Queue::Notifications;
+    const PRIORITY: i16 = 40;
+}
+
 /// Which mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -197,6 +210,8 @@ pub enum MailKind {
     ReviewReminderGuest,
     /// To the host who has not reviewed a guest. Subject: the booking.
     ReviewReminderHost,
+    /// To somebody who has not read messages. Subject: the message whose job gathered them.
+    UnreadMessages,
 }
 
 impl MailKind {
@@ -217,6 +232,7 @@ impl MailKind {
             Self::ReviewInvitationHost => "review-invitation-host",
             Self::ReviewReminderGuest => "review-reminder-guest",
             Self::ReviewReminderHost => "review-reminder-host",
+            Self::UnreadMessages => "unread-messages",
         }
     }
 }

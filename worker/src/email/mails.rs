@@ -22,6 +22,7 @@ pub enum Mail {
     BookingDeclined(BookingDeclined),
     ReviewInvitation(ReviewInvitation),
     ReviewReminder(ReviewReminder),
+    UnreadMessages(UnreadMessages),
 }
 
 impl Mail {
@@ -38,6 +39,7 @@ impl Mail {
             Self::BookingDeclined(_) => "booking-declined",
             Self::ReviewInvitation(_) => "review-invitation",
             Self::ReviewReminder(_) => "review-reminder",
+            Self::UnreadMessages(_) => "unread-messages",
         }
     }
 
@@ -55,13 +57,14 @@ impl Mail {
             Self::BookingDeclined(mail) => (&mail.guest_name, &mail.search_url),
             Self::ReviewInvitation(mail) => (&mail.name, &mail.booking_url),
             Self::ReviewReminder(mail) => (&mail.name, &mail.booking_url),
+            Self::UnreadMessages(mail) => (&mail.name, &mail.booking_url),
         }
     }
 
     /// The stay it is about, if any.
     pub(super) fn stay(&self) -> Option<&Stay> {
         match self {
-            Self::VerifyEmail(_) => None,
+            Self::VerifyEmail(_) | Self::UnreadMessages(_) => None,
             Self::BookingRequestedHost(mail) => Some(&mail.stay),
             Self::BookingConfirmedGuest(mail) => Some(&mail.stay),
             Self::BookingConfirmedHost(mail) => Some(&mail.stay),
@@ -253,4 +256,23 @@ pub struct ReviewReminder {
     pub stay: Stay,
     pub closes_at: DateTime<Utc>,
     pub booking_url: String,
+}
+
+/// Everything that somebody has not read.
+#[derive(Debug, Clone, Serialize)]
+pub struct UnreadMessages {
+    pub name: String,
+    /// How many there are; not all of them may be quoted.
+    pub count: i64,
+    /// Oldest first; at least one.
+    pub messages: Vec<QuotedMessage>,
+    pub booking_url: String,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct QuotedMessage {
+    /// The sender's first name.
+    pub sender_name: String,
+    pub property_title: String,
+    pub text: String,
 }

@@ -114,6 +114,7 @@ const FILES: &[(&str, &str)] = mail_templates![
     "booking-declined",
     "review-invitation",
     "review-reminder",
+    "unread-messages",
 ];
 
 static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {

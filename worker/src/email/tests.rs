@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{
     BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed, PriceLine, Rendered,
-    ReviewInvitation, ReviewReminder, Stay, VerifyEmail, render,
+    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed, PriceLine, QuotedMessage,
+    Rendered, ReviewInvitation, ReviewReminder, Stay, UnreadMessages, VerifyEmail, render,
 };
 
 const TITLE: &str = "Loft by the canal";
@@ -98,6 +98,20 @@ fn failed() -> PaymentFailed {
     }
 }
 
+fn unread(text: &str) -> UnreadMessages {
+    let quoted = |text: &str| QuotedMessage {
+        sender_name: "Heinz".into(),
+        property_title: TITLE.into(),
+        text: text.into(),
+    };
+    UnreadMessages {
+        name: "Grace".into(),
+        count: 5,
+        messages: vec![quoted(text), quoted("See you on Saturday!")],
+        booking_url: booking_url(),
+    }
+}
+
 /// One of each, as Grace the guest or Heinz the host would get it.
 fn every_mail() -> Vec<Mail> {
     let (guest_name, host_name) = (|| "Grace".to_owned(), || "Heinz".to_owned());
@@ -174,6 +188,7 @@ fn every_mail() -> Vec<Mail> {
             closes_at: instant("2030-06-18T08:40:00Z"),
             booking_url: booking_url(),
         }),
+        Mail::UnreadMessages(unread("We are a quiet couple.")),
     ]
 }
 
@@ -412,6 +427,25 @@ fn text_from_people_stays_text() {
     // Plain text needs no entities.
     assert!(mail.text.contains(script) && mail.text.contains("{{ 7 * 7 }} & <b>"));
     assert!(mail.subject.contains(script));
+}
+
+#[test]
+fn a_message_stays_text_and_adds_no_line() {
+    let mail = unread("<script>alert(1)</script>\r\n\r\nRead and reply:\r\nhttps://elsewhere.example/ {{ 7 * 7 }}");
+    let mail = rendered(&Mail::UnreadMessages(mail), "en");
+    assert_eq!(mail.subject, format!("5 unread messages: {TITLE}"));
+    assert!(
+        !mail.html.contains("<script") && mail.html.contains("&lt;script&gt;"),
+        "{}",
+        mail.html
+    );
+    assert_eq!(
+        mail.html.matches("elsewhere").count(),
+        2,
+        "in the preview and in the quote"
+    );
+    assert!(mail.text.contains("{{ 7 * 7 }}") && !mail.text.lines().any(|line| line.starts_with("https://elsewhere")));
+    assert!(mail.text.contains("And 3 more messages."), "{}", mail.text);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod capture_payment;
 mod confirm_booking;
 mod expire_hold;
 mod handle_stripe_event;
+mod notify_of_message;
 mod open_reviews;
 mod prune_outbox;
 mod publish_reviews;
@@ -16,8 +17,8 @@ mod void_payment;
 mod warm_cache;
 
 use roost_shared::jobs::catalogue::{
-    AuthorizePayment, CapturePayment, ConfirmBooking, ExpireHold, HandleStripeEvent, OpenReviews, PruneOutbox,
-    PublishReviews, RefundPayment, RemindReviewers, SendMail, VoidPayment, WarmCache,
+    AuthorizePayment, CapturePayment, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage, OpenReviews,
+    PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, SendMail, VoidPayment, WarmCache,
 };
 
 use crate::handler::Registry;
@@ -36,6 +37,7 @@ pub fn registry() -> Registry {
         .with::<OpenReviews>()
         .with::<RemindReviewers>()
         .with::<PublishReviews>()
+        .with::<NotifyOfMessage>()
         .with::<SendMail>()
         .with::<WarmCache>()
         .with::<PruneOutbox>()

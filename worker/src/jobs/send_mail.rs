@@ -2,6 +2,7 @@
 //! and our commit repeats it, with the same Message-ID.
 
 mod about_review;
+mod unread_messages;
 
 use roost_shared::bookings::{self, Booking, BookingState, Side};
 use roost_shared::jobs::catalogue::{MailKind, SendMail};
@@ -70,6 +71,7 @@ async fn write(ctx: &Context, job: &SendMail) -> Result<Option<(Reader, Mail)>, 
         | MailKind::ReviewInvitationHost
         | MailKind::ReviewReminderGuest
         | MailKind::ReviewReminderHost) => about_review::about_review(ctx, mail, job.subject_id).await,
+        MailKind::UnreadMessages => unread_messages::unread_messages(ctx, job.subject_id).await,
         mail => about_booking(ctx, mail, job.subject_id).await,
     }
 }
@@ -238,7 +240,8 @@ fn booking_mail(
         | MailKind::ReviewInvitationGuest
         | MailKind::ReviewInvitationHost
         | MailKind::ReviewReminderGuest
-        | MailKind::ReviewReminderHost => return None,
+        | MailKind::ReviewReminderHost
+        | MailKind::UnreadMessages => return None,
     })
 }
 

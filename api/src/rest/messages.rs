@@ -1,0 +1,194 @@
+//! Messages between guest and host of a booking.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use poem::http::Uri;
+use poem_openapi::param::{Path, Query};
+use poem_openapi::types::Example;
+use poem_openapi::{Object, OpenApi};
+use roost_shared::db::Retries;
+use roost_shared::messages::{self, MessageError, TEXT_LENGTH};
+use uuid::Uuid;
+
+use super::Tag;
+use super::users::NoContent;
+use crate::auth::Auth;
+use crate::body::JsonBody;
+use crate::error::{ApiError, ApiResult};
+use crate::idempotency::{Begun, Created, Idempotency};
+use crate::page::{PageRequest, Paged};
+use crate::state::AppState;
+use crate::validate::Checks;
+
+/// More than anybody types.
+const MOST_PER_MINUTE: u32 = 60;
+
+/// Operations on messages.
+pub struct MessagesApi(pub AppState);
+
+/// What to say to the other side.
+#[derive(Clone, Debug, Object)]
+#[oai(deny_unknown_fields, example)]
+pub struct NewMessage {
+    /// 1 to 2,000 characters
+    #[oai(validator(min_length = 1, max_length = 2000))]
+    pub text: String,
+}
+
+impl Example for NewMessage {
+    fn example() -> Self {
+        Self {
+            text: "We arrive at half past six. Is there somewhere to leave two bicycles?".to_owned(),
+        }
+    }
+}
+
+/// How far you have read.
+#[derive(Clone, Debug, Object)]
+#[oai(deny_unknown_fields)]
+pub struct ReadMark {
+    /// The last message that you have read
+    pub up_to: Uuid,
+}
+
+/// A message.
+#[derive(Clone, Debug, Object)]
+pub struct Message {
+    /// The message
+    pub id: Uuid,
+    /// Who wrote it
+    pub sender_id: Uuid,
+    /// Whether you wrote it
+    pub own: bool,
+    /// Plain text, as it was written: escape it where markup is read
+    pub text: String,
+    /// When it was written
+    pub created_at: DateTime<Utc>,
+    /// When the other side, or you, read it
+    pub read_at: Option<DateTime<Utc>>,
+}
+
+impl Message {
+    fn seen_by(message: messages::Message, viewer_id: Uuid) -> Self {
+        Self {
+            id: message.id,
+            own: message.sender_id == viewer_id,
+            sender_id: message.sender_id,
+            text: message.text,
+            created_at: message.created_at,
+            read_at: message.read_at,
+        }
+    }
+}
+
+#[OpenApi(tag = "Tag::Bookings")]
+impl MessagesApi {
+    /// Write a message
+    ///
+    /// To the other side of a booking. If it is not read within ten minutes it is mailed, together with everything
+    /// else that is unread.
+    #[oai(
+        path = "/bookings/:booking_id/messages",
+        method = "post",
+        operation_id = "create_message"
+    )]
+    async fn create(
+        &self,
+        auth: Auth,
+        idempotency: Idempotency,
+        /// The booking
+        booking_id: Path<Uuid>,
+        body: JsonBody<NewMessage>,
+    ) -> ApiResult<Created<Message>> {
+        Checks::new()
+            .text("text", &body.text, TEXT_LENGTH.0, TEXT_LENGTH.1)
+            .finish()?;
+        let state = &self.0;
+        state
+            .limiter
+            .check("message", &auth.scope(), MOST_PER_MINUTE, Duration::from_secs(60))
+            .await?;
+        let mut retries = Retries::default();
+        loop {
+            let mut work = match idempotency.begin(state, &auth.scope(), body.raw()).await? {
+                Begun::Replay(stored) => return Ok(stored.into()),
+                Begun::Work(work) => work,
+            };
+            match messages::send(work.tx(), auth.user_id, booking_id.0, body.text.trim()).await {
+                Ok(message) => {
+                    let location = format!("/bookings/{}/messages", booking_id.0);
+                    return work.created(&location, &Message::seen_by(message, auth.user_id)).await;
+                }
+                Err(MessageError::Database(error)) if retries.again(&error).await => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// List messages
+    ///
+    /// Of a booking, newest first, for its guest and its host. Reading marks nothing as read.
+    #[oai(
+        path = "/bookings/:booking_id/messages",
+        method = "get",
+        operation_id = "list_messages"
+    )]
+    async fn list(
+        &self,
+        auth: Auth,
+        /// The booking
+        booking_id: Path<Uuid>,
+        /// How many at most
+        #[oai(
+            default = "crate::page::default_limit",
+            validator(minimum(value = "1"), maximum(value = "100"))
+        )]
+        limit: Query<u16>,
+        /// `next_cursor` of the page before
+        cursor: Query<Option<String>>,
+        uri: &Uri,
+    ) -> ApiResult<Paged<Message>> {
+        let page = PageRequest::<Uuid>::new(limit.0, cursor.0.as_deref(), uri)?;
+        let mut conn = self.0.db.pool().acquire().await?;
+        let before = page.after().copied();
+        let found = messages::list(&mut conn, auth.user_id, booking_id.0, before, page.fetch()).await?;
+        drop(conn);
+        Ok(page.reply(
+            found,
+            |message| message.id,
+            |message| Message::seen_by(message, auth.user_id),
+        ))
+    }
+
+    /// Mark messages as read
+    ///
+    /// What the other side wrote, up to and including a message. The other side sees it, and no mail is sent for it.
+    #[oai(
+        path = "/bookings/:booking_id/messages/read",
+        method = "post",
+        operation_id = "mark_messages_read"
+    )]
+    async fn mark_read(
+        &self,
+        auth: Auth,
+        /// The booking
+        booking_id: Path<Uuid>,
+        body: JsonBody<ReadMark>,
+    ) -> ApiResult<NoContent> {
+        let mut tx = self.0.db.begin().await?;
+        messages::mark_read(&mut tx, auth.user_id, booking_id.0, body.up_to).await?;
+        tx.commit().await?;
+        Ok(NoContent::Done)
+    }
+}
+
+impl From<MessageError> for ApiError {
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::NoSuchBooking => Self::not_found("booking"),
+            MessageError::NoSuchMessage => Self::not_found("message"),
+            MessageError::Database(error) => error.into(),
+        }
+    }
+}

@@ -67,6 +67,12 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, code, detail).with_header(WWW_AUTHENTICATE, challenge)
     }
 
+    /// 401 `invalid_token`: the account of the token was deleted after the token was checked.
+    #[must_use]
+    pub fn account_deleted() -> Self {
+        Self::unauthorized("invalid_token", "The account was deleted.", Some("invalid_token"))
+    }
+
     /// 403: who asks is known, and may not.
     #[must_use]
     pub fn forbidden(detail: impl Into<String>) -> Self {

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::ApiError;
 
 /// Code and meaning, in the order of the alphabet.
-pub const PROBLEMS: [(&str, &str); 55] = [
+pub const PROBLEMS: [(&str, &str); 56] = [
     (
         "already_answered",
         "The host has answered the review; hosts answer once.",
@@ -139,6 +139,10 @@ pub const PROBLEMS: [(&str, &str); 55] = [
     (
         "stale_signature",
         "The webhook was signed too long ago, or in the future.",
+    ),
+    (
+        "stay_over",
+        "The day of departure has come; what belongs before or into the stay cannot be done any more.",
     ),
     ("stays_host", "A host does not become a guest again."),
     (

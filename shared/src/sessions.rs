@@ -64,6 +64,29 @@ pub enum RefreshError {
     Redis(#[from] RedisError),
 }
 
+/// A refresh token that some session handed out, the newest one or not.
+#[derive(Debug)]
+pub struct HeldToken {
+    session_id: Uuid,
+    user_id: Uuid,
+    family: Vec<u8>,
+    secret: Vec<u8>,
+}
+
+impl HeldToken {
+    /// Its session.
+    #[must_use]
+    pub fn session_id(&self) -> Uuid {
+        self.session_id
+    }
+
+    /// Whose session it is.
+    #[must_use]
+    pub fn user_id(&self) -> Uuid {
+        self.user_id
+    }
+}
+
 /// A session just opened or refreshed.
 #[derive(Clone, Debug)]
 pub struct Opened {
@@ -120,35 +143,55 @@ impl Sessions {
         })
     }
 
+    /// Whose session a refresh token is of. Spends nothing.
+    ///
+    /// # Errors
+    /// The token is of no session, or Redis could not be asked.
+    pub async fn holder(&self, token: &str) -> Result<HeldToken, RefreshError> {
+        let (session_id, family, secret) = parse_token(token).ok_or(RefreshError::Invalid)?;
+        let (user_id, known): (Option<String>, Option<String>) = redis::cmd("HMGET")
+            .arg(self.session_key(session_id))
+            .arg("user")
+            .arg("family")
+            .query_async(&mut self.redis.connection())
+            .await?;
+        let user_id = user_id.and_then(|id| Uuid::parse_str(&id).ok());
+        match user_id {
+            Some(user_id) if known == Some(hash(&family)) => Ok(HeldToken {
+                session_id,
+                user_id,
+                family,
+                secret,
+            }),
+            _ => Err(RefreshError::Invalid),
+        }
+    }
+
     /// Replaces a refresh token by the next one of its session.
     ///
     /// # Errors
     /// The token is not the session's newest, or Redis could not be asked.
-    pub async fn refresh(&self, token: &str, now: DateTime<Utc>) -> Result<Opened, RefreshError> {
-        let (session_id, family, secret) = parse_token(token).ok_or(RefreshError::Invalid)?;
+    pub async fn refresh(&self, held: HeldToken, now: DateTime<Utc>) -> Result<Opened, RefreshError> {
         let next = new_secret();
-        let (outcome, user_id): (String, String) = Script::new(ROTATE)
-            .key(self.session_key(session_id))
-            .arg(hash(&family))
-            .arg(hash(&secret))
+        let outcome: String = Script::new(ROTATE)
+            .key(self.session_key(held.session_id))
+            .key(self.user_key(held.user_id))
+            .arg(hash(&held.family))
+            .arg(hash(&held.secret))
             .arg(hash(&next))
             .arg(now.timestamp_micros())
             .arg(LIFETIME.num_seconds())
+            .arg(held.session_id.to_string())
             .invoke_async(&mut self.redis.connection())
             .await?;
-        let user_id = Uuid::parse_str(&user_id).map_err(|_| RefreshError::Invalid);
         match outcome.as_str() {
-            "rotated" => {
-                let user_id = user_id?;
-                self.touch(user_id, session_id, now).await?;
-                Ok(Opened {
-                    session_id,
-                    user_id,
-                    refresh_token: format_token(session_id, &family, &next),
-                })
-            }
+            "rotated" => Ok(Opened {
+                session_id: held.session_id,
+                user_id: held.user_id,
+                refresh_token: format_token(held.session_id, &held.family, &next),
+            }),
             "reused" => {
-                self.end(user_id?, session_id).await?;
+                self.end(held.user_id, held.session_id).await?;
                 Err(RefreshError::Reused)
             }
             _ => Err(RefreshError::Invalid),
@@ -225,23 +268,6 @@ impl Sessions {
         Ok(())
     }
 
-    /// Notes the use in the user's set, which lives as long as its newest session.
-    async fn touch(&self, user_id: Uuid, session_id: Uuid, now: DateTime<Utc>) -> Result<(), RedisError> {
-        let key = self.user_key(user_id);
-        redis::pipe()
-            .cmd("ZADD")
-            .arg(&key)
-            .arg(now.timestamp_micros())
-            .arg(session_id.to_string())
-            .ignore()
-            .cmd("EXPIRE")
-            .arg(&key)
-            .arg(LIFETIME.num_seconds())
-            .ignore()
-            .query_async(&mut self.redis.connection())
-            .await
-    }
-
     fn session_key(&self, session_id: Uuid) -> String {
         self.redis.key(&format!("session:{session_id}"))
     }
@@ -264,15 +290,16 @@ return {}
 ";
 
 // The first half of a token stays the same for the whole family and proves that it was once handed out; only then
-// can a token that is not the newest end the session. Knowing the session's id alone does nothing.
+// can a token that is not the newest end the session. Knowing the session's id alone does nothing. The user's set lives
+// as long as its newest session.
 const ROTATE: &str = r"
-local user = redis.call('HGET', KEYS[1], 'user')
-if not user then return {'unknown', ''} end
-if redis.call('HGET', KEYS[1], 'family') ~= ARGV[1] then return {'unknown', ''} end
-if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return {'reused', user} end
+if redis.call('HGET', KEYS[1], 'family') ~= ARGV[1] then return 'unknown' end
+if redis.call('HGET', KEYS[1], 'token') ~= ARGV[2] then return 'reused' end
 redis.call('HSET', KEYS[1], 'token', ARGV[3], 'used', ARGV[4])
 redis.call('EXPIRE', KEYS[1], ARGV[5])
-return {'rotated', user}
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[6])
+redis.call('EXPIRE', KEYS[2], ARGV[5])
+return 'rotated'
 ";
 
 const END: &str = r"

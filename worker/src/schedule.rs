@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use croner::Cron;
 use roost_shared::db::{Db, Tx};
-use roost_shared::jobs::catalogue::PruneOutbox;
+use roost_shared::jobs::catalogue::{CompleteStays, PruneOutbox};
 use tokio_util::sync::CancellationToken;
 
 /// A line of the table.
@@ -18,11 +18,18 @@ struct Entry {
     enqueue: fn(&mut Tx),
 }
 
-const TABLE: &[Entry] = &[Entry {
-    name: "outbox.prune",
-    expression: "17 * * * *",
-    enqueue: |tx| tx.enqueue(&PruneOutbox {}),
-}];
+const TABLE: &[Entry] = &[
+    Entry {
+        name: "outbox.prune",
+        expression: "17 * * * *",
+        enqueue: |tx| tx.enqueue(&PruneOutbox {}),
+    },
+    Entry {
+        name: "stays.complete",
+        expression: "41 * * * *",
+        enqueue: |tx| tx.enqueue(&CompleteStays {}),
+    },
+];
 
 /// Looks for ticks that are due every few seconds, until `stop`.
 pub(crate) async fn run(db: Db, stop: CancellationToken) {

@@ -138,23 +138,25 @@ impl AuthApi {
             let minute = Duration::from_secs(60);
             state.limiter.check(limit, &subject, count, minute).await?;
         }
-        let user = users::authenticate(
+        let authenticated = users::authenticate(
             state.db.pool(),
             &state.passwords,
             &credentials.email,
             credentials.password,
         )
         .await?
-        .ok_or_else(|| {
-            ApiError::unauthorized(
-                "invalid_credentials",
-                "The e-mail address or the password is not right.",
-                None,
-            )
-        })?;
+        .ok_or_else(wrong_credentials)?;
+        let user = &authenticated.user;
         let now = state.clock.now();
         let opened = state.sessions.open(user.id, &client.origin(), now).await?;
-        self.pair(&user, opened)
+        // Whoever changed the password meanwhile ended the sessions there were, and perhaps not this one.
+        let still = users::is_still_authentic(state.db.pool(), &authenticated).await;
+        if !matches!(still, Ok(true)) {
+            state.sessions.end(user.id, opened.session_id).await?;
+            still?;
+            return Err(wrong_credentials());
+        }
+        self.pair(user, opened)
     }
 
     /// Refresh the tokens of a session
@@ -164,11 +166,13 @@ impl AuthApi {
     #[oai(path = "/auth/refresh", method = "post", operation_id = "refresh_session")]
     async fn refresh(&self, body: JsonBody<RefreshRequest>) -> ApiResult<Json<TokenPair>> {
         let state = &self.0;
-        let opened = state.sessions.refresh(&body.refresh_token, state.clock.now()).await?;
-        let Some(user) = users::find(state.db.pool(), opened.user_id).await? else {
-            state.sessions.end(opened.user_id, opened.session_id).await?;
+        let held = state.sessions.holder(&body.refresh_token).await?;
+        // Before the token is spent: a client that is told to try again has nothing else to try with.
+        let Some(user) = users::find(state.db.pool(), held.user_id()).await? else {
+            state.sessions.end(held.user_id(), held.session_id()).await?;
             return Err(RefreshError::Invalid.into());
         };
+        let opened = state.sessions.refresh(held, state.clock.now()).await?;
         self.pair(&user, opened)
     }
 
@@ -265,6 +269,14 @@ impl AuthApi {
             session_id: opened.session_id,
         }))
     }
+}
+
+fn wrong_credentials() -> ApiError {
+    ApiError::unauthorized(
+        "invalid_credentials",
+        "The e-mail address or the password is not right.",
+        None,
+    )
 }
 
 fn view(session: Session, current: Uuid) -> SessionView {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Datelike, Utc};
+use futures::StreamExt;
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
@@ -20,6 +21,8 @@ use crate::state::AppState;
 use crate::validate::Checks;
 
 const LOCALE_MESSAGE: &str = "must be a BCP 47 tag such as en-GB";
+/// Properties that the fleet's caches are told of at a time.
+const MOST_AT_ONCE: usize = 16;
 
 /// Operations on accounts.
 pub struct UsersApi(pub AppState);
@@ -179,7 +182,7 @@ pub struct ProfilePatch {
     /// A BCP 47 tag
     #[oai(validator(min_length = 2, max_length = 35))]
     pub locale: Option<String>,
-    /// `host`: you may list properties, from the next access token on (`POST /auth/refresh`). There is no way back
+    /// `host`: you may list properties from now on. There is no way back
     pub role: Option<Role>,
 }
 
@@ -373,6 +376,7 @@ impl UsersApi {
         // First the sessions: a password that is changed while they live on would promise too much.
         state.sessions.end_others(user.id, Some(auth.session_id)).await?;
         tx.commit().await?;
+        self.end_late_sessions(user.id, Some(auth.session_id)).await;
         Ok(NoContent::Done)
     }
 }
@@ -402,11 +406,25 @@ impl UsersApi {
 
     async fn erase(&self, user_id: Uuid) -> ApiResult<NoContent> {
         let mut tx = self.0.db.begin().await?;
-        users::delete(&mut tx, user_id).await?;
+        let archived = users::delete(&mut tx, user_id).await?;
         // Before the commit: an account that is gone must have no session, and without Redis it stays.
         self.0.sessions.end_others(user_id, None).await?;
         tx.commit().await?;
+        self.end_late_sessions(user_id, None).await;
+        futures::stream::iter(archived)
+            .for_each_concurrent(MOST_AT_ONCE, |(property_id, version)| {
+                self.0.properties.changed(property_id, version)
+            })
+            .await;
         Ok(NoContent::Done)
+    }
+
+    /// Ends what was opened between the first ending of the sessions and the commit. Sign-ins that come later see the
+    /// commit themselves.
+    async fn end_late_sessions(&self, user_id: Uuid, kept: Option<Uuid>) {
+        if let Err(error) = self.0.sessions.end_others(user_id, kept).await {
+            tracing::warn!(%error, %user_id, "sessions opened at the same time not looked for");
+        }
     }
 }
 

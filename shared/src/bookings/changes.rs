@@ -11,6 +11,18 @@ use crate::payments;
 use crate::properties::stay::property_today;
 use crate::reviews;
 
+/// Refuses what belongs before or into the stay once its last day has come at the property.
+///
+/// # Errors
+/// [`BookingError::StayOver`].
+pub fn ensure_not_over(booking: &Booking, now: DateTime<Utc>) -> Result<(), BookingError> {
+    let bound = matches!(booking.state, BookingState::Confirmed | BookingState::CheckedIn);
+    if bound && property_today(now, booking.zone()) >= booking.check_out {
+        return Err(BookingError::StayOver(booking.check_out));
+    }
+    Ok(())
+}
+
 /// Guest or host calls it off; what comes back is what [`cancellation`] says at this instant.
 ///
 /// # Errors
@@ -28,6 +40,7 @@ pub async fn cancel(
             verb: "cancelled",
         });
     }
+    ensure_not_over(&booking, tx.now())?;
     let by_host = booking.host_id == user_id;
     let (state, actor) = if by_host {
         (BookingState::CancelledByHost, Actor::Host(user_id))
@@ -87,6 +100,7 @@ pub async fn check_in(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Bo
             verb: "checked in",
         });
     }
+    ensure_not_over(&booking, tx.now())?;
     if property_today(tx.now(), booking.zone()) < booking.check_in {
         return Err(BookingError::TooEarly(booking.check_in));
     }
@@ -158,6 +172,7 @@ pub async fn amend(
             verb: "changed",
         });
     }
+    ensure_not_over(&booking, tx.now())?;
     if let Some(guests) = amendment.guests {
         let max = sqlx::query_scalar!("SELECT max_guests FROM properties WHERE id = $1", booking.property_id)
             .fetch_one(tx.conn())

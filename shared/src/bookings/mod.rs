@@ -1,10 +1,12 @@
 //! Bookings: a request takes the nights, jobs take it to confirmed or release them, guest and host move it on.
 //!
 //! Each operation works within the caller's transaction and enqueues what follows from it: [`request`], then
-//! [`confirm`], [`approve`], [`decline`] or [`expire`], then [`check_in`], [`check_out`], [`amend`] or [`cancel`].
+//! [`confirm`], [`approve`], [`decline`] or [`expire`], then [`check_in`], [`check_out`], [`amend`] or [`cancel`],
+//! and at last [`complete_ended`].
 //! [`rules`] is pure, [`store`] reads rows. Whatever happens to a booking, refusals included, is noted on its timeline.
 
 mod changes;
+mod completion;
 mod decision;
 mod request;
 pub mod rules;
@@ -18,7 +20,8 @@ use crate::db::Tx;
 use crate::properties::pricing::PriceError;
 use crate::properties::stay::{Stay, StayRefusal};
 
-pub use changes::{Amendment, amend, cancel, cancellation, check_in, check_out};
+pub use changes::{Amendment, amend, cancel, cancellation, check_in, check_out, ensure_not_over};
+pub use completion::complete_ended;
 pub use decision::{approve, confirm, decline, expire};
 pub use request::{BookingRequest, Requested, request};
 pub use rules::{BookingState, RefundDecision};
@@ -72,6 +75,9 @@ pub enum BookingError {
     /// Not there, or not listed.
     #[error("there is no such property")]
     NoSuchProperty,
+    /// The guest's account was deleted.
+    #[error("the account was deleted")]
+    AccountDeleted,
     /// A host does not book their own property.
     #[error("you cannot book your own property")]
     OwnProperty,
@@ -95,6 +101,9 @@ pub enum BookingError {
         /// What was asked, as a participle.
         verb: &'static str,
     },
+    /// The day of departure has come: what was to happen during the stay cannot happen any more.
+    #[error("the stay ended on {0}")]
+    StayOver(NaiveDate),
     /// The day for it has not come.
     #[error("check-in is possible from {0}")]
     TooEarly(NaiveDate),

@@ -70,16 +70,20 @@ pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<Requested, 
         return Err(BookingError::DatesTaken(Some(taken)));
     }
     let (booking_id, payment_id) = (ids::new(now), ids::new(now));
-    sqlx::query!(
-        "WITH booking AS (
+    // An account that is being deleted is waited for, and books nothing once it is gone; the host's properties are
+    // archived by then.
+    let made = sqlx::query!(
+        "WITH guest AS (
+             SELECT id FROM users WHERE id = $3 AND deleted_at IS NULL FOR KEY SHARE),
+         booking AS (
              INSERT INTO bookings (id, property_id, guest_id, host_id, state, stay, guests, instant_book, cancellation_policy, time_zone,
                  check_in_from, check_out_by, currency, price_lines, total_minor, host_fee_minor, hold_expires_at, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, 'held', daterange($5, $6), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18)),
+             SELECT $1, $2, id, $4, 'held', daterange($5, $6), $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $18 FROM guest),
          payment AS (
              INSERT INTO payments (id, booking_id, guest_id, host_id, number, state, currency, amount_minor, payment_method, created_at, updated_at)
-             VALUES ($19, $1, $3, $4, 1, 'pending', $13, $15, $20, $18, $18))
+             SELECT $19, $1, id, $4, 1, 'pending', $13, $15, $20, $18, $18 FROM guest)
          INSERT INTO booking_events (booking_id, at, event, actor, actor_id, to_state, accepted)
-         VALUES ($1, $18, 'requested', 'guest', $3, 'held', true)",
+         SELECT $1, $18, 'requested', 'guest', id, 'held', true FROM guest",
         booking_id,
         request.property_id,
         request.guest_id,
@@ -107,6 +111,9 @@ pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<Requested, 
         Some("bookings_no_overlap") => BookingError::DatesTaken(None),
         _ => error.into(),
     })?;
+    if made.rows_affected() == 0 {
+        return Err(BookingError::AccountDeleted);
+    }
     tx.enqueue(&AuthorizePayment { payment_id });
     tx.enqueue_at(&ExpireHold { booking_id }, now + HOLD);
     tx.booking_changed(booking_id);

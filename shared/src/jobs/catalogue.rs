@@ -271,6 +271,16 @@ impl Job for WarmCache {
     }
 }
 
+/// Completes the stays that are over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CompleteStays {}
+
+impl Job for CompleteStays {
+    const KIND: &'static str = "stays.complete";
+    const QUEUE: Queue = Queue::Maintenance;
+    const TIMEOUT: Duration = Duration::from_secs(300);
+}
+
 /// Deletes finished jobs, old replies and spent tokens, a batch at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneOutbox {}

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::db::Tx;
 use crate::ids;
 use crate::jobs::catalogue::WarmCache;
+use crate::users::{self, Role};
 
 use pricing::PriceError;
 use quote::{Quote, QuoteKey};
@@ -41,6 +42,12 @@ pub enum PropertyError {
     /// Only the host may change a property.
     #[error("only the host of a property may change it")]
     NotYours,
+    /// Only hosts list properties.
+    #[error("only an account with the role host lists properties")]
+    NotAHost,
+    /// The account was deleted.
+    #[error("the account was deleted")]
+    AccountDeleted,
     /// Somebody changed it since the caller read it.
     #[error("the property was changed meanwhile: it is at version {current}")]
     VersionConflict {
@@ -69,8 +76,13 @@ pub enum PropertyError {
 /// Creates a property of `host_id`.
 ///
 /// # Errors
-/// [`PropertyError::Invalid`] or the database's.
+/// [`PropertyError::NotAHost`], [`PropertyError::AccountDeleted`], [`PropertyError::Invalid`] or the database's.
 pub async fn create(tx: &mut Tx, host_id: Uuid, details: PropertyDetails) -> Result<Property, PropertyError> {
+    match users::lock_role(tx, host_id).await? {
+        Some(Role::Host) => {}
+        Some(Role::Guest) => return Err(PropertyError::NotAHost),
+        None => return Err(PropertyError::AccountDeleted),
+    }
     let details = accepted(details)?;
     let now = tx.now();
     let property = Property {
@@ -277,25 +289,27 @@ pub async fn archive(
     changed(tx, property, done.rows_affected())
 }
 
-/// Takes everything of a host off the market, for one who leaves. Bookings of these properties wait until the
-/// transaction ends; ask for open ones after this, not before.
+/// Takes everything of a host off the market, for one who leaves; returns the ids, with the versions they are at now.
+/// Bookings of these properties wait until the transaction ends; ask for open ones after this, not before.
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn archive_all_of(tx: &mut Tx, host_id: Uuid) -> Result<(), sqlx::Error> {
+pub async fn archive_all_of(tx: &mut Tx, host_id: Uuid) -> Result<Vec<(Uuid, i32)>, sqlx::Error> {
     let now = tx.now();
-    let archived = sqlx::query_scalar!(
+    let archived = sqlx::query!(
         "UPDATE properties SET status = 'archived', version = version + 1, updated_at = $2
-         WHERE host_id = $1 AND status <> 'archived' RETURNING id",
+         WHERE host_id = $1 AND status <> 'archived' RETURNING id, version",
         host_id,
         now,
     )
     .fetch_all(tx.conn())
     .await?;
-    for property_id in archived {
-        tx.enqueue(&WarmCache { property_id });
+    for property in &archived {
+        tx.enqueue(&WarmCache {
+            property_id: property.id,
+        });
     }
-    Ok(())
+    Ok(archived.into_iter().map(|row| (row.id, row.version)).collect())
 }
 
 /// The property after a change of `rows` rows. The cache has to learn of it even if this process dies.

@@ -163,6 +163,14 @@ pub async fn register(tx: &mut Tx, new: NewUser) -> Result<User, UserError> {
     Ok(user)
 }
 
+/// Somebody who gave the right password.
+#[derive(Clone, Debug)]
+pub struct Authenticated {
+    /// The account.
+    pub user: User,
+    password_hash: String,
+}
+
 /// The user who signs in with this address and password. None for a wrong password and for an unknown address, after
 /// the same time.
 ///
@@ -173,15 +181,33 @@ pub async fn authenticate(
     passwords: &Passwords,
     email: &str,
     password: String,
-) -> Result<Option<User>, UserError> {
-    let (id, stored) = store::credentials(pool, &email.to_ascii_lowercase()).await?.unzip();
-    if !passwords.verify(password, stored).await? {
+) -> Result<Option<Authenticated>, UserError> {
+    let stored = store::credentials(pool, &email.to_ascii_lowercase()).await?;
+    let hash = stored.as_ref().map(|(_, hash)| hash.clone());
+    let right = passwords.verify(password, hash).await?;
+    let Some((id, password_hash)) = stored.filter(|_| right) else {
         return Ok(None);
-    }
-    match id {
-        Some(id) => Ok(store::find(pool, id).await?),
-        None => Ok(None),
-    }
+    };
+    let user = store::find(pool, id).await?;
+    Ok(user.map(|user| Authenticated { user, password_hash }))
+}
+
+/// Whether the password that was given is still the account's. Checking one takes long enough for the account to
+/// change its password or to be deleted meanwhile: ask once the session is open, so that one of the two sees the other.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn is_still_authentic(pool: &PgPool, authenticated: &Authenticated) -> Result<bool, sqlx::Error> {
+    let current = store::password_hash(pool, authenticated.user.id).await?;
+    Ok(current.is_some_and(|current| current == authenticated.password_hash))
+}
+
+/// The role of an account that has not been deleted, and will not be before the transaction ends.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn lock_role(tx: &mut Tx, id: Uuid) -> Result<Option<Role>, sqlx::Error> {
+    store::lock_role(tx.conn(), id).await
 }
 
 /// An account that has not been deleted.
@@ -265,22 +291,23 @@ pub async fn set_moderator(pool: &PgPool, email: &str, moderates: bool) -> Resul
     store::set_moderator(pool, &email.to_ascii_lowercase(), moderates).await
 }
 
-/// Erases what is personal and archives the user's properties. The row stays: bookings and the ledger refer to it.
+/// Erases what is personal and archives the user's properties, whose ids and versions are returned. The row stays:
+/// bookings and the ledger refer to it.
 ///
 /// # Errors
 /// [`UserError::OpenBookings`], [`UserError::NotFound`].
-pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<(), UserError> {
+pub async fn delete(tx: &mut Tx, id: Uuid) -> Result<Vec<(Uuid, i32)>, UserError> {
     let now = tx.now();
     if !store::lock(tx.conn(), id).await? {
         return Err(UserError::NotFound);
     }
     // From here on nobody books with them, so what is open is found.
-    properties::archive_all_of(tx, id).await?;
-    if store::has_open_bookings(tx.conn(), id).await? {
+    let archived = properties::archive_all_of(tx, id).await?;
+    if store::has_open_bookings(tx.conn(), id, now).await? {
         return Err(UserError::OpenBookings);
     }
     store::erase(tx.conn(), id, now).await?;
-    Ok(())
+    Ok(archived)
 }
 
 #[cfg(test)]

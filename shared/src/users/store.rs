@@ -1,6 +1,6 @@
 //! The users table.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
@@ -178,12 +178,35 @@ pub(super) async fn lock(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx
     Ok(row.is_some())
 }
 
-pub(super) async fn has_open_bookings(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> {
+/// The role of an account, which keeps it from being deleted until the transaction ends.
+pub(super) async fn lock_role(conn: &mut PgConnection, id: Uuid) -> Result<Option<Role>, sqlx::Error> {
+    let role: Option<String> = sqlx::query_scalar!(
+        "SELECT role FROM users WHERE id = $1 AND deleted_at IS NULL FOR KEY SHARE",
+        id
+    )
+    .fetch_optional(conn)
+    .await?;
+    role.map(|role| Role::by_name(&role).ok_or_else(|| sqlx::Error::Decode(format!("unknown role {role}").into())))
+        .transpose()
+}
+
+/// Where the day ends last: UTC-12.
+const LAST_ZONE: TimeDelta = TimeDelta::hours(12);
+
+/// Whether a payment is on its way or nights are still to come. A stay that is over wherever on earth it was is not
+/// open, whether or not anybody checked out.
+pub(super) async fn has_open_bookings(
+    conn: &mut PgConnection,
+    id: Uuid,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT 1 FROM bookings
                           WHERE (guest_id = $1 OR host_id = $1)
-                            AND state IN ('held', 'pending_approval', 'confirmed', 'checked_in')) AS "open!""#,
+                            AND (state IN ('held', 'pending_approval')
+                                 OR state IN ('confirmed', 'checked_in') AND upper(stay) > $2)) AS "open!""#,
         id,
+        (now - LAST_ZONE).date_naive(),
     )
     .fetch_one(conn)
     .await

@@ -2,6 +2,7 @@
 
 mod authorize_payment;
 mod capture_payment;
+mod complete_stays;
 mod confirm_booking;
 mod expire_hold;
 mod handle_stripe_event;
@@ -17,8 +18,8 @@ mod void_payment;
 mod warm_cache;
 
 use roost_shared::jobs::catalogue::{
-    AuthorizePayment, CapturePayment, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage, OpenReviews,
-    PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, SendMail, VoidPayment, WarmCache,
+    AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage,
+    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, SendMail, VoidPayment, WarmCache,
 };
 
 use crate::handler::Registry;
@@ -40,5 +41,6 @@ pub fn registry() -> Registry {
         .with::<NotifyOfMessage>()
         .with::<SendMail>()
         .with::<WarmCache>()
+        .with::<CompleteStays>()
         .with::<PruneOutbox>()
 }

@@ -100,9 +100,13 @@ async fn note_refusal(
 /// a request that was wrong in itself.
 fn is_noteworthy(error: &BookingError) -> bool {
     match error {
-        BookingError::WrongState { .. } | BookingError::TooEarly(_) | BookingError::NotYours(_) => true,
+        BookingError::WrongState { .. }
+        | BookingError::StayOver(_)
+        | BookingError::TooEarly(_)
+        | BookingError::NotYours(_) => true,
         BookingError::NoSuchBooking
         | BookingError::NoSuchProperty
+        | BookingError::AccountDeleted
         | BookingError::OwnProperty
         | BookingError::DatesTaken(_)
         | BookingError::StayRefused(_)

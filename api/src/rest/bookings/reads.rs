@@ -173,8 +173,10 @@ pub async fn cancellation_quote(
             verb: "cancelled",
         }));
     }
+    let now = state.clock.now();
+    bookings::ensure_not_over(&booking, now)?;
     let by_host = booking.host_id == user_id;
-    Ok(Json(CancellationQuote::new(&booking, by_host, state.clock.now())))
+    Ok(Json(CancellationQuote::new(&booking, by_host, now)))
 }
 
 /// Whether the user is the booking's guest or host.

@@ -16,6 +16,7 @@ impl From<BookingError> for ApiError {
         match error {
             BookingError::NoSuchBooking => Self::not_found("booking"),
             BookingError::NoSuchProperty => Self::not_found(NO_PROPERTY),
+            BookingError::AccountDeleted => Self::account_deleted(),
             BookingError::OwnProperty => Self::conflict("own_property", detail),
             BookingError::DatesTaken(conflict) => dates_taken(conflict),
             BookingError::StayRefused(refusals) => stay_refused(&refusals),
@@ -29,6 +30,7 @@ impl From<BookingError> for ApiError {
             BookingError::WrongState { state, .. } => {
                 Self::conflict("wrong_state", detail).with_member("state", json!(state.name()))
             }
+            BookingError::StayOver(_) => Self::conflict("stay_over", detail),
             BookingError::TooEarly(date) => Self::conflict("too_early", detail).with_member("from", json!(date)),
             BookingError::NotYours(_) => Self::forbidden(detail),
             BookingError::TooManyGuests(_) => Self::invalid(vec![FieldError::new("guests", error.to_string())]),

@@ -15,7 +15,6 @@ use poem_openapi::{ApiResponse, OpenApi};
 use roost_shared::properties::rules::Violation;
 use roost_shared::properties::search::Position;
 use roost_shared::properties::{self, Property, PropertyError, public_json};
-use roost_shared::users::Role;
 use uuid::Uuid;
 
 use self::search::SearchQuery;
@@ -50,11 +49,6 @@ impl PropertiesApi {
         idempotency: Idempotency,
         body: JsonBody<NewProperty>,
     ) -> ApiResult<Created<PropertyView>> {
-        if auth.role != Role::Host {
-            return Err(ApiError::forbidden(
-                "Only an account with the role host lists properties.",
-            ));
-        }
         let raw = body.raw().clone();
         let details = body.into_inner().into_details().map_err(PropertyError::Invalid)?;
         let mut work = match idempotency.begin(&self.0, &auth.scope(), &raw).await? {
@@ -270,6 +264,8 @@ impl From<PropertyError> for ApiError {
     fn from(error: PropertyError) -> Self {
         match error {
             PropertyError::NoSuchProperty => Self::not_found("property"),
+            PropertyError::NotAHost => Self::forbidden("Only an account with the role host lists properties."),
+            PropertyError::AccountDeleted => Self::account_deleted(),
             PropertyError::NotYours => Self::forbidden("Only the host of a property may change it."),
             PropertyError::VersionConflict { current } => Self::precondition_failed(format!(
                 "The property was changed meanwhile: it is at version {current}. Read it again."

@@ -1,10 +1,16 @@
 //! The command line of `roost-api`: its options, each also an environment variable, and its subcommands.
 
+use std::io::IsTerminal;
+
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 use poem::http::HeaderName;
 use roost_shared::clock::Clock;
 use roost_shared::config::{ConfigError, DatabaseArgs, LogArgs, PublicUrlArgs, RedisArgs, Secret};
+use roost_shared::db::Db;
+use roost_shared::jobs::Publisher;
+use roost_shared::operators::{self, NewOperator, Role, SHORTEST_PASSWORD};
+use roost_shared::users::Passwords;
 use roost_shared::{db, telemetry, users};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -37,8 +43,30 @@ enum Command {
         /// The account's address
         email: String,
     },
+    /// Operators of the job dashboard
+    #[command(subcommand)]
+    Ops(OpsCommand),
     /// Exit 0 if the API at --listen answers /healthz within 3 s, 1 if not: for containers
     Healthcheck,
+}
+
+#[derive(Debug, Subcommand)]
+enum OpsCommand {
+    /// Make an operator who may do everything; the password is asked for, or is the first line of standard input
+    CreateAdmin {
+        /// E-mail address to sign in with
+        #[arg(long)]
+        email: String,
+    },
+    /// Make an operator with a role
+    Create {
+        /// E-mail address to sign in with
+        #[arg(long)]
+        email: String,
+        /// What they may do
+        #[arg(long, value_enum)]
+        role: Role,
+    },
 }
 
 /// Options of the server.
@@ -56,6 +84,10 @@ pub struct ServeArgs {
         default_value = "127.0.0.1:9090"
     )]
     metrics_listen: String,
+
+    /// Address and port of the job dashboard at /ops, or `off`; put HTTPS before it when it leaves this machine
+    #[arg(long, env = "OPS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9092")]
+    ops_listen: String,
 
     #[command(flatten)]
     public_url: PublicUrlArgs,
@@ -134,6 +166,13 @@ impl Cli {
                 set_moderator(&self.serve.database.connect()?, &email, false).await
             }
             Some(Command::Openapi) => print_document(self.serve.public_url.public_url),
+            Some(Command::Ops(command)) => {
+                let (email, role) = match command {
+                    OpsCommand::CreateAdmin { email } => (email, Role::Admin),
+                    OpsCommand::Create { email, role } => (email, role),
+                };
+                self.serve.create_operator(&email, role).await
+            }
             Some(Command::Healthcheck) => healthcheck(&self.serve.listen).await,
         }
     }
@@ -174,11 +213,25 @@ impl ServeArgs {
         };
         let pool = config.pool.clone();
         let metrics = server::start_metrics(pool.clone(), &self.metrics_listen).await?;
-        let api = server::start(AppState::new(config)?, &self.listen).await?;
-        tracing::info!(api = %api.address(), metrics = %metrics.address(), "serving");
+        let state = AppState::new(config)?;
+        let ops = if self.ops_listen == "off" {
+            None
+        } else {
+            Some(server::start_ops(state.clone(), &self.ops_listen).await?)
+        };
+        let api = server::start(state, &self.listen).await?;
+        tracing::info!(
+            api = %api.address(),
+            metrics = %metrics.address(),
+            ops = ops.as_ref().map_or_else(|| "off".to_owned(), |ops| ops.address().to_string()),
+            "serving"
+        );
         wait_for_signal().await?;
         tracing::info!("stopping");
         api.stop().await?;
+        if let Some(ops) = ops {
+            ops.stop().await?;
+        }
         metrics.stop().await?;
         pool.close().await;
         Ok(())
@@ -190,6 +243,28 @@ async fn set_moderator(pool: &sqlx::PgPool, email: &str, moderates: bool) -> any
         bail!("no account has the address {email}");
     }
     Ok(())
+}
+
+impl ServeArgs {
+    async fn create_operator(&self, email: &str, role: Role) -> anyhow::Result<()> {
+        if std::io::stdin().is_terminal() {
+            eprintln!("Password for {email}, {SHORTEST_PASSWORD} characters or more (it is shown as you type):");
+        }
+        let mut password = String::new();
+        std::io::stdin()
+            .read_line(&mut password)
+            .context("reading the password")?;
+        let password = password.trim_end_matches(['\r', '\n']).to_owned();
+        let new = NewOperator::new(&Passwords::new()?, email, password, role).await?;
+        let (pool, redis) = (self.database.connect()?, self.redis.connect()?);
+        let db = Db::new(pool.clone(), Publisher::spawn(pool, &redis)?, Clock::default());
+        let mut tx = db.begin().await?;
+        let by = format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()));
+        let operator = operators::create(&mut tx, new, &by).await?;
+        tx.commit().await?;
+        println!("{} may sign in as {}", operator.email, operator.role.name());
+        Ok(())
+    }
 }
 
 async fn wait_for_signal() -> anyhow::Result<()> {

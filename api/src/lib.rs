@@ -14,6 +14,7 @@ pub mod etag;
 pub mod idempotency;
 pub mod middleware;
 pub mod openapi;
+pub mod ops;
 pub mod page;
 pub mod prefer;
 pub mod problem;

@@ -52,6 +52,15 @@ pub async fn start(state: AppState, listen: &str) -> anyhow::Result<Running> {
     run(crate::app(state)?, listen, "api", stopping).await
 }
 
+/// Serves the job dashboard at `listen`.
+///
+/// # Errors
+/// The address is taken or is none.
+pub async fn start_ops(state: AppState, listen: &str) -> anyhow::Result<Running> {
+    let stopping = state.stopping.clone();
+    run(crate::ops::app(state)?, listen, "ops", stopping).await
+}
+
 /// Serves `/metrics` at `listen`, for Prometheus.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ mod leaving;
 mod mail;
 mod mailbox;
 mod messages;
+mod ops;
 mod payments;
 mod properties;
 mod property_cache;

@@ -11,6 +11,7 @@ mod error;
 mod handler;
 pub mod jobs;
 mod observe;
+mod presence;
 mod queue;
 mod relay;
 pub mod schedule;
@@ -87,6 +88,13 @@ impl Worker {
             ));
         }
         consumers.spawn(relay::run(Arc::clone(&engine), redis, stop.clone()));
+        consumers.spawn(presence::run(
+            db.pool().clone(),
+            owner,
+            queues.to_vec(),
+            concurrency,
+            stop.clone(),
+        ));
         consumers.spawn(schedule::run(db, stop.clone()));
         consumers.close();
         Self {

@@ -290,3 +290,20 @@ impl Job for PruneOutbox {
     const QUEUE: Queue = Queue::Maintenance;
     const TIMEOUT: Duration = Duration::from_secs(300);
 }
+
+/// Works off an operator's action on all jobs that match a filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunBulkAction {
+    /// The action.
+    pub action_id: Uuid,
+}
+
+impl Job for RunBulkAction {
+    const KIND: &'static str = "ops.bulk";
+    const QUEUE: Queue = Queue::Maintenance;
+    const TIMEOUT: Duration = Duration::from_secs(300);
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.action_id))
+    }
+}

@@ -2,13 +2,23 @@
 //!
 //! Postgres holds the truth about every job; Redis carries ids to the workers. [`Job`] is implemented by each
 //! payload of the [`catalogue`]; [`crate::db::Tx::enqueue`] writes it in the transaction of the work that wants it.
+//!
+//! For operators: [`overview`], [`list`], [`inspect`] and [`recorder`] read, [`actions`] and [`bulk`] change.
 
+pub mod actions;
+pub mod bulk;
 pub mod catalogue;
 pub mod effects;
 mod insert;
+pub mod inspect;
+pub mod kinds;
 mod lease;
+pub mod list;
 mod outcome;
+mod outlook;
+pub mod overview;
 mod publish;
+pub mod recorder;
 pub mod relay;
 mod transport;
 
@@ -20,6 +30,7 @@ use serde::de::DeserializeOwned;
 pub(crate) use insert::{NewJob, insert};
 pub use lease::{ClaimedJob, LEASE, Lease, LeaseError, Renewed, Settlement, claim, hand_back, reap, renew, settle};
 pub use outcome::{FinishedEffect, Outcome, backoff};
+pub use outlook::{Outlook, Tone};
 pub use publish::{JobRef, Publisher};
 pub use transport::{MAX_DEPTH, Transport, ids_of};
 

@@ -146,6 +146,7 @@ impl Machine {
         command
             .env("API_LISTEN", address.to_string())
             .env("METRICS_LISTEN", metrics.to_string())
+            .env("OPS_LISTEN", "off")
             .env("JWT_SECRET", &self.jwt_secret)
             .env("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET)
             .env("LOGINS_PER_MINUTE", "0");

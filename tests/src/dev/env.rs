@@ -9,7 +9,7 @@ use crate::services::write_private;
 /// An account of the demo data, password included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DemoLogin {
-    /// `guest` or `host`.
+    /// `guest`, `host` or `operator`.
     pub role: String,
     pub email: String,
     pub password: String,
@@ -19,6 +19,8 @@ pub struct DemoLogin {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunEnv {
     pub api_url: String,
+    /// The job dashboard; none when `OPS_LISTEN` was `off`.
+    pub ops_url: Option<String>,
     /// The API's Prometheus metrics.
     pub metrics_url: String,
     /// The worker's.
@@ -35,11 +37,14 @@ pub struct RunEnv {
 impl RunEnv {
     /// `KEY=VALUE` lines; the first login of each role is `DEMO_GUEST_EMAIL`, `DEMO_GUEST_PASSWORD` and so on.
     fn lines(&self) -> Vec<(String, &str)> {
-        let mut lines = vec![
-            ("API_URL".to_owned(), self.api_url.as_str()),
-            ("METRICS_URL".to_owned(), &self.metrics_url),
-            ("WORKER_METRICS_URL".to_owned(), &self.worker_metrics_url),
-        ];
+        let mut lines = vec![("API_URL".to_owned(), self.api_url.as_str())];
+        if let Some(url) = &self.ops_url {
+            lines.push(("OPS_URL".to_owned(), url));
+        }
+        lines.extend([
+            ("METRICS_URL".to_owned(), self.metrics_url.as_str()),
+            ("WORKER_METRICS_URL".to_owned(), self.worker_metrics_url.as_str()),
+        ]);
         if let Some(url) = &self.mailbox_url {
             lines.push(("MAILBOX_URL".to_owned(), url));
         }
@@ -82,7 +87,7 @@ impl RunEnv {
         };
         let need = |key: &str| find(key).with_context(|| format!("{key} is missing"));
         let mut logins = Vec::new();
-        for role in ["guest", "host"] {
+        for role in ["guest", "host", "operator"] {
             let upper = role.to_uppercase();
             let (email, password) = (
                 find(&format!("DEMO_{upper}_EMAIL")),
@@ -98,6 +103,7 @@ impl RunEnv {
         }
         Ok(Self {
             api_url: need("API_URL")?,
+            ops_url: find("OPS_URL"),
             metrics_url: need("METRICS_URL")?,
             worker_metrics_url: need("WORKER_METRICS_URL")?,
             mailbox_url: find("MAILBOX_URL"),
@@ -132,13 +138,14 @@ mod tests {
         };
         let env = RunEnv {
             api_url: "http://127.0.0.1:8080".to_owned(),
+            ops_url: Some("http://127.0.0.1:9092/ops".to_owned()),
             metrics_url: "http://127.0.0.1:9090/metrics".to_owned(),
             worker_metrics_url: "http://127.0.0.1:9091/metrics".to_owned(),
             mailbox_url: None,
             stripe_api_base: Some("http://127.0.0.1:12111/".to_owned()),
             database_url: "postgres://roost:secret@db.example.com/roost?sslmode=require&application_name=x".to_owned(),
             redis_url: "redis://:secret@127.0.0.1:6379/0".to_owned(),
-            logins: vec![login("guest"), login("host")],
+            logins: vec![login("guest"), login("host"), login("operator")],
         };
         let text: String = env
             .lines()

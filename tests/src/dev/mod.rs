@@ -3,6 +3,7 @@
 mod alongside;
 mod earlier;
 mod env;
+mod operator;
 mod run;
 mod secrets;
 mod stack;

@@ -10,7 +10,9 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::{
-    RunEnv, StopSignals, remind_sandbox,
+    RunEnv, StopSignals,
+    operator::demo_operator,
+    remind_sandbox,
     secrets::Secrets,
     stack::{Stack, listen_address},
 };
@@ -112,6 +114,7 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
     let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let api = listen_address("API_LISTEN", 8080)?;
     let api_metrics = listen_address("METRICS_LISTEN", 9090)?;
+    let ops = listen_address("OPS_LISTEN", 9092)?;
     let worker_metrics = format!("127.0.0.1:{}", free_port(Some(9091))?);
     let api_url = given("PUBLIC_URL").unwrap_or_else(|| format!("http://{api}"));
     let webhook_secret = given("STRIPE_WEBHOOK_SECRET").unwrap_or(secrets.stripe_webhook);
@@ -166,6 +169,7 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
     server
         .env("API_LISTEN", &api)
         .env("METRICS_LISTEN", &api_metrics)
+        .env("OPS_LISTEN", &ops)
         .env("PUBLIC_URL", &api_url)
         .env("JWT_SECRET", given("JWT_SECRET").unwrap_or(secrets.jwt))
         .env("STRIPE_WEBHOOK_SECRET", &webhook_secret);
@@ -175,23 +179,31 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
         .wait_ok("worker", &format!("http://{worker_metrics}/healthz"))
         .await?;
 
+    let mut logins = seeded.logins.clone();
+    if !logins.is_empty() {
+        logins.push(demo_operator(stack.services().database_url()).await?);
+    }
     Ok(RunEnv {
         api_url: format!("http://{api}"),
+        ops_url: (ops != "off").then(|| format!("http://{ops}/ops")),
         metrics_url: format!("http://{api_metrics}/metrics"),
         worker_metrics_url: format!("http://{worker_metrics}/metrics"),
         mailbox_url,
         stripe_api_base,
         database_url: stack.services().database_url().to_owned(),
         redis_url: stack.services().redis_url().to_owned(),
-        logins: seeded.logins.clone(),
+        logins,
     })
 }
 
 fn print_addresses(env: &RunEnv, begun: Instant, env_file: &Path, out: &mut impl Write) -> Result<()> {
     let api = &env.api_url;
     writeln!(out, "\nRoost is up, {} after the start.\n", ms(begun.elapsed()))?;
-    let mut line = |name: &str, value: &str| writeln!(out, "  {name:<14}{value}");
+    let mut line = |name: &str, value: &str| writeln!(out, "  {name:<15}{value}");
     line("API docs", &format!("{api}/docs"))?;
+    if let Some(url) = &env.ops_url {
+        line("job dashboard", url)?;
+    }
     line("health", &format!("{api}/healthz  {api}/readyz"))?;
     line("metrics", &format!("{}  {}", env.metrics_url, env.worker_metrics_url))?;
     match &env.mailbox_url {

@@ -12,6 +12,7 @@ mod prune_outbox;
 mod publish_reviews;
 mod refund_payment;
 mod remind_reviewers;
+mod run_bulk_action;
 mod send_mail;
 mod stripe_call;
 mod void_payment;
@@ -19,7 +20,8 @@ mod warm_cache;
 
 use roost_shared::jobs::catalogue::{
     AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage,
-    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, SendMail, VoidPayment, WarmCache,
+    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, VoidPayment,
+    WarmCache,
 };
 
 use crate::handler::Registry;
@@ -43,4 +45,5 @@ pub fn registry() -> Registry {
         .with::<WarmCache>()
         .with::<CompleteStays>()
         .with::<PruneOutbox>()
+        .with::<RunBulkAction>()
 }

@@ -1,0 +1,335 @@
+//! Who may see the dashboard: signing in and out, the session behind a cookie, and the token that every form carries.
+
+use std::time::Duration;
+
+use askama::Template;
+use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
+use poem::web::{Data, Html};
+use poem::{FromRequest, IntoResponse, Request, RequestBody, Response, handler};
+use roost_shared::operators::audit::{self, Entry};
+use roost_shared::operators::sessions::{self, Session};
+use roost_shared::operators::{self, Operator, Role};
+
+use super::assets;
+use super::fault::Fault;
+use super::params::{Form, Params};
+use super::shell::{Shell, html};
+use crate::client::Client;
+use crate::state::AppState;
+
+/// The cookie's name.
+pub const COOKIE: &str = "roost_ops";
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A signed-in operator.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    session: Session,
+    token: String,
+}
+
+impl Signed {
+    /// Who.
+    #[must_use]
+    pub fn operator(&self) -> &Operator {
+        &self.session.operator
+    }
+
+    /// The token of their forms.
+    #[must_use]
+    pub fn csrf(&self) -> &str {
+        &self.session.csrf
+    }
+
+    /// Refuses an operator with less than this role.
+    ///
+    /// # Errors
+    /// [`Fault::Forbidden`].
+    pub fn require(&self, role: Role) -> Result<(), Fault> {
+        if self.operator().role >= role {
+            Ok(())
+        } else {
+            Err(Fault::Forbidden(format!(
+                "This takes the role {}, and you are {}.",
+                role.name(),
+                self.operator().role.name()
+            )))
+        }
+    }
+
+    async fn of(state: &AppState, token: &str, touch: bool) -> Result<Self, Fault> {
+        let now = state.clock.now();
+        let session = sessions::find(state.db.pool(), token, now)
+            .await?
+            .ok_or(Fault::SignIn)?;
+        if touch {
+            sessions::touch(state.db.pool(), token, &session, now).await?;
+        }
+        Ok(Self {
+            session,
+            token: token.to_owned(),
+        })
+    }
+
+    /// By the bearer token of a request to the JSON API, or by the cookie.
+    ///
+    /// # Errors
+    /// [`Fault::SignIn`].
+    pub async fn of_request(request: &Request) -> Result<(Self, bool), Fault> {
+        let state = request
+            .data::<AppState>()
+            .ok_or_else(|| Fault::internal("the dashboard has no state"))?;
+        let bearer = request
+            .header(header::AUTHORIZATION)
+            .and_then(|value| value.strip_prefix("Bearer "));
+        if let Some(token) = bearer {
+            return Ok((Self::of(state, token, true).await?, false));
+        }
+        let token = cookie(request.headers()).ok_or(Fault::SignIn)?;
+        // A page that keeps itself fresh is nobody at work.
+        let touch = request.uri().path() != "/ops/live";
+        Ok((Self::of(state, token, touch).await?, true))
+    }
+}
+
+impl<'a> FromRequest<'a> for Signed {
+    async fn from_request(request: &'a Request, _: &mut RequestBody) -> poem::Result<Self> {
+        Ok(Self::of_request(request).await?.0)
+    }
+}
+
+/// A form of a signed-in operator that came from one of our pages.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Who.
+    pub signed: Signed,
+    /// What they wrote.
+    pub form: Params,
+}
+
+impl Submission {
+    /// The reason, if one was given.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.form.get("reason")
+    }
+}
+
+impl<'a> FromRequest<'a> for Submission {
+    async fn from_request(request: &'a Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let (signed, _) = Signed::of_request(request).await?;
+        let Form(form) = Form::from_request(request, body).await?;
+        same_origin(request.headers())?;
+        let given = form
+            .get("csrf")
+            .or_else(|| request.header("x-csrf-token"))
+            .unwrap_or_default();
+        if !equal(given, signed.csrf()) {
+            return Err(
+                Fault::Forbidden("The form is of another session: go back, reload, and try again.".to_owned()).into(),
+            );
+        }
+        Ok(Self { signed, form })
+    }
+}
+
+/// In the same time wherever they differ.
+fn equal(left: &str, right: &str) -> bool {
+    left.len() == right.len()
+        && left
+            .bytes()
+            .zip(right.bytes())
+            .fold(0, |difference, (left, right)| difference | (left ^ right))
+            == 0
+}
+
+/// Refuses what a browser says came from another site.
+pub(super) fn same_origin(headers: &HeaderMap) -> Result<(), Fault> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let site_ok = text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
+    let origin_ok = text("origin").is_none_or(|origin| {
+        let host = origin.split_once("://").map(|(_, host)| host);
+        host.is_some() && host == text("host")
+    });
+    if site_ok && origin_ok {
+        Ok(())
+    } else {
+        Err(Fault::Forbidden("The form came from another site.".to_owned()))
+    }
+}
+
+pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
+    headers
+        .get_all(header::COOKIE)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'))
+        .find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+}
+
+/// The cookie is for our own pages only, and no script reads it. Behind HTTPS it never leaves it.
+fn set_cookie(state: &AppState, token: &str, seconds: i64) -> Result<HeaderValue, Fault> {
+    let secure = if state.settings.public_url.starts_with("https://") {
+        "; Secure"
+    } else {
+        ""
+    };
+    HeaderValue::try_from(format!(
+        "{COOKIE}={token}; Path=/ops; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+    ))
+    .map_err(Fault::internal)
+}
+
+fn to(location: &str) -> Response {
+    Response::builder()
+        .status(StatusCode::SEE_OTHER)
+        .header(header::LOCATION, location)
+        .finish()
+}
+
+#[derive(Template)]
+#[template(path = "ops/login.html")]
+struct LoginPage {
+    assets: &'static str,
+    email: String,
+    refusal: Option<&'static str>,
+}
+
+#[handler]
+pub async fn login_page(request: &Request) -> Result<Response, Fault> {
+    if Signed::of_request(request).await.is_ok() {
+        return Ok(to("/ops"));
+    }
+    let page = LoginPage {
+        assets: assets::BASE,
+        email: String::new(),
+        refusal: None,
+    };
+    Ok(Html(page.render()?).into_response())
+}
+
+/// Counts a try and refuses one too many: per account and address, and ten times as many for either alone.
+pub(super) async fn limit(state: &AppState, client: &Client, email: &str) -> Result<(), Fault> {
+    let often = state.settings.logins_per_minute;
+    for (action, subject, most) in [
+        ("ops-login", format!("{} {email}", client.ip), often),
+        ("ops-login-address", client.ip.clone(), often.saturating_mul(10)),
+        ("ops-login-account", email.to_owned(), often.saturating_mul(10)),
+    ] {
+        let counted = state.limiter.check(action, &subject, most, MINUTE).await;
+        counted.map_err(|_| Fault::TooMany(MINUTE.as_secs()))?;
+    }
+    Ok(())
+}
+
+/// Opens a session for the right e-mail address, password and code; none for any other.
+pub(super) async fn sign_in(
+    state: &AppState,
+    client: &Client,
+    email: &str,
+    password: &str,
+    code: &str,
+) -> Result<Option<(Operator, sessions::Opened)>, Fault> {
+    let email = email.trim().to_ascii_lowercase();
+    limit(state, client, &email).await?;
+    let operator = operators::authenticate(
+        state.db.pool(),
+        &state.passwords,
+        &email,
+        password.to_owned(),
+        code,
+        state.clock.now(),
+    )
+    .await?;
+    let Some(operator) = operator else {
+        metrics::counter!("roost_ops_sign_ins_refused_total").increment(1);
+        tracing::warn!(ip = client.ip, "an operator's sign-in was refused");
+        return Ok(None);
+    };
+    let mut tx = state.db.begin().await?;
+    let opened = sessions::open(&mut tx, &operator).await?;
+    let from = serde_json::json!({ "ip": client.ip });
+    audit::append(
+        &mut tx,
+        Entry::new(&operator.email, "operator.sign_in", &operator.email).after(from),
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(Some((operator, opened)))
+}
+
+#[handler]
+pub async fn login(
+    state: Data<&AppState>,
+    client: Client,
+    request: &Request,
+    Form(form): Form,
+) -> Result<Response, Fault> {
+    same_origin(request.headers())?;
+    let email = form.get("email").unwrap_or_default();
+    // As it was typed: spaces at its ends belong to a password.
+    let password = form.all("password").next().unwrap_or_default();
+    let code = form.get("code").unwrap_or_default();
+    match sign_in(&state, &client, email, password, code).await? {
+        Some((_, opened)) => {
+            let mut reply = to("/ops");
+            reply.headers_mut().insert(
+                header::SET_COOKIE,
+                set_cookie(&state, &opened.token, sessions::LONGEST.num_seconds())?,
+            );
+            Ok(reply)
+        }
+        None => {
+            let page = LoginPage {
+                assets: assets::BASE,
+                email: email.to_owned(),
+                refusal: Some("The e-mail address, the password or the code is not right."),
+            };
+            Ok(Html(page.render()?)
+                .with_status(StatusCode::UNAUTHORIZED)
+                .into_response())
+        }
+    }
+}
+
+#[handler]
+pub async fn logout(state: Data<&AppState>, submission: Submission) -> Result<Response, Fault> {
+    sessions::end(state.db.pool(), &submission.signed.token).await?;
+    let mut reply = to("/ops/login");
+    reply
+        .headers_mut()
+        .insert(header::SET_COOKIE, set_cookie(&state, "", 0)?);
+    Ok(reply)
+}
+
+#[derive(Template)]
+#[template(path = "ops/account.html")]
+struct AccountPage {
+    shell: Shell,
+    enrolment: Option<operators::Enrolment>,
+}
+
+#[handler]
+pub async fn account_page(state: Data<&AppState>, signed: Signed) -> Result<Response, Fault> {
+    let enrolment = if signed.operator().has_totp {
+        None
+    } else {
+        let mut tx = state.db.begin().await?;
+        let enrolment = operators::begin_totp(&mut tx, signed.operator()).await?;
+        tx.commit().await?;
+        Some(enrolment)
+    };
+    html(&AccountPage {
+        shell: Shell::new(&signed, "account", "Your account"),
+        enrolment,
+    })
+}
+
+#[handler]
+pub async fn confirm_totp(state: Data<&AppState>, submission: Submission) -> Result<Response, Fault> {
+    let code = submission.form.get("code").unwrap_or_default();
+    let mut tx = state.db.begin().await?;
+    operators::confirm_totp(&mut tx, submission.signed.operator(), code).await?;
+    tx.commit().await?;
+    Ok(to("/ops/account"))
+}

@@ -1,0 +1,131 @@
+//! The buttons: each takes a form, has the rule in `roost_shared` decide, and goes back with what it came to.
+
+use poem::http::{StatusCode, header};
+use poem::web::{Data, Path};
+use poem::{Response, handler};
+use roost_shared::jobs::actions::{self, By, JobAction};
+use roost_shared::operators::Role;
+use uuid::Uuid;
+
+use super::access::Submission;
+use super::fault::Fault;
+use crate::state::AppState;
+
+/// The least role for an action on a job.
+#[must_use]
+pub fn role_for(action: JobAction) -> Role {
+    match action {
+        JobAction::Retry | JobAction::RunNow | JobAction::Cancel => Role::Operator,
+        JobAction::Delete => Role::Admin,
+    }
+}
+
+/// Goes to a page with a word about what was done.
+pub(super) fn back(path: &str, notice: &str) -> Response {
+    let notice: String = form_urlencoded::byte_serialize(notice.as_bytes()).collect();
+    Response::builder()
+        .status(StatusCode::SEE_OTHER)
+        .header(header::LOCATION, format!("{path}?notice={notice}"))
+        .finish()
+}
+
+fn job_id(text: &str) -> Result<Uuid, Fault> {
+    text.parse().map_err(|_| Fault::NotFound("job"))
+}
+
+/// What is said after an action.
+fn told(action: JobAction, state: &str) -> &'static str {
+    match (action, state) {
+        (JobAction::Retry | JobAction::RunNow, _) => "Queued: it runs as soon as a worker takes it.",
+        (JobAction::Cancel, "running") => "Asked the worker to stop it, which takes a few seconds.",
+        (JobAction::Cancel, _) => "Cancelled.",
+        (JobAction::Delete, _) => "Deleted. Its effects and the audit log stay.",
+    }
+}
+
+#[handler]
+pub async fn act(
+    state: Data<&AppState>,
+    Path((id, action)): Path<(String, String)>,
+    submission: Submission,
+) -> Result<Response, Fault> {
+    let action = JobAction::by_name(&action).ok_or(Fault::NotFound("action"))?;
+    submission.signed.require(role_for(action))?;
+    let id = job_id(&id)?;
+    let by = By {
+        actor: &submission.signed.operator().email,
+        reason: submission.reason(),
+    };
+    let mut tx = state.db.begin().await?;
+    let now = actions::act(&mut tx, id, action, by).await?;
+    tx.commit().await?;
+    let path = if action == JobAction::Delete {
+        "/ops/jobs".to_owned()
+    } else {
+        format!("/ops/jobs/{id}")
+    };
+    Ok(back(&path, told(action, &now)))
+}
+
+#[handler]
+pub async fn edit(state: Data<&AppState>, Path(id): Path<String>, submission: Submission) -> Result<Response, Fault> {
+    submission.signed.require(Role::Admin)?;
+    let id = job_id(&id)?;
+    let text = submission.form.get("args").unwrap_or_default();
+    let args = serde_json::from_str(text).map_err(|error| Fault::Bad(format!("The arguments are no JSON: {error}")))?;
+    let by = By {
+        actor: &submission.signed.operator().email,
+        reason: submission.reason(),
+    };
+    let mut tx = state.db.begin().await?;
+    actions::edit_args(&mut tx, id, &args, by).await?;
+    tx.commit().await?;
+    Ok(back(
+        &format!("/ops/jobs/{id}"),
+        "Arguments replaced; the audit log keeps the old ones.",
+    ))
+}
+
+#[handler]
+pub async fn queue(
+    state: Data<&AppState>,
+    Path((name, action)): Path<(String, String)>,
+    submission: Submission,
+) -> Result<Response, Fault> {
+    submission.signed.require(Role::Operator)?;
+    let paused = match action.as_str() {
+        "pause" => true,
+        "resume" => false,
+        _ => return Err(Fault::NotFound("action")),
+    };
+    let by = By {
+        actor: &submission.signed.operator().email,
+        reason: submission.reason(),
+    };
+    let mut tx = state.db.begin().await?;
+    actions::set_paused(&mut tx, &name, paused, by).await?;
+    tx.commit().await?;
+    let word = if paused {
+        "Paused: workers stop taking its jobs within two seconds."
+    } else {
+        "Resumed: workers take its jobs again within two seconds."
+    };
+    Ok(back("/ops/queues", word))
+}
+
+#[handler]
+pub async fn schedule(
+    state: Data<&AppState>,
+    Path(name): Path<String>,
+    submission: Submission,
+) -> Result<Response, Fault> {
+    submission.signed.require(Role::Operator)?;
+    let by = By {
+        actor: &submission.signed.operator().email,
+        reason: submission.reason(),
+    };
+    let mut tx = state.db.begin().await?;
+    actions::run_schedule(&mut tx, &name, by).await?;
+    tx.commit().await?;
+    Ok(back("/ops/schedules", "It fires within five seconds, once."))
+}

@@ -1,0 +1,114 @@
+//! A job filter as a URL holds it: `state=dead&state=quarantined&kind=payment.capture&since=1h&q=declined`.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use roost_shared::jobs::list::JobFilter;
+
+use super::fault::Fault;
+use super::params::Params;
+
+/// Spans that the list offers.
+pub const SINCE: [(&str, &str); 5] = [
+    ("15m", "15 minutes"),
+    ("1h", "hour"),
+    ("6h", "6 hours"),
+    ("1d", "day"),
+    ("7d", "7 days"),
+];
+
+fn since(text: &str) -> Option<TimeDelta> {
+    match text {
+        "15m" => Some(TimeDelta::minutes(15)),
+        "1h" => Some(TimeDelta::hours(1)),
+        "6h" => Some(TimeDelta::hours(6)),
+        "1d" => Some(TimeDelta::days(1)),
+        "7d" => Some(TimeDelta::days(7)),
+        _ => None,
+    }
+}
+
+/// Reads and checks a filter.
+///
+/// # Errors
+/// A value that makes no sense.
+pub fn read(params: &Params, now: DateTime<Utc>) -> Result<JobFilter, Fault> {
+    let text = |name: &str| params.get(name).map(str::to_owned);
+    let mut filter = JobFilter {
+        states: params
+            .all("state")
+            .flat_map(|value| value.split(','))
+            .filter(|state| !state.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        kind: text("kind"),
+        queue: text("queue"),
+        from: params.parsed("from")?,
+        to: params.parsed("to")?,
+        attempts: params.parsed("attempts")?,
+        q: text("q"),
+    };
+    filter.states.sort();
+    filter.states.dedup();
+    if let Some(span) = params.get("since") {
+        let span = since(span).ok_or_else(|| Fault::Bad(format!("since: {span:?} is no span")))?;
+        filter.from = Some(now - span);
+    }
+    filter.check()?;
+    Ok(filter)
+}
+
+/// The filter as it is written in a URL; without instants that `since` gave.
+#[must_use]
+pub fn write(filter: &JobFilter, since: Option<&str>) -> String {
+    let mut out = form_urlencoded::Serializer::new(String::new());
+    for state in &filter.states {
+        out.append_pair("state", state);
+    }
+    let attempts = filter.attempts.map(|attempts| attempts.to_string());
+    let from = filter.from.filter(|_| since.is_none()).map(|at| at.to_rfc3339());
+    let to = filter.to.map(|at| at.to_rfc3339());
+    for (name, value) in [
+        ("kind", filter.kind.as_deref()),
+        ("queue", filter.queue.as_deref()),
+        ("since", since),
+        ("from", from.as_deref()),
+        ("to", to.as_deref()),
+        ("attempts", attempts.as_deref()),
+        ("q", filter.q.as_deref()),
+    ] {
+        if let Some(value) = value {
+            out.append_pair(name, value);
+        }
+    }
+    out.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_survives_its_url() {
+        let now: DateTime<Utc> = "2030-06-01T12:00:00Z".parse().unwrap();
+        let params =
+            Params::parse(b"state=dead,quarantined&kind=mail.send&attempts=3&q=a%26b&from=2030-05-01T00:00:00Z&empty=");
+        let filter = read(&params, now).unwrap();
+        assert_eq!(filter.states, ["dead", "quarantined"]);
+        assert_eq!(
+            read(&Params::parse(write(&filter, None).as_bytes()), now).unwrap(),
+            filter
+        );
+        let hour = read(&Params::parse(b"since=1h"), now).unwrap();
+        assert_eq!(hour.from, Some(now - TimeDelta::hours(1)));
+        assert_eq!(write(&hour, Some("1h")), "since=1h");
+        for bad in [
+            "state=gone",
+            "since=1y",
+            "attempts=x",
+            "from=today",
+            "queue=none",
+            "q=%7Boops",
+        ] {
+            assert!(read(&Params::parse(bad.as_bytes()), now).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! One job: what it is, what became of it, what running it again would do. And the flight recorder of a booking.
+
+use askama::Template;
+use chrono::{DateTime, Utc};
+use poem::web::{Data, Path};
+use poem::{Response, handler};
+use roost_shared::jobs::Outlook;
+use roost_shared::jobs::actions::{self, JobAction};
+use roost_shared::jobs::inspect::{self, JobDetail};
+use roost_shared::jobs::kinds;
+use roost_shared::jobs::recorder::{self, Flight};
+use roost_shared::operators::audit::{self, Written};
+use uuid::Uuid;
+
+use super::access::Signed;
+use super::fault::Fault;
+use super::params::Params;
+use super::shell::{Shell, html};
+use super::view::{span, when};
+use crate::state::AppState;
+
+struct AttemptRow {
+    number: i32,
+    outcome: String,
+    worker: String,
+    began: String,
+    took: String,
+    error: Vec<String>,
+}
+
+struct EffectRow {
+    key: String,
+    state: String,
+    meaning: &'static str,
+    external_id: Option<String>,
+    error: Option<String>,
+    sent: String,
+    updated: String,
+}
+
+/// A moment of the flight recorder.
+struct MomentRow {
+    when: String,
+    source: &'static str,
+    title: String,
+    detail: String,
+    bad: bool,
+    job_id: Option<String>,
+    /// Since the moment before, where that is long enough to matter.
+    gap: Option<String>,
+}
+
+struct Recorder {
+    booking_id: String,
+    state: String,
+    stay: String,
+    total: String,
+    moments: Vec<MomentRow>,
+}
+
+impl Recorder {
+    fn of(flight: &Flight, now: DateTime<Utc>) -> Self {
+        let mut last: Option<DateTime<Utc>> = None;
+        let moments = flight
+            .moments
+            .iter()
+            .map(|moment| {
+                let gap = last.map(|last| (moment.at - last).num_milliseconds() as f64 / 1000.0);
+                last = Some(moment.at);
+                MomentRow {
+                    when: when(moment.at, now).to_string(),
+                    source: moment.source.name(),
+                    title: moment.title.clone(),
+                    detail: moment.detail.clone(),
+                    bad: moment.bad,
+                    job_id: moment.job_id.map(|id| id.to_string()),
+                    gap: gap.filter(|gap| *gap >= 1.0).map(span),
+                }
+            })
+            .collect();
+        Self {
+            booking_id: flight.booking_id.to_string(),
+            state: flight.state.clone(),
+            stay: flight.stay.clone(),
+            total: flight.total.format("en"),
+            moments,
+        }
+    }
+}
+
+struct AuditRow {
+    seq: i64,
+    at: String,
+    actor: String,
+    action: String,
+    reason: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "ops/job.html")]
+struct Page {
+    shell: Shell,
+    id: String,
+    kind: String,
+    about: Option<&'static str>,
+    queue: String,
+    state: String,
+    stopping: bool,
+    last_error: Option<String>,
+    facts: Vec<(&'static str, String)>,
+    args: String,
+    raw_args: Option<String>,
+    outlook: Vec<Outlook>,
+    attempts: Vec<AttemptRow>,
+    effects: Vec<EffectRow>,
+    recorder: Option<Recorder>,
+    audit: Vec<AuditRow>,
+    moves_money: bool,
+    can_retry: bool,
+    can_run: bool,
+    can_cancel: bool,
+    can_delete: bool,
+    can_edit: bool,
+}
+
+#[handler]
+pub async fn page(
+    state: Data<&AppState>,
+    signed: Signed,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<Response, Fault> {
+    let id: Uuid = id.parse().map_err(|_| Fault::NotFound("job"))?;
+    let pool = state.db.pool();
+    let detail = inspect::inspect(pool, id).await?.ok_or(Fault::NotFound("job"))?;
+    let flight = match detail.booking_id {
+        Some(booking_id) => recorder::flight(pool, booking_id).await?,
+        None => None,
+    };
+    let audit = audit::of_job(pool, id).await?;
+    let shell = Shell::new(&signed, "jobs", format!("{} {}", detail.job.kind, detail.job.state));
+    let now = state.clock.now();
+    html(&Page::of(
+        shell.with_notice(params.get("notice")),
+        detail,
+        flight.as_ref(),
+        &audit,
+        now,
+    )?)
+}
+
+impl Page {
+    fn of(
+        shell: Shell,
+        detail: JobDetail,
+        flight: Option<&Flight>,
+        audit: &[Written],
+        now: DateTime<Utc>,
+    ) -> Result<Self, Fault> {
+        let job = &detail.job;
+        let fits = |action: JobAction| action.fits(&job.state);
+        let (operates, admins) = (shell.may_operate(), shell.may_admin());
+        let can_edit = admins && actions::editable(&job.state) && kinds::kind(&job.kind).is_some();
+        Ok(Self {
+            facts: facts(&detail, now),
+            args: pretty(&kinds::masked(&job.kind, &job.args))?,
+            raw_args: if can_edit { Some(pretty(&job.args)?) } else { None },
+            about: kinds::kind(&job.kind).map(|kind| kind.about),
+            moves_money: kinds::moves_money(&job.kind),
+            can_retry: operates && fits(JobAction::Retry),
+            can_run: operates && fits(JobAction::RunNow),
+            can_cancel: operates && fits(JobAction::Cancel) && !job.cancel_requested,
+            can_delete: admins && fits(JobAction::Delete),
+            can_edit,
+            id: job.id.to_string(),
+            kind: job.kind.clone(),
+            queue: job.queue.clone(),
+            state: job.state.clone(),
+            stopping: job.cancel_requested && job.state == "running",
+            last_error: job.last_error.clone(),
+            attempts: attempts(&detail, now),
+            effects: effects(&detail, now),
+            recorder: flight.map(|flight| Recorder::of(flight, now)),
+            audit: audit
+                .iter()
+                .map(|entry| AuditRow {
+                    seq: entry.seq,
+                    at: when(entry.at, now).to_string(),
+                    actor: entry.actor.clone(),
+                    action: entry.action.clone(),
+                    reason: entry.reason.clone(),
+                })
+                .collect(),
+            outlook: detail.outlook,
+            shell,
+        })
+    }
+}
+
+fn pretty(value: &serde_json::Value) -> Result<String, Fault> {
+    serde_json::to_string_pretty(value).map_err(Fault::internal)
+}
+
+/// What is known, as safe HTML: texts that a job brought are escaped.
+fn facts(detail: &JobDetail, now: DateTime<Utc>) -> Vec<(&'static str, String)> {
+    let job = &detail.job;
+    let text = |text: &str| askama::filters::escape(text, askama::filters::Html).map(|safe| safe.to_string());
+    let text = |value: &str| text(value).unwrap_or_default();
+    let time = |at: Option<DateTime<Utc>>| at.map(|at| when(at, now).to_string());
+    let waits = matches!(job.state.as_str(), "scheduled" | "retrying" | "queued");
+    let facts = [
+        ("Attempts", Some(format!("{} of {}", job.attempt, job.max_attempts))),
+        ("Enqueued", time(Some(job.created_at))),
+        ("Due", time(Some(job.run_at).filter(|_| waits))),
+        ("Began", time(job.started_at)),
+        ("Ended", time(job.finished_at)),
+        (
+            "In Redis since",
+            time(job.published_at.filter(|_| job.state == "queued")),
+        ),
+        ("Worker", job.lease_owner.as_deref().map(text)),
+        ("Lease until", time(job.lease_until.filter(|_| job.state == "running"))),
+        ("Progress", job.progress.map(|progress| format!("{progress} %"))),
+        (
+            "Workers lost",
+            (job.crash_count > 0).then(|| job.crash_count.to_string()),
+        ),
+        ("Priority", Some(job.priority.to_string())),
+        ("Dedupe key", job.dedupe_key.as_deref().map(text)),
+        ("Trace", job.trace_id().map(text)),
+        ("Asked by user", job.actor.as_deref().map(text)),
+    ];
+    facts
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
+}
+
+fn attempts(detail: &JobDetail, now: DateTime<Utc>) -> Vec<AttemptRow> {
+    detail
+        .attempts
+        .iter()
+        .map(|attempt| AttemptRow {
+            number: attempt.attempt,
+            outcome: attempt.outcome.clone(),
+            worker: attempt.worker.clone(),
+            began: when(attempt.started_at, now).to_string(),
+            took: span((attempt.ended_at - attempt.started_at).num_microseconds().unwrap_or(0) as f64 / 1e6),
+            // `could not send: no answer: timed out` is a chain of causes.
+            error: attempt
+                .error
+                .as_deref()
+                .map(|error| error.split(": ").map(str::to_owned).collect())
+                .unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn effects(detail: &JobDetail, now: DateTime<Utc>) -> Vec<EffectRow> {
+    detail
+        .effects
+        .iter()
+        .map(|effect| EffectRow {
+            key: effect.key.clone(),
+            meaning: match effect.state.as_str() {
+                "done" => "It happened, once.",
+                "failed" => "It was refused; nothing happened.",
+                "unknown" => "It was asked for, and the answer never came.",
+                _ => "It was about to be asked for.",
+            },
+            state: effect.state.clone(),
+            external_id: effect.external_id.clone(),
+            error: effect.error.clone(),
+            sent: when(effect.first_sent_at, now).to_string(),
+            updated: when(effect.updated_at, now).to_string(),
+        })
+        .collect()
+}
+
+#[derive(Template)]
+#[template(path = "ops/flight.html")]
+struct FlightPage {
+    shell: Shell,
+    recorder: Recorder,
+}
+
+#[handler]
+pub async fn flight_page(state: Data<&AppState>, signed: Signed, Path(id): Path<String>) -> Result<Response, Fault> {
+    let id: Uuid = id.parse().map_err(|_| Fault::NotFound("booking"))?;
+    let flight = recorder::flight(state.db.pool(), id)
+        .await?
+        .ok_or(Fault::NotFound("booking"))?;
+    html(&FlightPage {
+        shell: Shell::new(&signed, "jobs", format!("Booking {id}")),
+        recorder: Recorder::of(&flight, state.clock.now()),
+    })
+}

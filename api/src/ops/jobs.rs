@@ -1,0 +1,173 @@
+//! The job list: any filter, in the URL, over all jobs there are.
+
+use askama::Template;
+use poem::web::Data;
+use poem::{Response, handler};
+use roost_shared::jobs::Queue;
+use roost_shared::jobs::kinds::{self, KINDS};
+use roost_shared::jobs::list::{self, JobRow, STATES};
+
+use super::access::Signed;
+use super::fault::Fault;
+use super::filter::{self, SINCE};
+use super::params::Params;
+use super::shell::{Shell, html};
+use super::view::{brief, cut, when};
+use crate::state::AppState;
+
+const PAGE: i64 = 50;
+
+/// A job as one line.
+pub struct Row {
+    pub id: String,
+    pub kind: String,
+    pub state: String,
+    pub args: String,
+    pub attempts: String,
+    pub when: String,
+    pub verb: &'static str,
+    pub error: String,
+    pub full_error: String,
+    pub stopping: bool,
+}
+
+impl Row {
+    /// As seen at `now`.
+    #[must_use]
+    pub fn of(job: &JobRow, now: chrono::DateTime<chrono::Utc>) -> Self {
+        let (verb, at) = match job.state.as_str() {
+            "scheduled" | "retrying" => ("due", job.run_at),
+            "queued" => ("due since", job.run_at),
+            "running" => ("began", job.started_at.unwrap_or(job.created_at)),
+            _ => ("ended", job.finished_at.unwrap_or(job.created_at)),
+        };
+        let error = job.last_error.clone().unwrap_or_default();
+        Self {
+            id: job.id.to_string(),
+            args: cut(&brief(&kinds::masked(&job.kind, &job.args)), 80),
+            kind: job.kind.clone(),
+            state: job.state.clone(),
+            attempts: format!("{}/{}", job.attempt, job.max_attempts),
+            when: when(at, now).to_string(),
+            verb,
+            error: cut(&error, 120),
+            full_error: error,
+            stopping: job.cancel_requested && job.state == "running",
+        }
+    }
+}
+
+/// An option of a select.
+struct Choice {
+    value: String,
+    label: String,
+    on: bool,
+}
+
+fn choice(value: &str, label: &str, on: bool) -> Choice {
+    Choice {
+        value: value.to_owned(),
+        label: label.to_owned(),
+        on,
+    }
+}
+
+#[derive(Template)]
+#[template(path = "ops/jobs.html")]
+struct Page {
+    shell: Shell,
+    rows: Vec<Row>,
+    states: Vec<Choice>,
+    kinds: Vec<Choice>,
+    queues: Vec<Choice>,
+    spans: Vec<Choice>,
+    tries: Vec<Choice>,
+    q: String,
+    /// The filter as a query string, for links that keep it.
+    kept: String,
+    filtered: bool,
+    older: Option<String>,
+    paged: bool,
+    refusal: Option<String>,
+}
+
+#[handler]
+pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Result<Response, Fault> {
+    let now = state.clock.now();
+    let since = params.get("since");
+    let before = params.parsed("before")?;
+    // What a filter says that makes no sense is told above an empty list, with the filter as it was written.
+    let (filter, mut refusal) = match filter::read(&params, now) {
+        Ok(filter) => (filter, None),
+        Err(Fault::Bad(message)) => (list::JobFilter::default(), Some(message)),
+        Err(fault) => return Err(fault),
+    };
+    let rows = if refusal.is_none() {
+        list::list(state.db.pool(), &filter, before, PAGE).await
+    } else {
+        Ok(Vec::new())
+    };
+    let rows = match rows {
+        Ok(rows) => rows,
+        // Postgres gives a search up that would take too long.
+        Err(list::ListError::Database(sqlx::Error::Database(error))) if error.code().as_deref() == Some("57014") => {
+            refusal = Some("This search takes too long: narrow it by kind, state or time.".to_owned());
+            Vec::new()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE);
+    let kept = filter::write(&filter, since);
+    let asked = |name: &str, value: &str| {
+        params
+            .all(name)
+            .any(|given| given.split(',').any(|given| given == value))
+    };
+    html(&Page {
+        shell: Shell::new(&signed, "jobs", "Jobs").with_notice(params.get("notice")),
+        states: STATES
+            .iter()
+            .map(|name| choice(name, name, asked("state", name)))
+            .collect(),
+        kinds: KINDS
+            .iter()
+            .map(|kind| choice(kind.name, kind.name, asked("kind", kind.name)))
+            .collect(),
+        queues: Queue::ALL
+            .iter()
+            .map(|queue| choice(queue.name(), queue.name(), asked("queue", queue.name())))
+            .collect(),
+        spans: SINCE
+            .iter()
+            .map(|(value, label)| choice(value, label, since == Some(*value)))
+            .collect(),
+        tries: ["2", "5", "10", "50"]
+            .iter()
+            .map(|tries| {
+                choice(
+                    tries,
+                    &format!("{tries} or more"),
+                    params.get("attempts") == Some(*tries),
+                )
+            })
+            .collect(),
+        q: params.get("q").unwrap_or_default().to_owned(),
+        older: rows
+            .last()
+            .filter(|_| full)
+            .map(|last| joined(&kept, &format!("before={}", last.id))),
+        rows: rows.iter().map(|job| Row::of(job, now)).collect(),
+        filtered: !filter.is_empty() || refusal.is_some(),
+        kept,
+        paged: before.is_some(),
+        refusal,
+    })
+}
+
+fn joined(kept: &str, more: &str) -> String {
+    if kept.is_empty() {
+        format!("/ops/jobs?{more}")
+    } else {
+        format!("/ops/jobs?{kept}&{more}")
+    }
+}

@@ -1,0 +1,309 @@
+//! An operator's action on all jobs that match a filter: counted first, then worked off by a job in batches.
+//!
+//! A batch, its audit entries and the cursor are one transaction, and the cursor only goes on: whatever happens to the
+//! worker, each job is acted on at most once.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::actions::{ActionError, By, JobAction};
+use super::catalogue::RunBulkAction;
+use super::list::{self, JobFilter, ListError};
+use super::{Lease, LeaseError};
+use crate::db::Tx;
+use crate::ids;
+use crate::operators::audit::{self, Entry};
+
+/// Jobs that one transaction acts on.
+const BATCH: i64 = 500;
+
+/// An action on many jobs and how far it came.
+#[derive(Clone, Debug)]
+pub struct BulkAction {
+    /// The action's id.
+    pub id: Uuid,
+    /// `retry`, `cancel` or `delete`.
+    pub action: String,
+    /// Which jobs.
+    pub filter: Value,
+    /// Who.
+    pub actor: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// How many matched when it was asked for.
+    pub expected: i64,
+    /// How many it was done to.
+    pub done: i64,
+    /// How many had moved on meanwhile.
+    pub refused: i64,
+    /// `running`, `finished` or `stopped`.
+    pub state: String,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+}
+
+/// Why a bulk action cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BulkError {
+    /// The filter.
+    #[error(transparent)]
+    List(#[from] ListError),
+    /// The action.
+    #[error(transparent)]
+    Action(#[from] ActionError),
+    /// Not one that is done to many.
+    #[error("{0} is not done to many jobs at once")]
+    Unsupported(&'static str),
+    /// The job that works it off lost its lease.
+    #[error("the lease of the job was lost")]
+    LeaseLost,
+    /// Postgres.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+impl From<LeaseError> for BulkError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Lost => Self::LeaseLost,
+            LeaseError::Database(error) => Self::Database(error),
+        }
+    }
+}
+
+/// The filter, narrowed to the states in which the action makes sense.
+#[must_use]
+pub fn narrowed(filter: &JobFilter, action: JobAction) -> JobFilter {
+    let mut narrowed = filter.clone();
+    narrowed.states = action
+        .from_states()
+        .iter()
+        .filter(|state| filter.states.is_empty() || filter.states.iter().any(|asked| asked == *state))
+        .map(|state| (*state).to_owned())
+        .collect();
+    if narrowed.states.is_empty() {
+        // No state is left: a state that no job has keeps the filter from meaning all of them.
+        narrowed.states = vec!["succeeded".to_owned()];
+        narrowed.attempts = Some(i32::MAX);
+    }
+    narrowed
+}
+
+/// Writes the action and enqueues the job that works it off. `expected` is what the operator was shown.
+///
+/// # Errors
+/// See [`BulkError`]. Money may be among the jobs, so a reason is always needed.
+pub async fn begin(
+    tx: &mut Tx,
+    filter: &JobFilter,
+    action: JobAction,
+    expected: i64,
+    by: By<'_>,
+) -> Result<Uuid, BulkError> {
+    if action == JobAction::RunNow {
+        return Err(BulkError::Unsupported("run"));
+    }
+    by.answerable(true)?;
+    filter.check().map_err(ListError::from)?;
+    let now = tx.now();
+    let id = ids::new(now);
+    let filter = serde_json::to_value(narrowed(filter, action)).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    // The action's own id is younger than every job that was there.
+    sqlx::query!(
+        "INSERT INTO bulk_actions (id, action, filter, actor, reason, cursor, expected, created_at) VALUES ($1, $2, $3, $4, $5, $1, $6, $7)",
+        id,
+        action.name(),
+        filter,
+        by.actor,
+        by.reason,
+        expected,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    let entry = Entry::new(by.actor, "jobs.bulk", &id.to_string())
+        .after(json!({"action": action.name(), "filter": filter, "expected": expected}))
+        .because(by.reason);
+    audit::append(tx, entry).await?;
+    tx.enqueue(&RunBulkAction { action_id: id });
+    Ok(id)
+}
+
+/// Does the next batch and commits nothing itself. False: the action has ended.
+///
+/// # Errors
+/// See [`BulkError`].
+pub async fn step(tx: &mut Tx, lease: &Lease, id: Uuid) -> Result<bool, BulkError> {
+    lease.guard(tx).await?;
+    let now = tx.now();
+    let Some(bulk) = sqlx::query!(
+        "SELECT action, filter, actor, reason, cursor FROM bulk_actions WHERE id = $1 AND state = 'running' FOR UPDATE",
+        id
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    else {
+        return Ok(false);
+    };
+    let filter: JobFilter = serde_json::from_value(bulk.filter).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let action = JobAction::by_name(&bulk.action).ok_or(BulkError::Unsupported("this"))?;
+    let jobs = list::ids(tx.conn(), &filter, bulk.cursor, BATCH).await?;
+    let Some(cursor) = jobs.last().copied() else {
+        sqlx::query!(
+            "UPDATE bulk_actions SET state = 'finished', finished_at = $2 WHERE id = $1",
+            id,
+            now
+        )
+        .execute(tx.conn())
+        .await?;
+        return Ok(false);
+    };
+    // Its own job is not among those it acts on.
+    let jobs: Vec<Uuid> = jobs.into_iter().filter(|job| *job != lease.job_id).collect();
+    let changed = match action {
+        JobAction::Retry => retry(tx, &jobs).await?,
+        JobAction::Cancel => cancel(tx, &jobs).await?,
+        JobAction::Delete => delete(tx, &jobs).await?,
+        JobAction::RunNow => return Err(BulkError::Unsupported("run")),
+    };
+    let done = i64::try_from(changed.len()).unwrap_or(i64::MAX);
+    let refused = i64::try_from(jobs.len()).unwrap_or(i64::MAX) - done;
+    record(tx, id, &bulk.action, &bulk.actor, bulk.reason.as_deref(), &changed).await?;
+    sqlx::query!(
+        "UPDATE bulk_actions SET cursor = $2, done = done + $3, refused = refused + $4 WHERE id = $1",
+        id,
+        cursor,
+        done,
+        refused
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(true)
+}
+
+/// A job and how it was.
+struct Changed {
+    id: Uuid,
+    kind: String,
+    state: String,
+    attempt: i32,
+}
+
+/// Of several that wait under one dedupe key the newest is retried, and none while another has not ended.
+async fn retry(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> {
+    sqlx::query_as!(
+        Changed,
+        "WITH chosen AS (
+             SELECT id, kind, state, attempt, dedupe_key FROM jobs
+             WHERE id = ANY($1) AND coalesce(state, '') IN ('dead', 'quarantined', 'cancelled') FOR NO KEY UPDATE SKIP LOCKED),
+         free AS (
+             SELECT DISTINCT ON (coalesce(dedupe_key, id::text)) id, kind, state, attempt FROM chosen
+             WHERE NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.dedupe_key = chosen.dedupe_key
+                 AND other.state IN ('scheduled', 'queued', 'running', 'retrying'))
+             ORDER BY coalesce(dedupe_key, id::text), id DESC)
+         UPDATE jobs SET state = 'queued', run_at = now(), published_at = NULL, finished_at = NULL, crash_count = 0,
+             cancel_requested = false, max_attempts = greatest(jobs.max_attempts, jobs.attempt + 3)
+         FROM free WHERE jobs.id = free.id
+         RETURNING jobs.id, free.kind, free.state, free.attempt",
+        jobs
+    )
+    .fetch_all(tx.conn())
+    .await
+}
+
+async fn cancel(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> {
+    sqlx::query_as!(
+        Changed,
+        "WITH chosen AS (
+             SELECT id, kind, state, attempt FROM jobs
+             WHERE id = ANY($1) AND coalesce(state, '') IN ('scheduled', 'queued', 'retrying', 'running') FOR NO KEY UPDATE SKIP LOCKED)
+         UPDATE jobs SET state = CASE WHEN chosen.state = 'running' THEN 'running' ELSE 'cancelled' END,
+             cancel_requested = chosen.state = 'running',
+             finished_at = CASE WHEN chosen.state = 'running' THEN NULL ELSE now() END
+         FROM chosen WHERE jobs.id = chosen.id
+         RETURNING jobs.id, chosen.kind, chosen.state, chosen.attempt",
+        jobs
+    )
+    .fetch_all(tx.conn())
+    .await
+}
+
+async fn delete(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> {
+    sqlx::query_as!(
+        Changed,
+        "WITH chosen AS (
+             SELECT id FROM jobs WHERE id = ANY($1) AND coalesce(state, '') IN ('succeeded', 'dead', 'quarantined', 'cancelled')
+             FOR UPDATE SKIP LOCKED),
+         attempts AS (DELETE FROM job_attempts WHERE job_id IN (SELECT id FROM chosen))
+         DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id
+         RETURNING jobs.id, jobs.kind, jobs.state, jobs.attempt",
+        jobs
+    )
+    .fetch_all(tx.conn())
+    .await
+}
+
+/// An audit entry for each job.
+async fn record(
+    tx: &mut Tx,
+    bulk: Uuid,
+    action: &str,
+    actor: &str,
+    reason: Option<&str>,
+    changed: &[Changed],
+) -> Result<(), sqlx::Error> {
+    let now = tx.now();
+    let ids: Vec<Uuid> = changed.iter().map(|job| job.id).collect();
+    let before: Vec<Value> = changed
+        .iter()
+        .map(|job| json!({"kind": job.kind, "state": job.state, "attempt": job.attempt}))
+        .collect();
+    sqlx::query!(
+        "INSERT INTO operator_audit (at, actor, action, target, job_id, before, after, reason)
+         SELECT $1, $2, 'job.' || $3, id::text, id, before, jsonb_build_object('bulk', $4::uuid), $5
+         FROM unnest($6::uuid[], $7::jsonb[]) AS changed (id, before) ORDER BY changed.id",
+        now,
+        actor,
+        action,
+        bulk,
+        reason,
+        &ids,
+        &before
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// An action by its id.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<BulkAction>, sqlx::Error> {
+    sqlx::query_as!(
+        BulkAction,
+        "SELECT id, action, filter, actor, reason, expected, done, refused, state, created_at, finished_at FROM bulk_actions WHERE id = $1",
+        id
+    )
+    .fetch_optional(pool)
+    .await
+}
+
+/// The newest actions.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn newest(pool: &PgPool, limit: i64) -> Result<Vec<BulkAction>, sqlx::Error> {
+    sqlx::query_as!(
+        BulkAction,
+        "SELECT id, action, filter, actor, reason, expected, done, refused, state, created_at, finished_at
+         FROM bulk_actions ORDER BY id DESC LIMIT $1",
+        limit
+    )
+    .fetch_all(pool)
+    .await
+}

@@ -1,0 +1,447 @@
+//! The job list: a filter, and pages of the jobs that match it, the newest first.
+//!
+//! Ids are made in the order of time, so they page the list and bound it in time. What a filter asks for decides the
+//! index: arguments and error text are looked up, kinds and states are walked one by one in the order of ids, and
+//! without either the primary key is walked.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
+use uuid::Uuid;
+
+use super::Queue;
+use super::kinds::ID_FIELDS;
+
+/// Every state, in the order of a job's life.
+pub const STATES: [&str; 8] = [
+    "scheduled",
+    "queued",
+    "running",
+    "retrying",
+    "succeeded",
+    "dead",
+    "cancelled",
+    "quarantined",
+];
+
+/// Related ids that a search follows: a booking's payments, a user's bookings.
+const MOST_RELATED: i64 = 40;
+/// Shorter texts are in too many errors, and no index finds them.
+const SHORTEST_TEXT: usize = 3;
+
+/// Which jobs. Everything that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobFilter {
+    /// In one of these states; all if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<String>,
+    /// Of this kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// In this queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Enqueued at or after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<DateTime<Utc>>,
+    /// Enqueued before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<DateTime<Utc>>,
+    /// With so many attempts at least.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<i32>,
+    /// An id of a job, booking, payment, user or event; or `{"…": …}` that the arguments contain; or text of an error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub q: Option<String>,
+}
+
+/// A filter that makes no sense: which field, and why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {message}")]
+pub struct FilterError {
+    /// The field.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// What the search box is taken for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Search {
+    Anything,
+    Id(String),
+    Args(Value),
+    Text(String),
+}
+
+impl JobFilter {
+    /// Whether it matches every job.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks what a person wrote.
+    ///
+    /// # Errors
+    /// A state, queue or number that cannot be, or a text that is too short to look for.
+    pub fn check(&self) -> Result<(), FilterError> {
+        let wrong = |field, message: String| Err(FilterError { field, message });
+        if let Some(state) = self.states.iter().find(|state| !STATES.contains(&state.as_str())) {
+            return wrong("state", format!("{state:?} is none of {}", STATES.join(", ")));
+        }
+        if let Some(queue) = self.queue.as_deref().filter(|queue| Queue::by_name(queue).is_none()) {
+            return wrong("queue", format!("there is no queue {queue:?}"));
+        }
+        if self.attempts.is_some_and(|attempts| attempts < 1) {
+            return wrong("attempts", "at least 1".to_owned());
+        }
+        if self.from.zip(self.to).is_some_and(|(from, to)| from >= to) {
+            return wrong("to", "must be after from".to_owned());
+        }
+        if self.q.as_deref().is_some_and(|q| q.contains('\0')) {
+            return wrong("q", "contains U+0000".to_owned());
+        }
+        self.search().map(|_| ())
+    }
+
+    fn search(&self) -> Result<Search, FilterError> {
+        let wrong = |message: String| FilterError { field: "q", message };
+        let Some(q) = self.q.as_deref().map(str::trim).filter(|q| !q.is_empty()) else {
+            return Ok(Search::Anything);
+        };
+        if q.starts_with('{') {
+            return serde_json::from_str(q)
+                .map(Search::Args)
+                .map_err(|error| wrong(format!("not a JSON object: {error}")));
+        }
+        if Uuid::parse_str(q).is_ok() || q.starts_with("evt_") {
+            return Ok(Search::Id(q.to_owned()));
+        }
+        if q.chars().count() < SHORTEST_TEXT {
+            return Err(wrong(format!("at least {SHORTEST_TEXT} characters")));
+        }
+        Ok(Search::Text(q.to_owned()))
+    }
+}
+
+/// A row of the list.
+#[derive(Clone, Debug, FromRow)]
+pub struct JobRow {
+    /// The job.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: String,
+    /// Its queue.
+    pub queue: String,
+    /// Its state.
+    pub state: String,
+    /// Its arguments, not masked.
+    pub args: Value,
+    /// Attempts begun.
+    pub attempt: i32,
+    /// Attempts there are.
+    pub max_attempts: i32,
+    /// When it is due, or became so.
+    pub run_at: DateTime<Utc>,
+    /// When it was enqueued.
+    pub created_at: DateTime<Utc>,
+    /// When the last attempt began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// The worker that runs it, or ran it last.
+    pub lease_owner: Option<String>,
+    /// An operator wants it stopped.
+    pub cancel_requested: bool,
+}
+
+const COLUMNS: &str = "id, kind, queue, state, args, attempt, max_attempts, run_at, created_at, started_at, finished_at, last_error, lease_owner, cancel_requested";
+
+/// Why a list cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The filter makes no sense.
+    #[error(transparent)]
+    Filter(#[from] FilterError),
+    /// Postgres refused or could not be reached.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
+}
+
+/// The jobs that match and are older than the job `before`, the newest first.
+///
+/// # Errors
+/// See [`ListError`].
+pub async fn list(
+    pool: &PgPool,
+    filter: &JobFilter,
+    before: Option<Uuid>,
+    limit: i64,
+) -> Result<Vec<JobRow>, ListError> {
+    let mut conn = pool.acquire().await?;
+    let matching = Matching::of(&mut conn, filter).await?;
+    let mut query = QueryBuilder::new("");
+    matching.select(&mut query, COLUMNS, before, Some(limit));
+    // Planned for these values, and not once for all.
+    Ok(query.build_query_as().persistent(false).fetch_all(&mut *conn).await?)
+}
+
+/// The ids that match and are older than `before`, the newest first: for working through them.
+///
+/// # Errors
+/// See [`ListError`].
+pub async fn ids(
+    conn: &mut PgConnection,
+    filter: &JobFilter,
+    before: Uuid,
+    limit: i64,
+) -> Result<Vec<Uuid>, ListError> {
+    let matching = Matching::of(conn, filter).await?;
+    let mut query = QueryBuilder::new("");
+    matching.select(&mut query, "id", Some(before), Some(limit));
+    Ok(query.build_query_scalar().persistent(false).fetch_all(conn).await?)
+}
+
+/// How many match.
+///
+/// # Errors
+/// See [`ListError`].
+pub async fn count(pool: &PgPool, filter: &JobFilter) -> Result<i64, ListError> {
+    let mut conn = pool.acquire().await?;
+    let matching = Matching::of(&mut conn, filter).await?;
+    let mut query = QueryBuilder::new("SELECT count(*) FROM (");
+    matching.select(&mut query, "id", None, None);
+    query.push(") AS matching");
+    Ok(query
+        .build_query_scalar()
+        .persistent(false)
+        .fetch_one(&mut *conn)
+        .await?)
+}
+
+/// How Postgres would find a page: for tests.
+///
+/// # Errors
+/// See [`ListError`].
+pub async fn plan(pool: &PgPool, filter: &JobFilter, limit: i64) -> Result<Vec<String>, ListError> {
+    let mut conn = pool.acquire().await?;
+    let matching = Matching::of(&mut conn, filter).await?;
+    let mut query = QueryBuilder::new("EXPLAIN ");
+    matching.select(&mut query, COLUMNS, None, Some(limit));
+    Ok(query
+        .build_query_scalar()
+        .persistent(false)
+        .fetch_all(&mut *conn)
+        .await?)
+}
+
+/// The kinds that there are rows of: one probe of the index a kind.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn kinds_present(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"WITH RECURSIVE present AS (
+               (SELECT kind FROM jobs ORDER BY kind LIMIT 1)
+               UNION ALL
+               SELECT (SELECT kind FROM jobs WHERE jobs.kind > present.kind ORDER BY kind LIMIT 1) FROM present WHERE present.kind IS NOT NULL)
+           SELECT kind AS "kind!" FROM present WHERE kind IS NOT NULL"#
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// A filter with its search resolved.
+struct Matching<'a> {
+    filter: &'a JobFilter,
+    search: Search,
+    /// Any of these in the arguments.
+    args: Vec<Value>,
+    job: Option<Uuid>,
+    /// Kinds and states to walk one by one; none: all jobs by id.
+    walk: Option<(Vec<String>, Vec<String>)>,
+}
+
+impl<'a> Matching<'a> {
+    async fn of(conn: &mut PgConnection, filter: &'a JobFilter) -> Result<Self, ListError> {
+        filter.check()?;
+        let search = filter.search()?;
+        let (mut args, mut job) = (Vec::new(), None);
+        match &search {
+            Search::Id(id) => {
+                let mut ids = vec![id.clone()];
+                if let Ok(uuid) = Uuid::parse_str(id) {
+                    job = Some(uuid);
+                    ids = related(conn, uuid).await?;
+                }
+                for id in &ids {
+                    args.extend(ID_FIELDS.iter().map(|field| json!({ *field: id })));
+                }
+            }
+            Search::Args(value) => args.push(value.clone()),
+            Search::Anything | Search::Text(_) => {}
+        }
+        let looked_up = !matches!(search, Search::Anything);
+        let walks = !looked_up && (filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty());
+        let walk = if walks {
+            let kinds = match &filter.kind {
+                Some(kind) => vec![kind.clone()],
+                None => kinds_present(conn).await?,
+            };
+            let states = if filter.states.is_empty() {
+                STATES.map(str::to_owned).to_vec()
+            } else {
+                filter.states.clone()
+            };
+            Some((kinds, states))
+        } else {
+            None
+        };
+        Ok(Self {
+            filter,
+            search,
+            args,
+            job,
+            walk,
+        })
+    }
+
+    fn select(
+        &self,
+        query: &mut QueryBuilder<Postgres>,
+        columns: &'static str,
+        before: Option<Uuid>,
+        limit: Option<i64>,
+    ) {
+        if let Some((kinds, states)) = &self.walk {
+            query.push("SELECT page.* FROM unnest(");
+            query.push_bind(kinds.clone()).push(") AS k, unnest(");
+            query.push_bind(states.clone()).push(") AS s CROSS JOIN LATERAL (");
+            query.push("SELECT ").push(columns);
+            query.push(" FROM jobs WHERE jobs.kind = k AND jobs.state = s");
+        } else {
+            query.push("SELECT ").push(columns).push(" FROM jobs WHERE true");
+            if let Some(kind) = &self.filter.kind {
+                query.push(" AND kind = ").push_bind(kind.clone());
+            }
+            if !self.filter.states.is_empty() {
+                query
+                    .push(" AND state = ANY(")
+                    .push_bind(self.filter.states.clone())
+                    .push(")");
+            }
+        }
+        self.conditions(query, before);
+        if let Some(limit) = limit {
+            query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+        }
+        if self.walk.is_some() {
+            query.push(") AS page");
+            if let Some(limit) = limit {
+                query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+            }
+        }
+    }
+
+    fn conditions(&self, query: &mut QueryBuilder<Postgres>, before: Option<Uuid>) {
+        let filter = self.filter;
+        if let Some(queue) = &filter.queue {
+            query.push(" AND queue = ").push_bind(queue.clone());
+        }
+        if let Some(from) = filter.from {
+            query.push(" AND id >= ").push_bind(first_id_of(from));
+        }
+        if let Some(to) = filter.to {
+            query.push(" AND id < ").push_bind(first_id_of(to));
+        }
+        if let Some(before) = before {
+            query.push(" AND id < ").push_bind(before);
+        }
+        if let Some(attempts) = filter.attempts.filter(|attempts| *attempts > 1) {
+            // The first half is the condition of an index.
+            query.push(" AND attempt > 1 AND attempt >= ").push_bind(attempts);
+        }
+        if let Search::Text(text) = &self.search {
+            let pattern = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+            query.push(" AND last_error IS NOT NULL AND last_error ILIKE ");
+            query.push_bind(format!("%{pattern}%"));
+        }
+        if !self.args.is_empty() {
+            query.push(" AND (args @> ANY(").push_bind(self.args.clone()).push(")");
+            if let Some(job) = self.job {
+                query.push(" OR id = ").push_bind(job);
+            }
+            query.push(")");
+        }
+    }
+}
+
+/// The id itself and what belongs to it: a booking's payments and their refunds, a user's newest bookings and theirs.
+async fn related(conn: &mut PgConnection, id: Uuid) -> Result<Vec<String>, sqlx::Error> {
+    let rows = sqlx::query_scalar!(
+        r#"WITH bookings_of AS (
+               (SELECT id FROM bookings WHERE id = $1)
+               UNION (SELECT booking_id FROM payments WHERE id = $1)
+               UNION (SELECT id FROM bookings WHERE guest_id = $1 ORDER BY id DESC LIMIT $2)
+               UNION (SELECT id FROM bookings WHERE host_id = $1 ORDER BY id DESC LIMIT $2)),
+           payments_of AS (SELECT payments.id FROM payments JOIN bookings_of ON payments.booking_id = bookings_of.id)
+           SELECT $1::uuid AS "id!" UNION SELECT id FROM bookings_of UNION SELECT id FROM payments_of
+           UNION SELECT refunds.id FROM refunds JOIN payments_of ON refunds.payment_id = payments_of.id"#,
+        id,
+        MOST_RELATED
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.iter().map(Uuid::to_string).collect())
+}
+
+/// The lowest id that is made at this instant or later.
+fn first_id_of(at: DateTime<Utc>) -> Uuid {
+    let milliseconds = u128::try_from(at.timestamp_millis()).unwrap_or(0);
+    Uuid::from_u128((milliseconds << 80) | (0x7 << 76) | (0b10 << 62))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids;
+
+    #[test]
+    fn ids_bound_the_list_in_time() {
+        let at: DateTime<Utc> = "2030-06-01T12:00:00Z".parse().unwrap();
+        let bound = first_id_of(at);
+        assert!(ids::new(at) >= bound);
+        assert!(ids::new(at - chrono::TimeDelta::milliseconds(1)) < bound);
+    }
+
+    #[test]
+    fn the_search_box_tells_ids_arguments_and_text_apart() {
+        let search = |q: &str| {
+            JobFilter {
+                q: Some(q.to_owned()),
+                ..JobFilter::default()
+            }
+            .search()
+        };
+        assert_eq!(search("  ").unwrap(), Search::Anything);
+        assert!(matches!(
+            search("01A2037C-a236-775c-8d03-3d14bc67841b").unwrap(),
+            Search::Id(_)
+        ));
+        assert_eq!(
+            search(r#"{"mail": "verify-email"}"#).unwrap(),
+            Search::Args(json!({"mail": "verify-email"}))
+        );
+        assert_eq!(
+            search("card declined").unwrap(),
+            Search::Text("card declined".to_owned())
+        );
+        assert_eq!(search("{oops").unwrap_err().field, "q");
+        assert_eq!(search("ab").unwrap_err().field, "q");
+    }
+}

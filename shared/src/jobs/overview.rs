@@ -1,0 +1,271 @@
+//! How it all stands: counters, throughput, queues, kinds, workers and what needs somebody, from Postgres alone.
+//!
+//! Every number is bounded in what it reads: counts stop at [`COUNTED`], durations are of the newest attempts.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use super::list::kinds_present;
+
+/// Counts beyond this are not made; a page says "10,000+".
+pub const COUNTED: i64 = 10_000;
+/// Attempts that the figures of kinds are taken from.
+const SAMPLED: i64 = 5_000;
+/// A worker that has not shown itself for so long is taken for dead, in seconds.
+pub const WORKER_SILENT_SECONDS: f64 = 15.0;
+
+/// Jobs of a kind in a state.
+#[derive(Clone, Debug)]
+pub struct KindState {
+    /// The kind.
+    pub kind: String,
+    /// The state.
+    pub state: String,
+    /// How many, up to [`COUNTED`].
+    pub count: i64,
+}
+
+/// Counts by kind and state, without pairs that there are none of.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn counts(pool: &PgPool) -> Result<Vec<KindState>, sqlx::Error> {
+    let mut conn = pool.acquire().await?;
+    let kinds = kinds_present(&mut conn).await?;
+    let states = super::list::STATES.map(str::to_owned).to_vec();
+    sqlx::query_as!(
+        KindState,
+        r#"SELECT k AS "kind!", s AS "state!", counted.count AS "count!"
+           FROM unnest($1::text[]) AS k CROSS JOIN unnest($2::text[]) AS s
+           CROSS JOIN LATERAL (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE jobs.kind = k AND jobs.state = s LIMIT $3) AS bounded) AS counted
+           WHERE counted.count > 0 ORDER BY k, s"#,
+        &kinds,
+        &states,
+        COUNTED
+    )
+    .fetch_all(&mut *conn)
+    .await
+}
+
+/// A queue.
+#[derive(Clone, Debug)]
+pub struct QueueState {
+    /// Its name.
+    pub name: String,
+    /// Whether workers leave it alone.
+    pub paused: bool,
+    /// Due jobs, up to [`COUNTED`].
+    pub due: i64,
+    /// Of those, not handed to Redis.
+    pub unpublished: i64,
+    /// How long the oldest of the due jobs that would run next has waited, in seconds.
+    pub oldest_due_seconds: f64,
+    /// How long the oldest unpublished one has waited, in seconds.
+    pub publish_lag_seconds: f64,
+    /// Running jobs, up to [`COUNTED`].
+    pub running: i64,
+}
+
+/// All queues, by name.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn queues(pool: &PgPool) -> Result<Vec<QueueState>, sqlx::Error> {
+    sqlx::query_as!(
+        QueueState,
+        r#"WITH busy AS (SELECT queue, count(*) AS running FROM (SELECT queue FROM jobs WHERE state = 'running' LIMIT $1) AS bounded GROUP BY queue)
+           SELECT queues.name AS "name!", queues.paused AS "paused!", count(due.run_at) AS "due!",
+                  count(due.run_at) FILTER (WHERE due.unpublished) AS "unpublished!",
+                  greatest(coalesce(extract(epoch FROM now() - min(due.run_at)), 0), 0)::float8 AS "oldest_due_seconds!",
+                  greatest(coalesce(extract(epoch FROM now() - min(due.run_at) FILTER (WHERE due.unpublished)), 0), 0)::float8 AS "publish_lag_seconds!",
+                  coalesce(max(busy.running), 0) AS "running!"
+           FROM queues LEFT JOIN busy ON busy.queue = queues.name LEFT JOIN LATERAL (
+               (SELECT run_at, false AS unpublished FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NOT NULL
+                ORDER BY published_at LIMIT $1 / 2)
+               UNION ALL
+               (SELECT run_at, true FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
+                ORDER BY priority, run_at LIMIT $1 / 2)) AS due ON true
+           GROUP BY queues.name, queues.paused ORDER BY queues.name"#,
+        COUNTED
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Attempts that ended within a slice of time.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    /// Its beginning.
+    pub at: DateTime<Utc>,
+    /// Attempts that did their work.
+    pub succeeded: i64,
+    /// Attempts that did not.
+    pub failed: i64,
+}
+
+/// The last `slices` slices of `seconds` each, the oldest first, empty ones included.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn throughput(pool: &PgPool, slices: i32, seconds: i32) -> Result<Vec<Slice>, sqlx::Error> {
+    sqlx::query_as!(
+        Slice,
+        r#"WITH bounds AS (
+               SELECT to_timestamp(floor(extract(epoch FROM now()) / $2::int) * $2::int - ($1::int - 1) * $2::int) AS first),
+           ended AS (
+               SELECT floor(extract(epoch FROM ended_at - first) / $2::int)::int AS slice, outcome
+               FROM job_attempts, bounds WHERE ended_at >= first),
+           counted AS (
+               SELECT slice, count(*) FILTER (WHERE outcome = 'succeeded') AS succeeded,
+                      count(*) FILTER (WHERE outcome IN ('retry', 'failed', 'lost')) AS failed
+               FROM ended GROUP BY slice)
+           SELECT first + make_interval(secs => n * $2::int) AS "at!", coalesce(succeeded, 0) AS "succeeded!", coalesce(failed, 0) AS "failed!"
+           FROM bounds, generate_series(0, $1::int - 1) AS n LEFT JOIN counted ON counted.slice = n ORDER BY n"#,
+        slices,
+        seconds
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// How a kind did lately.
+#[derive(Clone, Debug)]
+pub struct KindFigures {
+    /// The kind.
+    pub kind: String,
+    /// Attempts looked at.
+    pub attempts: i64,
+    /// Of those that succeeded or failed, the share that succeeded, 0 to 1.
+    pub success: f64,
+    /// Durations of attempts in seconds.
+    pub p50: f64,
+    /// The slower ones.
+    pub p95: f64,
+    /// The slowest.
+    pub p99: f64,
+}
+
+/// How each kind did in the newest attempts of the last hour.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn kinds(pool: &PgPool) -> Result<Vec<KindFigures>, sqlx::Error> {
+    sqlx::query_as!(
+        KindFigures,
+        r#"WITH newest AS (
+               SELECT job_id, outcome, extract(epoch FROM ended_at - started_at)::float8 AS seconds FROM job_attempts
+               WHERE ended_at > now() - interval '1 hour' ORDER BY ended_at DESC LIMIT $1)
+           SELECT jobs.kind AS "kind!", count(*) AS "attempts!",
+                  coalesce(count(*) FILTER (WHERE outcome = 'succeeded')::float8
+                      / nullif(count(*) FILTER (WHERE outcome IN ('succeeded', 'retry', 'failed', 'lost')), 0), 1) AS "success!",
+                  percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS "p50!",
+                  percentile_cont(0.95) WITHIN GROUP (ORDER BY seconds) AS "p95!",
+                  percentile_cont(0.99) WITHIN GROUP (ORDER BY seconds) AS "p99!"
+           FROM newest JOIN jobs ON jobs.id = newest.job_id GROUP BY jobs.kind ORDER BY jobs.kind"#,
+        SAMPLED
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// A worker process.
+#[derive(Clone, Debug)]
+pub struct WorkerState {
+    /// Its name, the owner of its leases.
+    pub name: String,
+    /// The machine.
+    pub host: String,
+    /// Its build.
+    pub version: String,
+    /// What it works on.
+    pub queues: Vec<String>,
+    /// Jobs of one queue at a time.
+    pub concurrency: i32,
+    /// Its start.
+    pub started_at: DateTime<Utc>,
+    /// When it was last heard of.
+    pub seen_at: DateTime<Utc>,
+    /// When it said that it stops.
+    pub stopped_at: Option<DateTime<Utc>>,
+    /// Seconds since it was last heard of.
+    pub silent_seconds: f64,
+    /// What it runs now.
+    pub running: i64,
+}
+
+impl WorkerState {
+    /// Whether it can be expected to take jobs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.stopped_at.is_none() && self.silent_seconds < WORKER_SILENT_SECONDS
+    }
+}
+
+/// The workers heard of within a day, the newest first; 200 at most.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn workers(pool: &PgPool) -> Result<Vec<WorkerState>, sqlx::Error> {
+    sqlx::query_as!(
+        WorkerState,
+        r#"SELECT name, host, version, queues, concurrency, started_at, seen_at, stopped_at,
+                  extract(epoch FROM now() - seen_at)::float8 AS "silent_seconds!",
+                  (SELECT count(*) FROM jobs WHERE jobs.lease_owner = workers.name AND jobs.state = 'running') AS "running!"
+           FROM workers WHERE seen_at > now() - interval '1 day' ORDER BY seen_at DESC, name LIMIT 200"#
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// A line of the cron table.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// Its name.
+    pub name: String,
+    /// Minute, hour, day, month, weekday; UTC.
+    pub expression: String,
+    /// When it fires next.
+    pub next_tick: DateTime<Utc>,
+    /// When it fired last.
+    pub last_tick: Option<DateTime<Utc>>,
+}
+
+/// The cron table.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn schedules(pool: &PgPool) -> Result<Vec<Schedule>, sqlx::Error> {
+    sqlx::query_as!(
+        Schedule,
+        "SELECT name, expression, next_tick, last_tick FROM cron_schedules ORDER BY name"
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// Counts of what needs a person.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Trouble {
+    /// Calls to the outside whose outcome nobody knows.
+    pub unknown_effects: i64,
+    /// Jobs that died within a day, up to [`COUNTED`].
+    pub died_today: i64,
+    /// Running jobs whose worker has stopped renewing.
+    pub overdue_leases: i64,
+}
+
+/// See [`Trouble`].
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn trouble(pool: &PgPool) -> Result<Trouble, sqlx::Error> {
+    sqlx::query_as!(
+        Trouble,
+        r#"SELECT (SELECT count(*) FROM (SELECT 1 FROM effects WHERE state = 'unknown' LIMIT $1) AS bounded) AS "unknown_effects!",
+                  (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN ('dead', 'quarantined') AND finished_at > now() - interval '1 day' LIMIT $1) AS bounded) AS "died_today!",
+                  (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'running' AND lease_until < now() LIMIT $1) AS bounded) AS "overdue_leases!""#,
+        COUNTED
+    )
+    .fetch_one(pool)
+    .await
+}

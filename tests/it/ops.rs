@@ -1,0 +1,690 @@
+//! The job dashboard over HTTP: who gets in, what is found, and what each button does to jobs that really failed.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use roost_shared::jobs::kinds::KINDS;
+use roost_shared::jobs::list::{self, JobFilter};
+use roost_shared::operators::audit::{self, Verdict};
+use roost_shared::operators::{self, Role};
+use roost_tests::app::TestApp;
+use roost_tests::mailbox::{Fault, Misbehaviour, Stage};
+use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::world::{World, id_of};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+/// A job of any kind in any state, as an engine that met it would have left it.
+async fn put(pool: &PgPool, kind: &str, state: &str, args: Value, error: Option<&str>) -> Uuid {
+    let id = Uuid::now_v7();
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, last_error, finished_at)
+         VALUES ($1, $2, 'cache', 50, $3, $4, now() + interval '1 hour', 3, 3, $5, now())",
+    )
+    .bind(id)
+    .bind(kind)
+    .bind(args)
+    .bind(state)
+    .bind(error)
+    .execute(pool)
+    .await
+    .unwrap();
+    id
+}
+
+async fn state_of(pool: &PgPool, id: Uuid) -> Option<String> {
+    sqlx::query_scalar("SELECT state FROM jobs WHERE id = $1")
+        .bind(id)
+        .fetch_optional(pool)
+        .await
+        .unwrap()
+}
+
+fn a_warm_cache() -> Value {
+    json!({"property_id": Uuid::now_v7()})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_in_without_the_right_password() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    for path in [
+        "/ops",
+        "/ops/jobs",
+        "/ops/queues",
+        "/ops/workers",
+        "/ops/schedules",
+        "/ops/audit",
+        "/ops/live",
+    ] {
+        assert_eq!(ops.get(path).await.is(303).location, "/ops/login", "{path}");
+    }
+    let login = ops.get("/ops/login").await.is(200);
+    let policy = login.headers["content-security-policy"].to_str().unwrap();
+    assert!(
+        policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    assert_eq!(login.headers["x-frame-options"], "DENY");
+    assert_eq!(login.headers["cache-control"], "no-store");
+
+    let email = ops.make(Role::Viewer).await;
+    ops.signs_in(&email, "not the password", "").await.is(401);
+    ops.signs_in("nobody@ops.example.com", PASSWORD, "").await.is(401);
+    let home = ops.signs_in(&email, PASSWORD, "").await.is(303);
+    let cookie = home.headers["set-cookie"].to_str().unwrap();
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/ops"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sign_ins_are_limited_and_sessions_end() {
+    let app = TestApp::start_with(|settings| settings.logins_per_minute = 3).await;
+    let ops = Dashboard::start(&app.state).await;
+    let browser = ops.signed_in(Role::Operator).await;
+    let email = "operator@ops.example.com";
+    for _ in 0..2 {
+        ops.signs_in(email, "wrong", "").await.is(401);
+    }
+    let refused = ops.signs_in(email, PASSWORD, "").await.is(429);
+    assert!(refused.headers.contains_key("retry-after"));
+
+    app.clock.advance(TimeDelta::minutes(29));
+    browser.get("/ops").await.is(200);
+    app.clock.advance(TimeDelta::minutes(29));
+    browser.get("/ops").await.is(200);
+    app.clock.advance(TimeDelta::minutes(31));
+    assert_eq!(browser.get("/ops").await.is(303).location, "/ops/login");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authenticator_is_set_up_and_its_code_is_good_once() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    let browser = ops.signed_in(Role::Admin).await;
+    let email = "admin@ops.example.com";
+    let page = browser.get("/ops/account").await.is(200);
+    let secret = page.html.split("class=\"key\">").nth(1).unwrap();
+    let secret = secret.split('<').next().unwrap();
+    let code = |at: DateTime<Utc>| operators::code_at(secret, at).unwrap();
+
+    browser.post("/ops/account", &[("code", "000000")]).await.is(422);
+    let now = app.clock.now();
+    browser.post("/ops/account", &[("code", &code(now))]).await.is(303);
+    ops.signs_in(email, PASSWORD, "").await.is(401);
+    ops.signs_in(email, PASSWORD, &code(now)).await.is(401);
+    let later = now + TimeDelta::seconds(60);
+    app.clock.advance(TimeDelta::seconds(60));
+    ops.signs_in(email, PASSWORD, &code(later)).await.is(303);
+    ops.signs_in(email, PASSWORD, &code(later)).await.is(401);
+
+    browser.post("/ops/logout", &[]).await.is(303);
+    browser.get("/ops").await.is(303);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_sees_no_button_and_is_refused() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    let pool = app.state.db.pool();
+    let id = put(pool, "cache.warm", "dead", a_warm_cache(), Some("no answer")).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let page = viewer.get(&format!("/ops/jobs/{id}")).await.is(200);
+    page.says("What a retry would do");
+    page.is_silent_about("Retry this job");
+    viewer.get("/ops/jobs").await.is(200).is_silent_about("name=\"action\"");
+    viewer.get("/ops/queues").await.is(200).is_silent_about("Pause…");
+    for path in [
+        format!("/ops/jobs/{id}/retry"),
+        format!("/ops/jobs/{id}/delete"),
+        format!("/ops/jobs/{id}/edit"),
+        "/ops/queues/cache/pause".to_owned(),
+        "/ops/schedules/outbox.prune/run".to_owned(),
+    ] {
+        viewer
+            .post(&path, &[("reason", "because"), ("args", "{}")])
+            .await
+            .is(403);
+    }
+    let bulk = [("action", "retry"), ("all", "1"), ("filter", ""), ("reason", "because")];
+    viewer.post("/ops/jobs/bulk", &bulk).await.is(403);
+    viewer.get("/ops/jobs/bulk?action=retry&all=1").await.is(403);
+    assert_eq!(state_of(pool, id).await.as_deref(), Some("dead"));
+
+    let operator = ops.signed_in(Role::Operator).await;
+    operator
+        .get(&format!("/ops/jobs/{id}"))
+        .await
+        .is(200)
+        .is_silent_about("Delete this job");
+    operator.post(&format!("/ops/jobs/{id}/delete"), &[]).await.is(403);
+    let retry = format!("/ops/jobs/{id}/retry");
+    operator.post_without_token(&retry, &[]).await.is(403);
+    operator
+        .post_without_token(&retry, &[("csrf", &viewer.csrf)])
+        .await
+        .is(403);
+    assert_eq!(state_of(pool, id).await.as_deref(), Some("dead"));
+    operator.post(&retry, &[]).await.is(303);
+    assert_eq!(state_of(pool, id).await.as_deref(), Some("queued"));
+    operator.post(&retry, &[]).await.is(409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn script_in_a_job_stays_text() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    let script = "<script>alert(1)</script>";
+    let error = format!("{script}\"'><img src=x onerror=alert(2)>");
+    let id = put(
+        app.state.db.pool(),
+        "stripe.event.handle",
+        "dead",
+        json!({"event_id": script}),
+        Some(&error),
+    )
+    .await;
+    let secret = put(
+        app.state.db.pool(),
+        script,
+        "dead",
+        json!({"email": "ada@example.com"}),
+        None,
+    )
+    .await;
+    let admin = ops.signed_in(Role::Admin).await;
+    for path in [
+        "/ops/jobs".to_owned(),
+        format!("/ops/jobs/{id}"),
+        format!("/ops/jobs/{secret}"),
+        "/ops".to_owned(),
+        format!("/ops/jobs?q={script}"),
+    ] {
+        let page = admin.get(&path).await.is(200);
+        page.is_silent_about("<script>alert");
+        page.is_silent_about("<img src=x");
+        page.is_silent_about("ada@example.com");
+    }
+    admin
+        .get(&format!("/ops/jobs/{id}"))
+        .await
+        .is(200)
+        .says("&#60;script&#62;alert(1)");
+    let reason = [("reason", script)];
+    admin.post(&format!("/ops/jobs/{id}/retry"), &reason).await.is(303);
+    admin.get("/ops/audit").await.is(200).is_silent_about("<script>alert");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_was_refused_is_retried_when_the_server_takes_mail_again() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    world.mailbox.inject(Fault {
+        at: Stage::Rcpt,
+        what: Misbehaviour::Reply(550),
+        times: 1,
+    });
+    let guest = world.guest().await;
+    world.run_jobs().await;
+    assert!(world.mails_to(&guest).is_empty());
+
+    let operator = ops.signed_in(Role::Operator).await;
+    operator.get("/ops").await.is(200).says("1 jobs died within a day");
+    let list = operator
+        .get(&format!("/ops/jobs?state=dead&q={}", guest.id))
+        .await
+        .is(200);
+    let id = list.html.split("data-href=\"/ops/jobs/").nth(1).unwrap();
+    let id = id.split('"').next().unwrap().to_owned();
+    let page = operator.get(&format!("/ops/jobs/{id}")).await.is(200);
+    page.says("mail.send");
+    page.says("550");
+    page.says("A retry sends it");
+    operator.post(&format!("/ops/jobs/{id}/retry"), &[]).await.is(303);
+    world.run_jobs().await;
+    assert_eq!(world.mails_to(&guest).len(), 1);
+    let page = operator.get(&format!("/ops/jobs/{id}")).await.is(200);
+    page.says("a retry sends nothing");
+    page.says("job.retry");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_booking_has_a_flight_recorder_and_its_money_says_what_a_retry_would_do() {
+    let world = World::start().await;
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let reply = world
+        .books(&guest, flat, world.day(60), world.day(63), "pm_card_visa")
+        .await;
+    let booking = id_of(&reply.expect(201));
+    world.run_jobs().await;
+    let ops = Dashboard::start(&world.state).await;
+    let operator = ops.signed_in(Role::Operator).await;
+
+    let flight = operator.get(&format!("/ops/bookings/{booking}")).await.is(200);
+    for moment in [
+        "requested",
+        "payment_authorized",
+        "payment.capture succeeded",
+        "payment_intent",
+        "mail done",
+        "host_payable",
+        "ledger",
+    ] {
+        flight.says(moment);
+    }
+    let capture: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'payment.capture'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let page = operator.get(&format!("/ops/jobs/{capture}")).await.is(200);
+    page.says("Stripe already captured €358.40: a retry marks it done.");
+    page.says("Flight recorder");
+    // As if the worker had died before it could tell.
+    sqlx::query("UPDATE jobs SET state = 'dead' WHERE id = $1")
+        .bind(capture)
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let retry = format!("/ops/jobs/{capture}/retry");
+    operator.post(&retry, &[("reason", " ")]).await.is(422);
+    operator
+        .post(&retry, &[("reason", "the worker had died")])
+        .await
+        .is(303);
+    world.run_jobs().await;
+    assert_eq!(state_of(world.pool(), capture).await.as_deref(), Some("succeeded"));
+    assert_eq!(world.at_stripe(booking).await.captures, 1);
+    operator
+        .get(&format!("/ops/jobs/{capture}"))
+        .await
+        .is(200)
+        .says("the worker had died");
+
+    let found = operator.get(&format!("/ops/jobs?q={booking}")).await.is(200);
+    for kind in ["payment.authorize", "booking.confirm", "payment.capture", "mail.send"] {
+        found.says(kind);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_action_is_done_once_and_written_down() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let admin = ops.signed_in(Role::Admin).await;
+    let at = |id: Uuid, action: &str| format!("/ops/jobs/{id}/{action}");
+
+    let scheduled = put(pool, "cache.warm", "scheduled", a_warm_cache(), None).await;
+    admin.post(&at(scheduled, "run"), &[]).await.is(303);
+    assert_eq!(state_of(pool, scheduled).await.as_deref(), Some("queued"));
+    admin.post(&at(scheduled, "cancel"), &[]).await.is(303);
+    assert_eq!(state_of(pool, scheduled).await.as_deref(), Some("cancelled"));
+    admin.post(&at(scheduled, "delete"), &[]).await.is(303);
+    assert_eq!(state_of(pool, scheduled).await, None);
+    admin.get(&format!("/ops/jobs/{scheduled}")).await.is(404);
+
+    let running = put(pool, "cache.warm", "running", a_warm_cache(), None).await;
+    admin.post(&at(running, "delete"), &[]).await.is(409);
+    admin.post(&at(running, "edit"), &[("args", "{}")]).await.is(409);
+    admin.post(&at(running, "cancel"), &[]).await.is(303);
+    admin
+        .get(&format!("/ops/jobs/{running}"))
+        .await
+        .is(200)
+        .says("stopping");
+
+    let dead = put(pool, "cache.warm", "dead", a_warm_cache(), None).await;
+    let other = Uuid::now_v7();
+    admin
+        .post(&at(dead, "edit"), &[("args", "{\"property_id\": 7}")])
+        .await
+        .is(422);
+    admin.post(&at(dead, "edit"), &[("args", "{oops")]).await.is(422);
+    let args = json!({"property_id": other}).to_string();
+    admin.post(&at(dead, "edit"), &[("args", &args)]).await.is(303);
+    let edited = audit::of_job(pool, dead).await.unwrap();
+    assert_eq!(edited[0].after, Some(json!({"args": {"property_id": other}})));
+    assert!(edited[0].before.is_some());
+    admin.post(&at(dead, "explode"), &[]).await.is(404);
+    admin.post(&at(Uuid::now_v7(), "retry"), &[]).await.is(404);
+
+    // Two that are ticked, of which one has moved on.
+    let done = put(pool, "cache.warm", "succeeded", a_warm_cache(), None).await;
+    let preview = format!("/ops/jobs/bulk?action=retry&id={dead}&id={done}");
+    admin.get(&preview).await.is(200).says("<strong>1</strong> of 2 ticked");
+    let form = [
+        ("action", "retry"),
+        ("id", &dead.to_string()),
+        ("id", &done.to_string()),
+    ];
+    let back = admin.post("/ops/jobs/bulk", &form).await.is(303);
+    assert!(back.location.contains("done+to+1"), "{}", back.location);
+
+    let whole = audit::verify(pool).await.unwrap();
+    assert!(matches!(whole, Verdict::Whole { entries } if entries >= 7), "{whole:?}");
+    admin.get("/ops/audit").await.is(200).says("as they were written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_audit_log_cannot_be_changed_unseen() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let admin = ops.signed_in(Role::Admin).await;
+    for action in ["pause", "resume", "pause", "resume"] {
+        admin.post(&format!("/ops/queues/cache/{action}"), &[]).await.is(303);
+    }
+    let refused = sqlx::query("UPDATE operator_audit SET actor = 'somebody else'")
+        .execute(pool)
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("append-only"));
+    let refused = sqlx::query("DELETE FROM operator_audit").execute(pool).await;
+    assert!(refused.unwrap_err().to_string().contains("append-only"));
+
+    // Whoever owns the database can do it all the same, but not unseen.
+    for (change, broken) in [
+        ("UPDATE operator_audit SET reason = 'nicer' WHERE seq = 3", 3),
+        ("DELETE FROM operator_audit WHERE seq = 4", 4),
+        (
+            "DELETE FROM operator_audit WHERE seq = (SELECT max(seq) FROM operator_audit)",
+            6,
+        ),
+    ] {
+        let mut tx = pool.begin().await.unwrap();
+        sqlx::query("CREATE TABLE IF NOT EXISTS kept AS SELECT * FROM operator_audit")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        sqlx::query("ALTER TABLE operator_audit DISABLE TRIGGER ALL")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        sqlx::query(change).execute(&mut *tx).await.unwrap();
+        sqlx::query("ALTER TABLE operator_audit ENABLE TRIGGER ALL")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(
+            audit::verify(pool).await.unwrap(),
+            Verdict::Broken { seq: broken },
+            "{change}"
+        );
+        admin
+            .get("/ops/audit")
+            .await
+            .is(200)
+            .says(&format!("Entry {broken} is not as it was written"));
+
+        let mut tx = pool.begin().await.unwrap();
+        sqlx::query("ALTER TABLE operator_audit DISABLE TRIGGER ALL")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        sqlx::query("DELETE FROM operator_audit")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        sqlx::query("INSERT INTO operator_audit SELECT * FROM kept")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        sqlx::query("ALTER TABLE operator_audit ENABLE TRIGGER ALL")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(audit::verify(pool).await.unwrap(), Verdict::Whole { entries: 6 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_match_are_retried_once_each_by_a_job() {
+    let world = World::start().await;
+    let pool = world.pool();
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, last_error, finished_at)
+         SELECT gen_random_uuid(), 'cache.warm', 'cache', 50, jsonb_build_object('property_id', gen_random_uuid()), 'dead', now(), 3, 3, 'the cache was away', now()
+         FROM generate_series(1, 1200)",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    // Random ids may lie after the action's own; give them ones of the past.
+    sqlx::query("UPDATE jobs SET id = ('01900000' || substr(id::text, 9))::uuid WHERE kind = 'cache.warm'")
+        .execute(pool)
+        .await
+        .unwrap();
+    let ops = Dashboard::start(&world.state).await;
+    let operator = ops.signed_in(Role::Operator).await;
+    let preview = operator
+        .get("/ops/jobs/bulk?all=1&action=retry&q=cache+was+away")
+        .await
+        .is(200);
+    preview.says("<strong>1,200</strong> jobs match");
+    let form = [
+        ("action", "retry"),
+        ("all", "1"),
+        ("filter", "q=cache+was+away"),
+        ("expected", "1200"),
+        ("reason", ""),
+    ];
+    operator.post("/ops/jobs/bulk", &form).await.is(422);
+    let form = form.map(|(name, value)| {
+        if name == "reason" {
+            (name, "the cache is back")
+        } else {
+            (name, value)
+        }
+    });
+    let began = operator.post("/ops/jobs/bulk", &form).await.is(303);
+    world.run_jobs().await;
+    operator
+        .get(&began.location)
+        .await
+        .is(200)
+        .says("Done to <strong>1200</strong>, 0 had moved on");
+    assert_eq!(world.jobs("cache.warm").await, ["succeeded=1200"]);
+    let most: i64 = sqlx::query_scalar("SELECT max(times) FROM (SELECT count(*) AS times FROM job_attempts JOIN jobs ON jobs.id = job_id WHERE kind = 'cache.warm' GROUP BY job_id) AS each")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    assert_eq!(most, 1);
+    let written: i64 =
+        sqlx::query_scalar("SELECT count(DISTINCT job_id) FROM operator_audit WHERE action = 'job.retry'")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+    assert_eq!(written, 1200);
+    assert!(matches!(audit::verify(pool).await.unwrap(), Verdict::Whole { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    let operator = ops.signed_in(Role::Operator).await;
+    operator.post("/ops/queues/payments/pause", &[]).await.is(422);
+    operator.post("/ops/queues/nowhere/pause", &[]).await.is(404);
+    operator.post("/ops/queues/notifications/pause", &[]).await.is(303);
+    operator.get("/ops").await.is(200).says("notifications is paused");
+    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    let guest = world.guest().await;
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    assert!(world.mails_to(&guest).is_empty());
+    operator.post("/ops/queues/notifications/resume", &[]).await.is(303);
+    world
+        .eventually("the mail arrives", async || world.mails_to(&guest).len() == 1)
+        .await;
+
+    let workers = operator.get("/ops/workers").await.is(200);
+    workers.says("worker-alive");
+    world
+        .eventually("the cron table is filled", async || {
+            operator.get("/ops/schedules").await.html.contains("outbox.prune")
+        })
+        .await;
+    let before: i64 = world.jobs_of("outbox.prune").await;
+    operator.post("/ops/schedules/outbox.prune/run", &[]).await.is(303);
+    world
+        .eventually("the schedule fires", async || {
+            world.jobs_of("outbox.prune").await == before + 1
+        })
+        .await;
+    operator.post("/ops/schedules/none/run", &[]).await.is(404);
+}
+
+#[tokio::test]
+async fn no_list_reads_the_whole_table() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, last_error, finished_at, created_at)
+         SELECT ('01900000-' || lpad(to_hex(n / 65536), 4, '0') || '-7' || substr(md5(n::text), 1, 3) || '-8' || substr(md5(n::text), 4, 3) || '-' || lpad(to_hex(n), 12, '0'))::uuid,
+                (ARRAY['mail.send', 'cache.warm', 'payment.capture', 'booking.confirm'])[1 + n % 4],
+                (ARRAY['notifications', 'cache', 'payments', 'confirmation'])[1 + n % 4], 50,
+                jsonb_build_object('payment_id', gen_random_uuid()),
+                CASE WHEN n % 1000 = 0 THEN 'dead' ELSE 'succeeded' END, now(), CASE WHEN n % 50 = 0 THEN 4 ELSE 1 END, 15,
+                CASE WHEN n % 1000 = 0 THEN 'Stripe said no to ' || n END, now(), now()
+         FROM generate_series(1, 40000) AS n",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    sqlx::query("ANALYZE jobs").execute(pool).await.unwrap();
+    let some = |change: fn(&mut JobFilter)| {
+        let mut filter = JobFilter::default();
+        change(&mut filter);
+        filter
+    };
+    let shapes = [
+        some(|_| ()),
+        some(|filter| filter.states = vec!["dead".to_owned()]),
+        some(|filter| filter.states = vec!["dead".to_owned(), "running".to_owned()]),
+        some(|filter| filter.kind = Some("mail.send".to_owned())),
+        some(|filter| filter.queue = Some("payments".to_owned())),
+        some(|filter| filter.attempts = Some(3)),
+        some(|filter| filter.from = Some("2024-06-10T00:00:00Z".parse().unwrap())),
+        some(|filter| filter.q = Some("no to 7000".to_owned())),
+        some(|filter| filter.q = Some("01a2037c-a236-775c-8d03-3d14bc67841b".to_owned())),
+        some(|filter| filter.q = Some(r#"{"payment_id": "01a2037c-a236-775c-8d03-3d14bc67841b"}"#.to_owned())),
+        some(|filter| {
+            filter.kind = Some("payment.capture".to_owned());
+            filter.states = vec!["dead".to_owned()];
+            filter.q = Some("Stripe".to_owned());
+        }),
+    ];
+    for filter in shapes {
+        let plan = list::plan(pool, &filter, 51).await.unwrap().join("\n");
+        assert!(plan.contains("Index"), "{filter:?}\n{plan}");
+        assert!(!plan.contains("Seq Scan on jobs"), "{filter:?}\n{plan}");
+    }
+    // Pages hold every match once.
+    let filter = some(|filter| filter.states = vec!["dead".to_owned()]);
+    let (mut seen, mut before) = (Vec::new(), None);
+    loop {
+        let page = list::list(pool, &filter, before, 7).await.unwrap();
+        before = page.last().map(|job| job.id);
+        seen.extend(page.iter().map(|job| job.id));
+        if page.len() < 7 {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 40);
+    assert!(seen.is_sorted_by(|left, right| left > right));
+    assert_eq!(list::count(pool, &filter).await.unwrap(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_do_the_same_over_json() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let email = ops.make(Role::Operator).await;
+    let id = put(
+        pool,
+        "payment.capture",
+        "dead",
+        json!({"payment_id": Uuid::now_v7()}),
+        Some("no answer"),
+    )
+    .await;
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}/ops/api{path}", ops.base);
+    let refused = http.get(url("/jobs")).send().await.unwrap();
+    assert_eq!(
+        (
+            refused.status().as_u16(),
+            refused.headers()["content-type"].to_str().unwrap()
+        ),
+        (401, "application/problem+json")
+    );
+    let session: Value = http
+        .post(url("/session"))
+        .json(&json!({"email": email, "password": PASSWORD}))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let token = session["token"].as_str().unwrap();
+    let get = async |path: &str| -> Value {
+        http.get(url(path))
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
+    };
+    assert_eq!(
+        get("/jobs?state=dead&kind=payment.capture").await["items"][0]["id"],
+        id.to_string()
+    );
+    assert_eq!(get("/jobs?state=gone").await["errors"][0]["field"], "state");
+    assert_eq!(get(&format!("/jobs/{id}")).await["outlook"][0]["tone"], "futile");
+    assert_eq!(get("/audit/verify").await["whole"], true);
+    assert!(get("/overview").await["queues"].as_array().unwrap().len() >= 5);
+    assert!(get("/openapi.json").await["paths"]["/jobs/{job_id}/{action}"].is_object());
+
+    let retry = async |body: Value| {
+        let sent = http
+            .post(url(&format!("/jobs/{id}/retry")))
+            .bearer_auth(token)
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        (sent.status().as_u16(), sent.json::<Value>().await.unwrap())
+    };
+    let (status, problem) = retry(json!({})).await;
+    assert_eq!(
+        (status, problem["errors"][0]["field"].as_str()),
+        (422, Some("reason")),
+        "{problem}"
+    );
+    assert_eq!(
+        retry(json!({"reason": "Stripe is back"})).await,
+        (200, json!({"state": "queued"}))
+    );
+    let (status, problem) = retry(json!({"reason": "once more"})).await;
+    assert_eq!((status, problem["code"].as_str()), (409, Some("wrong_state")));
+    let forbidden = http
+        .post(url(&format!("/jobs/{id}/delete")))
+        .bearer_auth(token)
+        .json(&json!({"reason": "x"}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(forbidden.status().as_u16(), 403);
+}
+
+#[test]
+fn the_dashboard_knows_every_kind_that_a_worker_knows() {
+    let mut known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    known.sort_unstable();
+    assert_eq!(roost_worker::jobs::registry().kinds(), known);
+}

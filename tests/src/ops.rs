@@ -1,0 +1,169 @@
+//! The job dashboard as a test meets it: a real listener, and operators who use its pages over HTTP.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a step that fails ends the test that took it"
+)]
+
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, StatusCode};
+use roost_api::server::{self, Running};
+use roost_api::state::AppState;
+use roost_shared::operators::{self, NewOperator, Role};
+
+/// The password of every operator.
+pub const PASSWORD: &str = "a password for operators";
+
+/// A dashboard that listens.
+pub struct Dashboard {
+    /// `http://127.0.0.1:…`
+    pub base: String,
+    state: AppState,
+    _server: Running,
+}
+
+/// Somebody who is signed in.
+pub struct Browser {
+    /// Goes with every form.
+    pub csrf: String,
+    /// `name=value`
+    pub cookie: String,
+    base: String,
+    http: Client,
+}
+
+/// A page that came back.
+#[derive(Debug)]
+pub struct Page {
+    /// Its status.
+    pub status: StatusCode,
+    /// Where it sends the browser.
+    pub location: String,
+    /// Its headers.
+    pub headers: reqwest::header::HeaderMap,
+    /// Its HTML.
+    pub html: String,
+}
+
+impl Page {
+    async fn of(response: Response) -> Self {
+        let location = response.headers().get("location");
+        Self {
+            status: response.status(),
+            location: location.map_or_else(String::new, |value| value.to_str().unwrap().to_owned()),
+            headers: response.headers().clone(),
+            html: response.text().await.unwrap(),
+        }
+    }
+
+    /// The page must have this status.
+    #[track_caller]
+    pub fn is(self, status: u16) -> Self {
+        assert_eq!(self.status.as_u16(), status, "{}", self.html);
+        self
+    }
+
+    /// The page must say this.
+    #[track_caller]
+    pub fn says(&self, text: &str) {
+        assert!(self.html.contains(text), "{text:?} is not on the page:\n{}", self.html);
+    }
+
+    /// The page must not say this.
+    #[track_caller]
+    pub fn is_silent_about(&self, text: &str) {
+        assert!(!self.html.contains(text), "{text:?} is on the page:\n{}", self.html);
+    }
+}
+
+impl Dashboard {
+    /// Starts one beside an API.
+    pub async fn start(state: &AppState) -> Self {
+        let server = server::start_ops(state.clone(), "127.0.0.1:0").await.unwrap();
+        Self {
+            base: format!("http://{}", server.address()),
+            state: state.clone(),
+            _server: server,
+        }
+    }
+
+    /// Makes an operator named after the role.
+    pub async fn make(&self, role: Role) -> String {
+        let email = format!("{}@ops.example.com", role.name());
+        let new = NewOperator::new(&self.state.passwords, &email, PASSWORD.to_owned(), role)
+            .await
+            .unwrap();
+        let mut tx = self.state.db.begin().await.unwrap();
+        operators::create(&mut tx, new, "test").await.unwrap();
+        tx.commit().await.unwrap();
+        email
+    }
+
+    /// A new operator of this role, signed in.
+    pub async fn signed_in(&self, role: Role) -> Browser {
+        let email = self.make(role).await;
+        let page = self.signs_in(&email, PASSWORD, "").await.is(303);
+        let cookie = page.headers["set-cookie"].to_str().unwrap();
+        let mut browser = Browser {
+            csrf: String::new(),
+            cookie: cookie.split(';').next().unwrap().to_owned(),
+            base: self.base.clone(),
+            http: plain(),
+        };
+        let home = browser.get("/ops").await.is(200);
+        let after = home.html.split("name=\"csrf\" value=\"").nth(1).unwrap();
+        browser.csrf = after.split('"').next().unwrap().to_owned();
+        browser
+    }
+
+    /// What the sign-in form answers.
+    pub async fn signs_in(&self, email: &str, password: &str, code: &str) -> Page {
+        let form = [("email", email), ("password", password), ("code", code)];
+        let request = plain()
+            .post(format!("{}/ops/login", self.base))
+            .header("content-type", "application/x-www-form-urlencoded");
+        Page::of(request.body(encoded(&form)).send().await.unwrap()).await
+    }
+
+    /// A page for nobody in particular.
+    pub async fn get(&self, path: &str) -> Page {
+        Page::of(plain().get(format!("{}{path}", self.base)).send().await.unwrap()).await
+    }
+}
+
+impl Browser {
+    /// A page.
+    pub async fn get(&self, path: &str) -> Page {
+        let request = self.http.get(format!("{}{path}", self.base));
+        Page::of(request.header("cookie", &self.cookie).send().await.unwrap()).await
+    }
+
+    /// A form with its token.
+    pub async fn post(&self, path: &str, form: &[(&str, &str)]) -> Page {
+        let mut form = form.to_vec();
+        form.push(("csrf", &self.csrf));
+        self.post_without_token(path, &form).await
+    }
+
+    /// A form as another site would send it.
+    pub async fn post_without_token(&self, path: &str, form: &[(&str, &str)]) -> Page {
+        let request = self
+            .http
+            .post(format!("{}{path}", self.base))
+            .header("cookie", &self.cookie)
+            .header("content-type", "application/x-www-form-urlencoded");
+        Page::of(request.body(encoded(form)).send().await.unwrap()).await
+    }
+}
+
+fn plain() -> Client {
+    Client::builder().redirect(Policy::none()).no_proxy().build().unwrap()
+}
+
+fn encoded(form: &[(&str, &str)]) -> String {
+    form_urlencoded::Serializer::new(String::new())
+        .extend_pairs(form)
+        .finish()
+}

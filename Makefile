@@ -34,7 +34,8 @@ demo: provision ## The same, but end after the booking: exit 0 only if every ste
 	@$(CARGO) build --workspace --locked $(release_flag)
 	@exec "$(target_dir)/$(PROFILE)/roost-dev" demo
 
-test: provision ## Run all tests on private servers: unit, integration, docs (ARGS="name" picks some)
+test: ## Run all tests on private servers: unit, integration, docs (ARGS="name" picks some)
+	@.config/provision --browser
 	@$(CARGO) build --workspace --locked
 	@exec "$(target_dir)/debug/roost-dev" test -- $(ARGS)
 

@@ -20,6 +20,7 @@ mod mail;
 mod mailbox;
 mod messages;
 mod ops;
+mod ops_browser;
 mod payments;
 mod properties;
 mod property_cache;

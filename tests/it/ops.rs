@@ -688,3 +688,46 @@ fn the_dashboard_knows_every_kind_that_a_worker_knows() {
     known.sort_unstable();
     assert_eq!(roost_worker::jobs::registry().kinds(), known);
 }
+
+/// What a subcommand of the worker's binary prints, and whether it succeeded.
+async fn on_a_terminal(world: &World, arguments: &[&str]) -> (bool, String) {
+    let test = std::env::current_exe().unwrap();
+    let binary = test.parent().unwrap().parent().unwrap().join("roost-worker");
+    let ran = tokio::process::Command::new(binary)
+        .env_clear()
+        .env("DATABASE_URL", world.database_url())
+        .env("REDIS_URL", world.redis_url())
+        .env("STRIPE_SECRET_KEY", "sk_test_roost")
+        .env("USER", "ada")
+        .arg("jobs")
+        .args(arguments)
+        .output()
+        .await
+        .unwrap();
+    let text = [ran.stdout, ran.stderr].concat();
+    (ran.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_has_the_same_rules() {
+    let world = World::without_worker().await;
+    let args = json!({"payment_id": Uuid::now_v7()});
+    let id = put(world.pool(), "payment.void", "dead", args, Some("no \u{1b}[31m answer")).await;
+    let text = id.to_string();
+    let (done, listed) = on_a_terminal(&world, &["list", "--state", "dead", "--kind", "payment.void", "answer"]).await;
+    assert!(done && listed.contains(&text) && !listed.contains('\u{1b}'), "{listed}");
+    let (done, shown) = on_a_terminal(&world, &["show", &text]).await;
+    assert!(done && shown.contains("Its payment is gone"), "{shown}");
+    let (done, refusal) = on_a_terminal(&world, &["retry", &text]).await;
+    assert!(!done && refusal.contains("say why"), "{refusal}");
+    let (done, _) = on_a_terminal(&world, &["retry", &text, "--reason", "Stripe is back"]).await;
+    assert!(done);
+    assert_eq!(state_of(world.pool(), id).await.as_deref(), Some("queued"));
+    let (done, _) = on_a_terminal(&world, &["cancel", &text, "--reason", "no, wait"]).await;
+    assert!(done);
+    assert!(on_a_terminal(&world, &["pause", "cache"]).await.0);
+    let entries = audit::list(world.pool(), None, 10).await.unwrap();
+    let actions: Vec<&str> = entries.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(actions, ["queue.pause", "job.cancel", "job.retry"]);
+    assert!(entries.iter().all(|entry| entry.actor == "cli:ada"));
+}

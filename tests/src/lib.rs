@@ -1,11 +1,12 @@
 //! What the tests and the development commands stand on.
 //!
-//! [`app`]: the API and people who use it. [`ops`]: the job dashboard and its operators. [`services`]: private servers. [`database`]: a database for each test. [`dev`]: the commands behind the Makefile,
+//! [`app`]: the API and people who use it. [`ops`]: the job dashboard and its operators, [`browser`]: a window to look at it. [`services`]: private servers. [`database`]: a database for each test. [`dev`]: the commands behind the Makefile,
 //! which fill a database with [`seed`] and show a booking with [`demo`]. [`mailbox`]: where mail goes. [`stripe`]: the
 //! Stripe that the worker talks to. [`bench`]: speed and size.
 
 pub mod app;
 pub mod bench;
+pub mod browser;
 pub mod database;
 pub mod demo;
 pub mod dev;

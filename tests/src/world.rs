@@ -116,6 +116,11 @@ impl World {
         self.state.db.pool()
     }
 
+    /// The number that a query counts.
+    pub async fn counts(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(self.pool()).await.unwrap()
+    }
+
     /// Asks to book for two.
     pub async fn books(
         &self,

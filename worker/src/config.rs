@@ -8,6 +8,8 @@ use roost_shared::config::{DatabaseArgs, LogArgs, PublicUrlArgs, RedisArgs, Secr
 use roost_shared::jobs::Queue;
 use roost_shared::stripe::StripeArgs;
 
+use crate::cli::JobsCommand;
+
 /// Runs Roost's background jobs: bookings, payments, mail, caches, housekeeping.
 #[derive(Parser, Clone)]
 #[command(name = "roost-worker", version, about, long_about = None)]
@@ -74,6 +76,9 @@ pub struct Options {
 pub enum Command {
     /// Exit 0 if the worker on METRICS_LISTEN is alive; for containers
     Healthcheck,
+    /// Look at jobs, retry or cancel them, pause queues
+    #[command(subcommand)]
+    Jobs(JobsCommand),
 }
 
 impl Options {

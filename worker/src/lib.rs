@@ -3,6 +3,7 @@
 //! The way of a job: [`queue`] (apalis brings an id) → [`engine`] (claim, run, settle) → [`jobs`] (the handlers).
 //! [`relay`] and [`schedule`] run beside it.
 
+pub mod cli;
 mod config;
 mod context;
 pub mod email;

@@ -3,7 +3,7 @@
 use clap::Parser;
 use roost_shared::clock::Clock;
 use roost_shared::telemetry;
-use roost_worker::{Command, Options, Worker, healthcheck, jobs, serve_metrics};
+use roost_worker::{Command, Options, Worker, cli, healthcheck, jobs, serve_metrics};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +19,9 @@ fn main() -> anyhow::Result<()> {
 async fn run(options: Options) -> anyhow::Result<()> {
     if options.command == Some(Command::Healthcheck) {
         return Ok(healthcheck(options.metrics_listen).await?);
+    }
+    if let Some(Command::Jobs(command)) = &options.command {
+        return cli::run(command, &options.database, &options.redis).await;
     }
     telemetry::init(options.log.log_format);
     rustls::crypto::ring::default_provider()

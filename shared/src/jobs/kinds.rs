@@ -10,6 +10,9 @@ use super::catalogue::{
 };
 use super::{Job, Queue};
 
+/// Arguments as their kind writes them and the dedupe key that goes with them, or what is wrong with them.
+type Checked = Result<(Value, Option<String>), String>;
+
 /// A kind of job.
 #[derive(Clone, Copy, Debug)]
 pub struct Kind {
@@ -27,7 +30,7 @@ pub struct Kind {
     pub moves_money: bool,
     /// Arguments that are shown; any other is masked.
     pub shown: &'static [&'static str],
-    check: fn(&Value) -> Result<(Value, Option<String>), String>,
+    check: fn(&Value) -> Checked,
 }
 
 impl Kind {
@@ -58,7 +61,7 @@ impl Kind {
     }
 }
 
-fn check<J: Job>(args: &Value) -> Result<(Value, Option<String>), String> {
+fn check<J: Job>(args: &Value) -> Checked {
     let job: J = serde_json::from_value(args.clone()).map_err(|error| error.to_string())?;
     let written = serde_json::to_value(&job).map_err(|error| error.to_string())?;
     if let (Some(given), Some(known)) = (args.as_object(), written.as_object())

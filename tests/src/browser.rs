@@ -1,0 +1,237 @@
+//! A real browser: Chromium, driven over the WebDriver protocol by a chromedriver of our own.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a step that fails ends the test that took it"
+)]
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+
+use crate::services::{free_port, workspace_root};
+
+/// What is waited for usually comes within milliseconds; a loaded machine takes longer.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The name of an element in WebDriver's JSON.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// A window of a browser. When it is dropped, the browser is gone.
+pub struct Browser {
+    session: String,
+    http: reqwest::Client,
+    _driver: Child,
+}
+
+fn program(names: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
+        .find(|file| file.is_file())
+}
+
+impl Browser {
+    /// Opens one; none where Chromium or its driver is not installed, said loudly.
+    pub async fn open() -> Option<Self> {
+        let (chromium, driver) = (
+            program(&["chromium", "chromium-browser", "google-chrome"]),
+            program(&["chromedriver"]),
+        );
+        let (Some(chromium), Some(driver)) = (chromium, driver) else {
+            eprintln!(
+                "\n*** SKIPPED: no Chromium with chromedriver here, so nothing was tried in a browser.\n*** Debian: apt-get install chromium chromium-driver\n"
+            );
+            return None;
+        };
+        let port = free_port(None).unwrap();
+        let mut child = Command::new(driver)
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let base = format!("http://127.0.0.1:{port}");
+        let ready = async {
+            while http.get(format!("{base}/status")).send().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, ready).await.is_err() {
+            child.start_kill().unwrap();
+            panic!("chromedriver does not answer");
+        }
+        let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": {
+            "binary": chromium,
+            // In a container there is often no sandbox to be had and little shared memory.
+            "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,900", "--lang=en-GB"],
+        }}}});
+        let reply = http.post(format!("{base}/session")).json(&wanted).send().await.unwrap();
+        let opened: Value = reply.json().await.unwrap();
+        let id = opened["value"]["sessionId"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no browser: {opened}"));
+        Some(Self {
+            session: format!("{base}/session/{id}"),
+            http,
+            _driver: child,
+        })
+    }
+
+    async fn command(&self, path: &str, body: Value) -> Value {
+        let reply = self.http.post(format!("{}{path}", self.session)).json(&body).send();
+        let answer: Value = reply.await.unwrap().json().await.unwrap();
+        assert!(answer["value"]["error"].is_null(), "{path} {body}: {answer}");
+        answer["value"].clone()
+    }
+
+    /// Goes to a page and waits until it is loaded.
+    pub async fn goto(&self, url: &str) {
+        self.command("/url", json!({ "url": url })).await;
+    }
+
+    /// Where it is.
+    pub async fn url(&self) -> String {
+        self.script("return location.href").await.as_str().unwrap().to_owned()
+    }
+
+    /// The result of a script's body.
+    pub async fn script(&self, body: &str) -> Value {
+        self.command("/execute/sync", json!({"script": body, "args": []})).await
+    }
+
+    async fn element(&self, css: &str) -> String {
+        let found = self
+            .command("/element", json!({"using": "css selector", "value": css}))
+            .await;
+        found[ELEMENT].as_str().unwrap().to_owned()
+    }
+
+    /// Clicks as a person does: what is hidden or covered cannot be clicked.
+    pub async fn click(&self, css: &str) {
+        let element = self.element(css).await;
+        self.command(&format!("/element/{element}/click"), json!({})).await;
+    }
+
+    /// Types into a field.
+    pub async fn fill(&self, css: &str, text: &str) {
+        let element = self.element(css).await;
+        self.command(&format!("/element/{element}/value"), json!({ "text": text }))
+            .await;
+    }
+
+    /// Presses keys wherever the focus is.
+    pub async fn press(&self, keys: &str) {
+        let actions: Vec<Value> = keys
+            .chars()
+            .flat_map(|key| {
+                [
+                    json!({"type": "keyDown", "value": key}),
+                    json!({"type": "keyUp", "value": key}),
+                ]
+            })
+            .collect();
+        let keyboard = json!({"actions": [{"type": "key", "id": "keyboard", "actions": actions}]});
+        self.command("/actions", keyboard).await;
+    }
+
+    /// Whether the page has it now.
+    pub async fn has(&self, css: &str) -> bool {
+        let found = self
+            .command("/elements", json!({"using": "css selector", "value": css}))
+            .await;
+        !found.as_array().unwrap().is_empty()
+    }
+
+    /// The text that a person sees.
+    pub async fn text(&self) -> String {
+        let text = self.script("return document.body.innerText").await;
+        text.as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the page says this.
+    pub async fn sees(&self, text: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let page = self.text().await;
+            if page.contains(text) {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{text:?} does not come up in:\n{page}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn devtools(&self, command: &str, params: Value) -> Value {
+        let body = json!({"cmd": command, "params": params});
+        self.command("/goog/cdp/execute", body).await
+    }
+
+    /// Prefers `light` or `dark` from now on.
+    pub async fn prefer(&self, scheme: &str) {
+        let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
+        self.devtools("Emulation.setEmulatedMedia", features).await;
+    }
+
+    /// A window of this width from now on; a narrow one is a telephone's.
+    pub async fn width(&self, width: u32) {
+        let metrics = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600});
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
+    }
+
+    /// Writes a picture of the whole page to `target/screenshots/`.
+    pub async fn picture(&self, name: &str) {
+        let folder = screenshots();
+        std::fs::create_dir_all(&folder).unwrap();
+        let shot = json!({"format": "png", "captureBeyondViewport": true});
+        let shot = self.devtools("Page.captureScreenshot", shot).await;
+        let bytes = STANDARD.decode(shot["data"].as_str().unwrap()).unwrap();
+        std::fs::write(folder.join(format!("{name}.png")), bytes).unwrap();
+    }
+
+    /// What axe finds wrong with the page, a line a rule; and that nothing is wider than the window.
+    pub async fn faults(&self, axe: &str) -> Vec<String> {
+        self.script(&format!("{axe}; return true")).await;
+        let body = json!({"script": "const done = arguments[arguments.length - 1];
+            axe.run(document, {resultTypes: ['violations']}).then((found) => done(found.violations.map((rule) =>
+                `${rule.id}: ${rule.help}: ${rule.nodes.map((node) => node.html + ' ' + (node.any[0]?.message ?? '')).join(' | ')}`)));", "args": []});
+        let found = self.command("/execute/async", body).await;
+        let mut faults: Vec<String> = found
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|fault| fault.as_str().unwrap().to_owned())
+            .collect();
+        let wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        let over = self.script(wide).await.as_i64().unwrap();
+        if over > 0 {
+            faults.push(format!("the page is {over} px wider than the window"));
+        }
+        faults
+    }
+
+    /// Closes the window and the browser.
+    pub async fn close(self) {
+        self.http.delete(&self.session).send().await.unwrap();
+    }
+}
+
+fn screenshots() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || workspace_root().unwrap().join("target"),
+        |folder| Path::new(&folder).to_owned(),
+    );
+    target.join("screenshots")
+}

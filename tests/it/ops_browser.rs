@@ -140,7 +140,7 @@ async fn somebody_on_call_finds_what_failed_and_retries_it_by_keyboard() {
     browser.press("/").await;
     browser.press("no error says this").await;
     browser.sees("No job matches").await;
-    assert!(browser.url().await.contains("q=no+error"), "{}", browser.url().await);
+    assert!(browser.url().await.contains("q=no%20error"), "{}", browser.url().await);
     assert_eq!(browser.script("return window.untouched").await, json!(true));
 
     // All the others at once: by tick.

@@ -239,7 +239,7 @@ async fn a_mail_that_was_refused_is_retried_when_the_server_takes_mail_again() {
     let page = operator.get(&format!("/ops/jobs/{id}")).await.is(200);
     page.says("mail.send");
     page.says("550");
-    page.says("A retry sends it");
+    page.says("A retry offers it once more");
     operator.post(&format!("/ops/jobs/{id}/retry"), &[]).await.is(303);
     world.run_jobs().await;
     assert_eq!(world.mails_to(&guest).len(), 1);

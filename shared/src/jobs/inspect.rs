@@ -147,6 +147,7 @@ pub async fn inspect(pool: &PgPool, id: Uuid) -> Result<Option<JobDetail>, sqlx:
     let outlook = outlook(&Facts {
         kind: &job.kind,
         state: &job.state,
+        last_outcome: attempts.first().map(|attempt| attempt.outcome.as_str()),
         effects: &effects,
         payment: subject.payment.as_ref().map(|payment| payment.facts),
         refund: subject.refund.as_ref().map(|refund| refund.facts),

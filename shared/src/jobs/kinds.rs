@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::catalogue::{
-    AuthorizePayment, CapturePayment, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage, OpenReviews,
-    PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, VoidPayment, WarmCache,
+    AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage,
+    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, VoidPayment,
+    WarmCache,
 };
 use super::{Job, Queue};
 
@@ -112,6 +113,7 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<SendMail>("Sends one mail.", &["mail", "subject_id"]),
     Kind::of::<WarmCache>("Renders a property's public page into the cache.", &["property_id"]),
     Kind::of::<PruneOutbox>("Deletes finished jobs, old replies and spent tokens.", &[]),
+    Kind::of::<CompleteStays>("Completes the stays that are over.", &[]),
     Kind::of::<RunBulkAction>("Works off an operator's action on many jobs.", &["action_id"]),
 ];
 

@@ -64,6 +64,8 @@ pub struct RefundFacts {
 pub(super) struct Facts<'a> {
     pub kind: &'a str,
     pub state: &'a str,
+    /// The outcome of the newest attempt.
+    pub last_outcome: Option<&'a str>,
     pub effects: &'a [Effect],
     pub payment: Option<PaymentFacts>,
     pub refund: Option<RefundFacts>,
@@ -114,6 +116,10 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
         "outbox.prune" => vec![say(
             Tone::Safe,
             "A run deletes what has served its purpose. Repeating it deletes nothing more.",
+        )],
+        "stays.complete" => vec![say(
+            Tone::Safe,
+            "A run completes the stays that are over and are not completed yet. Repeating it changes nothing.",
         )],
         "ops.bulk" => vec![say(
             Tone::Safe,
@@ -295,6 +301,10 @@ fn mail(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Safe,
             "The mail server has taken the mail already: a retry sends nothing.",
         ),
+        _ if facts.last_outcome == Some("failed") => say(
+            Tone::Acts,
+            "The mail server refused the mail for good. A retry offers it once more; it comes to the same unless the cause is gone.",
+        ),
         Some(effect) if effect.state == "intent" || effect.state == "unknown" => say(
             Tone::Acts,
             "The mail may have been sent once already. A retry sends it again with the same Message-ID, which most mail programs show once.",
@@ -338,6 +348,7 @@ mod tests {
             let facts = Facts {
                 kind: "payment.capture",
                 state: "dead",
+                last_outcome: None,
                 effects,
                 payment,
                 refund: None,
@@ -365,6 +376,7 @@ mod tests {
         let facts = Facts {
             kind: "cache.warm",
             state: "quarantined",
+            last_outcome: Some("lost"),
             effects: &[],
             payment: None,
             refund: None,

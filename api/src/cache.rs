@@ -2,8 +2,8 @@
 //! Postgres for good.
 //!
 //! Per property everything that touches this process's copy happens one after the other, so a hundred requests for
-//! what is not here ask Postgres once, and what was read before a change never stays behind it: the change waits
-//! for the read, then leaves a marker that only its own version or a later one replaces.
+//! what is not here ask Postgres once, whatever it answers, and what was read before a change never stays behind it:
+//! the change waits for the read, then leaves a marker that only its own version or a later one replaces.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +30,8 @@ use crate::etag;
 const MOST_ENTRIES: u64 = 10_000;
 /// How long a process may show what another one changed while Redis could not tell it.
 const LOCAL_TTL: Duration = Duration::from_secs(5);
+/// How long it is remembered that there was nothing to show, or no answer.
+const NOTHING_TTL: Duration = Duration::from_secs(1);
 /// Redis is here to be faster than Postgres; when it is not, it is left out.
 const REDIS_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long subscribing may take.
@@ -65,13 +67,31 @@ enum Entry {
     Shown(Arc<Shown>),
     /// It was changed to this version, which is to be read.
     Changed(i32),
+    /// There was nothing to show of this version or a later one; for a moment only.
+    Nothing {
+        version: i32,
+        since: Instant,
+        /// Why, if nobody knows whether there is something.
+        failure: Option<ApiError>,
+    },
 }
 
 impl Entry {
     fn version(&self) -> i32 {
         match self {
             Self::Shown(shown) => shown.version,
-            Self::Changed(version) => *version,
+            Self::Changed(version) | Self::Nothing { version, .. } => *version,
+        }
+    }
+
+    /// What can be sent without reading: the property, or that there is nothing.
+    fn answer(&self) -> Option<ApiResult<Option<Arc<Shown>>>> {
+        match self {
+            Self::Shown(shown) => Some(Ok(Some(Arc::clone(shown)))),
+            Self::Nothing { since, failure, .. } if since.elapsed() < NOTHING_TTL => {
+                Some(failure.clone().map_or(Ok(None), Err))
+            }
+            Self::Changed(_) | Self::Nothing { .. } => None,
         }
     }
 }
@@ -129,29 +149,33 @@ impl PropertyCache {
     /// # Errors
     /// It is in no cache and Postgres does not answer.
     pub async fn get(&self, id: Uuid) -> ApiResult<Option<Arc<Shown>>> {
-        if let Some(Entry::Shown(shown)) = self.0.local.get(&id).await {
+        if let Some(answer) = self.0.local.get(&id).await.and_then(|entry| entry.answer()) {
             self.0.hits.local.increment(1);
-            return Ok(Some(shown));
+            return answer;
         }
         let read = async |known: Option<moka::Entry<Uuid, Entry>>| {
-            let oldest = match known.map(moka::Entry::into_value) {
-                Some(Entry::Shown(_)) => return Ok(Op::Nop),
-                Some(Entry::Changed(version)) => version,
-                None => 0,
-            };
-            let shown = self.0.read(id, oldest).await?;
-            Ok::<_, ApiError>(shown.map_or(Op::Nop, |shown| Op::Put(Entry::Shown(Arc::new(shown)))))
-        };
-        let outcome = self.0.local.entry(id).and_try_compute_with(read).await?;
-        Ok(match outcome {
-            CompResult::Inserted(entry) | CompResult::ReplacedWith(entry) | CompResult::Unchanged(entry) => {
-                match entry.into_value() {
-                    Entry::Shown(shown) => Some(shown),
-                    Entry::Changed(_) => None,
-                }
+            let known = known.map(moka::Entry::into_value);
+            if known.as_ref().is_some_and(|entry| entry.answer().is_some()) {
+                return Op::Nop;
             }
-            CompResult::Removed(_) | CompResult::StillNone(_) => None,
-        })
+            let oldest = known.map_or(0, |entry| entry.version());
+            let nothing = |failure| Entry::Nothing {
+                version: oldest,
+                since: Instant::now(),
+                failure,
+            };
+            Op::Put(match self.0.read(id, oldest).await {
+                Ok(Some(shown)) => Entry::Shown(Arc::new(shown)),
+                Ok(None) => nothing(None),
+                Err(error) => nothing(Some(error)),
+            })
+        };
+        match self.0.local.entry(id).and_compute_with(read).await {
+            CompResult::Inserted(entry) | CompResult::ReplacedWith(entry) | CompResult::Unchanged(entry) => {
+                entry.into_value().answer().unwrap_or(Ok(None))
+            }
+            CompResult::Removed(_) | CompResult::StillNone(_) => Ok(None),
+        }
     }
 
     /// To be called after a change was committed: nothing older than `version` is shown any more, by this process

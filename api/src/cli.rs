@@ -102,7 +102,7 @@ pub struct ServeArgs {
     #[arg(long, env = "JWT_SECRET", value_name = "SECRET", hide_env_values = true)]
     jwt_secret: Option<Secret>,
 
-    /// The secret before, still accepted while tokens signed with it live (15 minutes)
+    /// The secret before, still accepted: keep it for 24 hours. Its tokens live 15 minutes, the replies of idempotency keys a day
     #[arg(long, env = "JWT_SECRET_PREVIOUS", value_name = "SECRET", hide_env_values = true)]
     jwt_secret_previous: Option<Secret>,
 
@@ -128,8 +128,9 @@ pub struct ServeArgs {
     #[arg(long, env = "CLIENT_IP_HEADER", value_name = "HEADER")]
     client_ip_header: Option<HeaderName>,
 
-    /// Sign-ins tried per minute for one account from one address, and ten times as many for one account or one
-    /// address alone; 0: without bound
+    /// Sign-ins tried per minute for one account from one address; ten times as many from one address, and for one
+    /// account from places it has not signed in from this month. Also changes of password per minute and verification
+    /// mails per hour of one account; 0: without bound
     #[arg(long, env = "LOGINS_PER_MINUTE", value_name = "COUNT", default_value_t = 10)]
     logins_per_minute: u32,
 

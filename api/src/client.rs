@@ -1,5 +1,7 @@
 //! Where a request comes from.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use poem::{Addr, FromRequest, Request, RequestBody};
 use roost_shared::sessions::Origin;
 
@@ -17,6 +19,17 @@ pub struct Client {
 }
 
 impl Client {
+    /// Who is counted as one when requests are limited: the address, or with IPv6 the network of 64 bits that one
+    /// customer usually has to choose addresses from.
+    #[must_use]
+    pub fn network(&self) -> String {
+        match self.ip.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+            Ok(IpAddr::V6(ip)) => format!("{}/64", Ipv6Addr::from(u128::from(ip) >> 64 << 64)),
+            Ok(ip) => ip.to_string(),
+            Err(_) => self.ip.clone(),
+        }
+    }
+
     /// What a session remembers of it.
     #[must_use]
     pub fn origin(&self) -> Origin {
@@ -36,7 +49,7 @@ impl<'a> FromRequest<'a> for Client {
             .and_then(|name| request.headers().get_all(name).iter().next_back())
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.rsplit(',').next())
-            .and_then(|value| value.trim().parse::<std::net::IpAddr>().ok());
+            .and_then(|value| value.trim().parse::<IpAddr>().ok());
         let ip = match (forwarded, &request.remote_addr().0) {
             (Some(ip), _) => ip.to_string(),
             (None, Addr::SocketAddr(address)) => address.ip().to_string(),

@@ -9,6 +9,7 @@ use poem_openapi::ApiResponse;
 use poem_openapi::payload::Payload;
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::Type;
+use roost_shared::db;
 use serde_json::{Map, Value, json};
 
 use crate::problem::{self, FieldError, Problem};
@@ -91,22 +92,10 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, code, detail)
     }
 
-    /// 410: it was there once.
-    #[must_use]
-    pub fn gone(code: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::GONE, code, detail)
-    }
-
     /// 412: the version in If-Match is not the current one.
     #[must_use]
     pub fn precondition_failed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PRECONDITION_FAILED, "version_mismatch", detail)
-    }
-
-    /// 428: If-Match is needed.
-    #[must_use]
-    pub fn precondition_required(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::PRECONDITION_REQUIRED, "precondition_required", detail)
     }
 
     /// 422: understood, but wrong; `errors` says which fields. See [`crate::validate::Checks`].
@@ -131,6 +120,16 @@ impl ApiError {
     #[must_use]
     pub fn unavailable(code: &'static str, detail: impl Into<String>, seconds: u64) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail).with_retry_after(seconds)
+    }
+
+    /// 503: whether it was done is not known; only an Idempotency-Key makes it safe to ask again.
+    #[must_use]
+    pub fn outcome_uncertain() -> Self {
+        Self::unavailable(
+            "outcome_uncertain",
+            "The database went away before it said whether this was done. Repeat the request with the same Idempotency-Key; without one, look first.",
+            2,
+        )
     }
 
     /// 500: our fault. Logs `cause`, which the reply does not show.
@@ -239,7 +238,7 @@ impl From<ApiError> for poem::Error {
 type Refusal = (StatusCode, &'static str, Option<(HeaderName, &'static str)>);
 
 /// Every refusal there is, for the OpenAPI document. [`crate::openapi`] leaves out what an operation cannot answer.
-const RESPONSES: [Refusal; 14] = [
+const RESPONSES: [Refusal; 12] = [
     (
         StatusCode::BAD_REQUEST,
         "The request cannot be understood: `invalid_json`, `invalid_body`, `invalid_parameter`, `invalid_cursor`",
@@ -261,7 +260,6 @@ const RESPONSES: [Refusal; 14] = [
         "The state of things does not allow it; `code` says why",
         None,
     ),
-    (StatusCode::GONE, "It was there once; `code` says what ended it", None),
     (
         StatusCode::PRECONDITION_FAILED,
         "If-Match names another version: `version_mismatch`",
@@ -283,11 +281,6 @@ const RESPONSES: [Refusal; 14] = [
         None,
     ),
     (
-        StatusCode::PRECONDITION_REQUIRED,
-        "If-Match is needed: `precondition_required`",
-        None,
-    ),
-    (
         StatusCode::TOO_MANY_REQUESTS,
         "Too many requests from one place: `rate_limited`",
         Some((RETRY_AFTER, "Seconds until it may be tried again")),
@@ -295,7 +288,7 @@ const RESPONSES: [Refusal; 14] = [
     (StatusCode::INTERNAL_SERVER_ERROR, "Our fault: `internal`", None),
     (
         StatusCode::SERVICE_UNAVAILABLE,
-        "Something is down or full, or it took too long: `database_unavailable`, `redis_unavailable`, `overloaded`, `timeout`",
+        "Something is down or full, or it took too long: `database_unavailable`, `redis_unavailable`, `overloaded`, `timeout`, `outcome_uncertain`",
         Some((RETRY_AFTER, "Seconds until it is worth trying again")),
     ),
 ];
@@ -341,6 +334,10 @@ const DATABASE_UNAVAILABLE: &str = "The database does not answer. Nothing was ch
 impl From<sqlx::Error> for ApiError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
+            _ if db::is_commit_unconfirmed(&error) => {
+                tracing::warn!(%error, "outcome uncertain");
+                Self::outcome_uncertain()
+            }
             sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
                 tracing::warn!(%error, "database unavailable");
                 Self::unavailable("database_unavailable", DATABASE_UNAVAILABLE, 2)

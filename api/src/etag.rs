@@ -1,12 +1,24 @@
 //! Entity tags: the version of a resource, in quotes. What a conditional request asks for (RFC 9110, section 13).
 
-use poem::http::HeaderValue;
+use poem::http::{HeaderMap, HeaderValue, header};
 
 /// The tag of a version: `"3"`.
 #[must_use]
 pub fn of(version: i32) -> HeaderValue {
     // Digits in quotes are always a header value.
     HeaderValue::try_from(format!("\"{version}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+}
+
+/// The versions that the `If-Match` headers of a request allow to change, as [`expected_versions`] reads them. One that
+/// cannot be read is a condition that nothing meets, not none.
+#[must_use]
+pub fn expected(headers: &HeaderMap) -> Option<Vec<i32>> {
+    let values = headers.get_all(header::IF_MATCH);
+    let list: Vec<&str> = values.iter().map(|value| value.to_str().unwrap_or_default()).collect();
+    if list.is_empty() {
+        return None;
+    }
+    expected_versions(Some(&list.join(",")))
 }
 
 /// The versions that `If-Match` allows to change; none if it is absent or `*`, and any version will do.

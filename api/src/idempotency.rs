@@ -4,11 +4,14 @@
 //! The key is claimed in the transaction that does the work and the reply is stored in it, so there is never one
 //! without the other. A second request with the same key waits for the first on the unique index. A refusal rolls
 //! back and stores nothing: a request that failed can be sent again with the same key.
+//!
+//! A reply may be held after the commit, until more is known ([`Work::hold_until`]). Nobody is sent it before it was
+//! made final ([`Idempotency::settle`]), so that a key never has two replies.
 
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use hmac::{Hmac, KeyInit, Mac};
 use poem::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
@@ -66,12 +69,16 @@ pub struct Stored {
     status: StatusCode,
     body: Bytes,
     location: Option<String>,
+    etag: Option<String>,
+    held_until: Option<DateTime<Utc>>,
 }
 
 /// The transaction of a request that is done for the first time. Dropped, it rolls back.
 pub struct Work {
     tx: Tx,
     claim: Option<Claim>,
+    etag: Option<String>,
+    held_until: Option<DateTime<Utc>>,
 }
 
 struct Claim {
@@ -110,14 +117,15 @@ impl<'a> FromRequest<'a> for Idempotency {
 
 impl Idempotency {
     /// Begins the work, or finds its stored reply. `scope` separates the keys of different users: `auth.scope()`, or
-    /// `anonymous`.
+    /// `anonymous:` and the client's network.
     ///
     /// # Errors
-    /// 422 `idempotency_key_reused` if the key came before with another body; 503 without Postgres.
+    /// 422 `idempotency_key_reused` if the key came before with another body, 409 `idempotency_key_in_use` if another
+    /// request with it takes too long; 503 without Postgres.
     pub async fn begin(&self, state: &AppState, scope: &str, body: &Bytes) -> ApiResult<Begun> {
         let mut tx = state.db.begin().await?;
         let Some(key) = self.key.clone() else {
-            return Ok(Begun::Work(Work { tx, claim: None }));
+            return Ok(Begun::Work(Work::new(tx, None)));
         };
         let mut hashes = Vec::new();
         for secret in state.tokens.secrets() {
@@ -129,7 +137,7 @@ impl Idempotency {
             "INSERT INTO idempotency_keys (scope, key, request_hash, created_at) VALUES ($1, $2, $3, $4)
              ON CONFLICT (scope, key) DO UPDATE
              SET request_hash = EXCLUDED.request_hash, created_at = EXCLUDED.created_at,
-                 status = NULL, body = NULL, location = NULL
+                 status = NULL, body = NULL, location = NULL, etag = NULL, held_until = NULL
              WHERE idempotency_keys.created_at <= $5",
             scope,
             key,
@@ -138,16 +146,17 @@ impl Idempotency {
             now - LIFETIME,
         )
         .execute(tx.conn())
-        .await?;
+        .await
+        .map_err(|error| if was_given_up(&error) { in_use() } else { error.into() })?;
         if claimed.rows_affected() == 1 {
             let claim = Claim {
                 scope: scope.to_owned(),
                 key,
             };
-            return Ok(Begun::Work(Work { tx, claim: Some(claim) }));
+            return Ok(Begun::Work(Work::new(tx, Some(claim))));
         }
         let row = sqlx::query!(
-            "SELECT request_hash, status, body, location FROM idempotency_keys WHERE scope = $1 AND key = $2",
+            "SELECT request_hash, status, body, location, etag, held_until FROM idempotency_keys WHERE scope = $1 AND key = $2",
             scope,
             key,
         )
@@ -166,56 +175,94 @@ impl Idempotency {
                     .ok_or_else(|| ApiError::internal("a stored reply has no status"))?,
                 body: row.body.unwrap_or_default().into(),
                 location: row.location,
+                etag: row.etag,
+                held_until: row.held_until,
             })),
             // It ran out and was pruned between the two statements.
-            None => Err(ApiError::conflict(
-                "idempotency_key_in_use",
-                "Another request with this Idempotency-Key is being worked on; send it again.",
-            )),
+            None => Err(in_use()),
         }
     }
 
-    /// Replaces a reply that is already stored by one that says more, and sends that; the body alone changes. When
-    /// another request with the same key did so first, its reply is sent.
+    /// Whether the request can be repeated safely.
+    #[must_use]
+    pub fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
+    /// Makes a held reply final: as it was stored, or with `body` in its place, which says more. Of several requests
+    /// with the same key the first to get here decides, and all send its reply.
     ///
     /// # Errors
     /// 503 without Postgres.
-    pub async fn restate<T: ToJSON + Type, const STATUS: u16>(
+    pub async fn settle<T: ToJSON + Type, const STATUS: u16>(
         &self,
         state: &AppState,
         scope: &str,
-        mut reply: Reply<T, STATUS>,
-        body: &T,
-    ) -> ApiResult<Reply<T, STATUS>> {
-        let bytes = serde_json::to_vec(&body.to_json()).map_err(ApiError::internal)?;
+        reply: &mut Reply<T, STATUS>,
+        body: Option<&T>,
+    ) -> ApiResult<()> {
+        let mut bytes = body
+            .map(|body| serde_json::to_vec(&body.to_json()))
+            .transpose()
+            .map_err(ApiError::internal)?;
         if let Some(key) = &self.key {
-            let replaced = sqlx::query!(
-                "UPDATE idempotency_keys SET body = $4 WHERE scope = $1 AND key = $2 AND body = $3",
+            // Under the row's lock, so that who comes second reads what the first has written.
+            let settled = sqlx::query_scalar!(
+                "UPDATE idempotency_keys SET body = CASE WHEN held_until IS NULL THEN body ELSE coalesce($3, body) END, held_until = NULL
+                 WHERE scope = $1 AND key = $2 RETURNING body",
                 scope,
                 key,
-                &reply.stored.body[..],
                 bytes,
             )
-            .execute(state.db.pool())
+            .fetch_optional(state.db.pool())
             .await?;
-            if replaced.rows_affected() == 0 {
-                let other = sqlx::query_scalar!(
-                    "SELECT body FROM idempotency_keys WHERE scope = $1 AND key = $2",
-                    scope,
-                    key,
-                )
-                .fetch_optional(state.db.pool())
-                .await?;
-                reply.stored.body = other.flatten().unwrap_or(bytes).into();
-                return Ok(reply);
-            }
+            bytes = settled.flatten().or(bytes);
         }
-        reply.stored.body = bytes.into();
-        Ok(reply)
+        if let Some(bytes) = bytes {
+            reply.stored.body = bytes.into();
+        }
+        reply.stored.held_until = None;
+        Ok(())
     }
 }
 
+fn in_use() -> ApiError {
+    ApiError::conflict(
+        "idempotency_key_in_use",
+        "Another request with this Idempotency-Key is being worked on; send it again.",
+    )
+}
+
+/// Whether Postgres ended a statement because it waited too long.
+fn was_given_up(error: &sqlx::Error) -> bool {
+    error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code)
+        .is_some_and(|code| code == "57014" || code == "55P03")
+}
+
 impl Work {
+    fn new(tx: Tx, claim: Option<Claim>) -> Self {
+        Self {
+            tx,
+            claim,
+            etag: None,
+            held_until: None,
+        }
+    }
+
+    /// The reply will have this entity tag, a replay as well.
+    #[must_use]
+    pub fn tagged(mut self, etag: &HeaderValue) -> Self {
+        self.etag = etag.to_str().ok().map(str::to_owned);
+        self
+    }
+
+    /// The reply will not be sent before [`Idempotency::settle`], or by somebody else with the same key after `until`.
+    pub fn hold_until(&mut self, until: DateTime<Utc>) {
+        self.held_until = Some(until);
+    }
+
     /// The transaction.
     pub fn tx(&mut self) -> &mut Tx {
         &mut self.tx
@@ -241,12 +288,15 @@ impl Work {
         let bytes = serde_json::to_vec(&body.to_json()).map_err(ApiError::internal)?;
         if let Some(claim) = &self.claim {
             sqlx::query!(
-                "UPDATE idempotency_keys SET status = $3, body = $4, location = $5 WHERE scope = $1 AND key = $2",
+                "UPDATE idempotency_keys SET status = $3, body = $4, location = $5, etag = $6, held_until = $7
+                 WHERE scope = $1 AND key = $2",
                 claim.scope,
                 claim.key,
                 i16::try_from(STATUS).map_err(ApiError::internal)?,
                 bytes,
                 location,
+                self.etag,
+                self.held_until,
             )
             .execute(self.tx.conn())
             .await?;
@@ -256,6 +306,8 @@ impl Work {
             status: StatusCode::from_u16(STATUS).map_err(ApiError::internal)?,
             body: bytes.into(),
             location: location.map(str::to_owned),
+            etag: self.etag,
+            held_until: self.held_until,
         };
         Ok(Reply {
             stored,
@@ -287,7 +339,13 @@ impl<T, const STATUS: u16> Reply<T, STATUS> {
         &self.stored.body
     }
 
-    /// Adds a header, such as an ETag; a replay will not have it.
+    /// Until when the reply is held at most; none once it is final.
+    #[must_use]
+    pub fn held_until(&self) -> Option<DateTime<Utc>> {
+        self.stored.held_until
+    }
+
+    /// Adds a header that a replay will not have.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
@@ -319,6 +377,9 @@ impl<T, const STATUS: u16> IntoResponse for Reply<T, STATUS> {
             .and_then(|location| HeaderValue::try_from(location).ok())
         {
             headers.insert(header::LOCATION, location);
+        }
+        if let Some(etag) = self.stored.etag.and_then(|etag| HeaderValue::try_from(etag).ok()) {
+            headers.insert(header::ETAG, etag);
         }
         if self.replayed {
             headers.insert(REPLAYED_HEADER, HeaderValue::from_static("true"));

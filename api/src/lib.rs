@@ -134,7 +134,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
                 .with_quality(CompressionLevel::Fastest)
                 .algorithms([CompressionAlgo::BR, CompressionAlgo::GZIP]),
         )
-        .around(middleware::streams::uncompressed)
+        .around(middleware::coding::negotiate)
         .map_to_response()
         .around(move |endpoint, request| {
             middleware::observe::observe(endpoint, state.clone(), Arc::clone(&routes), request)

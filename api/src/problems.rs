@@ -100,15 +100,15 @@ pub const PROBLEMS: [(&str, &str); 56] = [
         "Bookings as guest or host are open; an account cannot be deleted before they end.",
     ),
     (
+        "outcome_uncertain",
+        "The database went away before it said whether the change was done: repeat the request with its Idempotency-Key.",
+    ),
+    (
         "overloaded",
         "Too many requests of this kind are waiting; try again after Retry-After.",
     ),
     ("own_property", "Hosts do not book their own properties."),
     ("own_review", "Nobody reports what they wrote themselves."),
-    (
-        "precondition_required",
-        "The change needs If-Match with the version that it is about.",
-    ),
     ("property_archived", "An archived property cannot be changed."),
     (
         "quote_expired",

@@ -14,6 +14,8 @@ if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return {count, redis.call('PTTL', KEYS[1])}
 ";
 
+const REMEMBERED: Duration = Duration::from_secs(30 * 86_400);
+
 /// Counts per key.
 #[derive(Clone)]
 pub struct RateLimiter {
@@ -36,11 +38,7 @@ impl RateLimiter {
         if most == 0 {
             return Ok(());
         }
-        let digest = Sha256::digest(subject.as_bytes());
-        let key = self.redis.key(&format!(
-            "limit:{action}:{}",
-            hex::encode(digest.get(..16).unwrap_or_default())
-        ));
+        let key = self.key(&format!("limit:{action}"), subject);
         let counted: Result<(u64, i64), _> = Script::new(COUNT)
             .key(key)
             .arg(u64::try_from(window.as_millis()).unwrap_or(u64::MAX))
@@ -61,5 +59,37 @@ impl RateLimiter {
                 Ok(())
             }
         }
+    }
+
+    /// Remembers for a month that `subject` is known for something. Only its hash is stored.
+    pub async fn remember(&self, subject: &str) {
+        let remembered: Result<(), _> = redis::cmd("SET")
+            .arg(self.key("known", subject))
+            .arg(1)
+            .arg("EX")
+            .arg(REMEMBERED.as_secs())
+            .query_async(&mut self.redis.connection())
+            .await;
+        if let Err(error) = remembered {
+            tracing::warn!(%error, "not remembered");
+        }
+    }
+
+    /// Whether `subject` is remembered.
+    pub async fn is_remembered(&self, subject: &str) -> bool {
+        redis::cmd("EXISTS")
+            .arg(self.key("known", subject))
+            .query_async(&mut self.redis.connection())
+            .await
+            .unwrap_or_else(|error: redis::RedisError| {
+                tracing::warn!(%error, "not looked up");
+                false
+            })
+    }
+
+    fn key(&self, kind: &str, subject: &str) -> String {
+        let digest = Sha256::digest(subject.as_bytes());
+        let digest = hex::encode(digest.get(..16).unwrap_or_default());
+        self.redis.key(&format!("{kind}:{digest}"))
     }
 }

@@ -91,7 +91,7 @@ impl Walk {
         }
         match (schema.ty, value) {
             ("string", Value::String(text)) => self.check_text(text, schema, path),
-            ("integer", Value::Number(number)) if !number.is_f64() => self.check_number(number, schema, path),
+            ("integer", Value::Number(number)) if !number.is_f64() => self.check_integer(number, schema, path),
             ("number", Value::Number(number)) => self.check_number(number, schema, path),
             ("array", Value::Array(items)) => self.check_array(items, schema, path),
             ("object", Value::Object(members)) => self.check_object(members, schema, path),
@@ -123,6 +123,20 @@ impl Walk {
         };
         if !well_formed {
             self.refuse(path, expected);
+        }
+    }
+
+    fn check_integer(&mut self, number: &Number, schema: &MetaSchema, path: &str) {
+        // f64 cannot express the ends of these two.
+        let (fits, range) = match schema.format {
+            Some("int64") => (number.is_i64(), format!("{} to {}", i64::MIN, i64::MAX)),
+            Some("uint64") => (number.is_u64(), format!("0 to {}", u64::MAX)),
+            _ => (true, String::new()),
+        };
+        if fits {
+            self.check_number(number, schema, path);
+        } else {
+            self.refuse(path, format!("must be {range}"));
         }
     }
 
@@ -212,7 +226,7 @@ pub fn range(schema: &MetaSchema) -> (Option<f64>, Option<f64>) {
     (schema.minimum.or(low), schema.maximum.or(high))
 }
 
-/// What fits an integer format. Those of 64 bits are left to the parser: f64 cannot express their ends.
+/// What fits an integer format, except those of 64 bits: f64 cannot express their ends.
 pub fn integer_range(format: &str) -> Option<(f64, f64)> {
     Some(match format {
         "int8" => (f64::from(i8::MIN), f64::from(i8::MAX)),

@@ -11,10 +11,12 @@ use sqlx::PgPool;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::middleware::guard;
 use crate::state::AppState;
 
-/// How long running requests may take to finish once the process is told to stop.
-pub const GRACE: Duration = Duration::from_secs(20);
+/// How long running requests may take to finish once the process is told to stop: longer than one may take at all.
+pub const GRACE: Duration = Duration::from_secs(35);
+const _: () = assert!(GRACE.as_secs() > guard::TIMEOUT.as_secs());
 /// Longer than a request may take, so that only connections that wait for nothing are closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::PropertyCache;
 use crate::ratelimit::RateLimiter;
+use crate::rest::booking_events::OpenStreams;
 use crate::waiting::Announcements;
 
 /// How this deployment is set up.
@@ -77,6 +78,8 @@ pub struct AppState {
     pub limiter: RateLimiter,
     /// Changes of bookings, for those who wait for one.
     pub announcements: Announcements,
+    /// The event streams that are open.
+    pub streams: OpenStreams,
     /// Cancelled when the server stops: what would go on for long ends then.
     pub stopping: CancellationToken,
     /// How this deployment is set up.
@@ -106,6 +109,7 @@ impl AppState {
             ),
             limiter: RateLimiter::new(config.redis.clone()),
             announcements: Announcements::spawn(config.redis.clone()),
+            streams: OpenStreams::default(),
             stopping: CancellationToken::new(),
             redis: config.redis,
             settings: Arc::new(config.settings),

@@ -128,12 +128,31 @@ impl Tx {
     ///
     /// # Errors
     /// Postgres refused or could not be reached; nothing is published then. When the connection broke during the
-    /// commit the outcome is unknown to the caller.
+    /// commit the outcome is unknown: [`is_commit_unconfirmed`].
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         let published = jobs::insert(&mut self.inner, &self.jobs).await?;
-        self.inner.commit().await?;
+        self.inner.commit().await.map_err(|error| match error {
+            refused @ sqlx::Error::Database(_) => refused,
+            broken => sqlx::Error::Io(std::io::Error::other(CommitUnconfirmed(broken))),
+        })?;
         self.publisher.publish(published, self.changed_bookings);
         Ok(())
+    }
+}
+
+/// Postgres was asked to commit and its answer did not arrive.
+#[derive(Debug, thiserror::Error)]
+#[error("the commit was not confirmed: {0}")]
+struct CommitUnconfirmed(sqlx::Error);
+
+/// Whether the connection broke in the middle of a commit, so that nobody knows what became of it.
+#[must_use]
+pub fn is_commit_unconfirmed(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error
+            .get_ref()
+            .is_some_and(<dyn std::error::Error + Send + Sync>::is::<CommitUnconfirmed>),
+        _ => false,
     }
 }
 

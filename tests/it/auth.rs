@@ -285,6 +285,58 @@ async fn guessing_is_slowed_down_per_account_and_address() {
 }
 
 #[tokio::test]
+async fn a_stranger_does_not_keep_somebody_out_of_where_they_sign_in() {
+    let app = TestApp::start_with(|settings| {
+        settings.logins_per_minute = 2;
+        settings.client_ip_header = Some("x-forwarded-for".parse().unwrap());
+    })
+    .await;
+    let body = json!({"email": "ada@example.com", "password": PASSWORD, "full_name": "Ada", "role": "guest"});
+    app.post("/users", body).send().await.expect(201);
+    let attempt = |ip: String, password: &str| {
+        app.post("/auth/login", json!({"email": "ada@example.com", "password": password}))
+            .header("x-forwarded-for", &ip)
+            .send()
+    };
+    attempt("203.0.113.1".to_owned(), PASSWORD).await.expect(200);
+    // Twenty a minute for the account from anywhere: from then on nobody is let try from a new place.
+    for number in 0..19 {
+        attempt(format!("198.51.100.{number}"), "wrong")
+            .await
+            .refused(401, "invalid_credentials");
+    }
+    attempt("192.0.2.1".to_owned(), PASSWORD)
+        .await
+        .refused(429, "rate_limited");
+    attempt("203.0.113.1".to_owned(), PASSWORD).await.expect(200);
+    // What one address may try stays bounded, even a known one.
+    attempt("203.0.113.1".to_owned(), PASSWORD)
+        .await
+        .refused(429, "rate_limited");
+}
+
+#[tokio::test]
+async fn the_addresses_of_one_network_count_as_one() {
+    let app = TestApp::start_with(|settings| {
+        settings.registrations_per_hour = 2;
+        settings.client_ip_header = Some("x-forwarded-for".parse().unwrap());
+    })
+    .await;
+    let register = |number: u32, ip: &str| {
+        let body =
+            json!({"email": format!("{number}@example.com"), "password": PASSWORD, "full_name": "N", "role": "guest"});
+        app.post("/users", body).header("x-forwarded-for", ip).send()
+    };
+    register(1, "2001:db8:1:2::1").await.expect(201);
+    register(2, "2001:db8:1:2:ffff::2").await.expect(201);
+    register(3, "2001:db8:1:2::3").await.refused(429, "rate_limited");
+    register(4, "2001:db8:1:3::1").await.expect(201);
+    register(5, "::ffff:203.0.113.9").await.expect(201);
+    register(6, "203.0.113.9").await.expect(201);
+    register(7, "::ffff:203.0.113.9").await.refused(429, "rate_limited");
+}
+
+#[tokio::test]
 async fn registrations_are_bounded_per_address() {
     let app = TestApp::start_with(|settings| {
         settings.registrations_per_hour = 2;
@@ -318,4 +370,122 @@ async fn sign_in_is_checked_field_by_field() {
             .await
             .refused_field(400, "invalid_body", field);
     }
+}
+
+/// Every operation that takes an access token, as its method and a path that fits.
+async fn secured(app: &TestApp) -> Vec<(reqwest::Method, String)> {
+    let document = app.get("/openapi.json").send().await.expect(200);
+    let mut operations = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let path: Vec<&str> = path
+            .split('/')
+            .map(|part| {
+                if part.starts_with('{') {
+                    "019ab6c8-6f5e-7c3a-9d0e-2f4f1f6f0a11"
+                } else {
+                    part
+                }
+            })
+            .collect();
+        for (method, operation) in item.as_object().unwrap() {
+            if operation["security"]
+                .as_array()
+                .is_some_and(|schemes| !schemes.is_empty())
+            {
+                operations.push((method.to_uppercase().parse().unwrap(), path.join("/")));
+            }
+        }
+    }
+    operations
+}
+
+#[tokio::test]
+async fn no_operation_takes_an_expired_or_a_forged_token() {
+    let app = TestApp::start().await;
+    let ada = app.guest().await;
+    let now = app.clock.now();
+    let (user, session) = (
+        Uuid::parse_str(&ada.id).unwrap(),
+        Uuid::parse_str(&ada.session_id).unwrap(),
+    );
+    let ours = Tokens::new(&Secret::new(JWT_SECRET), None).unwrap();
+    let theirs = Tokens::new(&Secret::new("somebody else's secret of 32 bytes"), None).unwrap();
+    let expired = ours.issue(user, session, Role::Guest, now - Span::minutes(15)).unwrap();
+    let forged = theirs.issue(user, session, Role::Host, now).unwrap();
+    let operations = secured(&app).await;
+    assert!(operations.len() > 25, "{operations:?}");
+    for (method, path) in operations {
+        for (token, code) in [(&expired, "token_expired"), (&forged, "invalid_token")] {
+            let mut call = app.request(method.clone(), &path);
+            if method != reqwest::Method::GET {
+                call = call.json(&json!({}));
+            }
+            let reply = call.header("authorization", &format!("Bearer {token}")).send().await;
+            assert_eq!(reply.status, 401, "{method} {path}: {}", reply.text());
+            reply.refused(401, code);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_an_account_asks_for_is_checked_field_by_field() {
+    let app = TestApp::start().await;
+    let ada = app.guest().await;
+    let new = "a new long password";
+    for (path, field, body) in [
+        (
+            "/auth/login",
+            "email",
+            json!({"email": "x".repeat(255), "password": "x"}),
+        ),
+        (
+            "/auth/refresh",
+            "scope",
+            json!({"refresh_token": ada.refresh_token, "scope": "all"}),
+        ),
+        ("/auth/verify-email", "token", json!({})),
+        ("/auth/verify-email", "token", json!({"token": 1})),
+        ("/auth/verify-email", "token", json!({"token": null})),
+        ("/auth/verify-email", "token", json!({"token": "x".repeat(201)})),
+        (
+            "/auth/verify-email",
+            "email",
+            json!({"token": "ev_x", "email": "a@example.com"}),
+        ),
+        ("/users/me/password", "current_password", json!({"new_password": new})),
+        (
+            "/users/me/password",
+            "current_password",
+            json!({"current_password": 1, "new_password": new}),
+        ),
+        (
+            "/users/me/password",
+            "new_password",
+            json!({"current_password": PASSWORD, "new_password": ["x"]}),
+        ),
+        (
+            "/users/me/password",
+            "new_password",
+            json!({"current_password": PASSWORD}),
+        ),
+        (
+            "/users/me/password",
+            "hint",
+            json!({"current_password": PASSWORD, "new_password": new, "hint": "x"}),
+        ),
+    ] {
+        let reply = app.post(path, body).by(&ada).send().await;
+        reply.refused_field(400, "invalid_body", field);
+    }
+    for method in [reqwest::Method::GET, reqwest::Method::PATCH, reqwest::Method::DELETE] {
+        let call = app.request(method.clone(), "/users/nobody").by(&ada);
+        let call = if method == reqwest::Method::PATCH {
+            call.json(&json!({}))
+        } else {
+            call
+        };
+        call.send().await.refused_field(400, "invalid_parameter", "user_id");
+    }
+    // Nothing of it was done.
+    app.login(&ada.email, PASSWORD).await;
 }

@@ -8,7 +8,7 @@ use roost_api::state::{AppConfig, AppState};
 use roost_shared::config::Secret;
 use roost_shared::jobs::Publisher;
 use roost_shared::redis::Redis;
-use roost_tests::app::{Actor, Call, JWT_SECRET, Reply};
+use roost_tests::app::{Actor, Call, JWT_SECRET, PASSWORD, Reply};
 use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -143,21 +143,58 @@ async fn a_held_reply_is_the_one_that_is_kept() {
             world.state.announcements.waiting_for(booking) == 2
         })
         .await;
-    // Who does not wait sees the reply of the moment.
-    let call = asks(&world, &guest, flat, VISA).header("Idempotency-Key", "one");
-    assert_eq!(call.send().await.expect(201)["state"], "held");
-    let (ask_again, ask_without) = (ask(), asks(&world, &guest, flat, VISA).header("Idempotency-Key", "one"));
+    // Who did not ask to wait does so as well: a key has one reply, and it is not known yet.
+    let plain = || asks(&world, &guest, flat, VISA).header("Idempotency-Key", "one");
+    let third = tokio::spawn(plain().send());
+    world
+        .eventually("all wait", async || world.state.announcements.waiting_for(booking) == 3)
+        .await;
+    let (ask_again, ask_without) = (ask(), plain());
     world.start_worker();
-    let (first, second) = join(first, second).await;
-    let (first, second) = (first.unwrap(), second.unwrap());
+    let (first, (second, third)) = join(first, join(second, third)).await;
+    let (first, second, third) = (first.unwrap(), second.unwrap(), third.unwrap());
     assert_eq!(first.expect(201)["state"], "confirmed");
-    assert_eq!(first.body, second.body);
+    assert_eq!((&first.body, &first.body), (&second.body, &third.body));
+    assert_eq!(third.header("preference-applied"), "");
     world.run_jobs().await;
     for call in [ask_again, ask_without] {
         let again = call.send().await;
         assert_eq!((again.status, &again.body), (201, &first.body));
         assert_eq!(again.header("idempotent-replayed"), "true");
     }
+}
+
+#[tokio::test]
+async fn a_reply_that_was_sent_stays_the_reply() {
+    let mut world = World::without_worker().await;
+    let (_, guest, flat) = with_flat(&world).await;
+    let plain = || asks(&world, &guest, flat, VISA).header("Idempotency-Key", "one");
+    let first = plain().send().await;
+    assert_eq!(first.expect(201)["state"], "held");
+    let (wait, again) = (plain().header("Prefer", "wait=20"), plain());
+    let waited = wait.send().await;
+    assert_eq!((waited.status, &waited.body), (201, &first.body));
+    let began = Instant::now();
+    world.start_worker();
+    world.run_jobs().await;
+    assert_eq!(again.send().await.body, first.body);
+    assert!(began.elapsed() < Duration::from_secs(15));
+
+    // One whose wait ran out, too, even if everything is known by then.
+    world.stop_worker().await;
+    let late = || {
+        let body = json!({
+            "property_id": flat, "check_in": world.day(40), "check_out": world.day(43), "guests": 2, "payment_method": VISA,
+        });
+        let call = world.post("/bookings", body).by(&guest);
+        call.header("Idempotency-Key", "two").header("Prefer", "wait=1")
+    };
+    let first = late().send().await;
+    assert_eq!(first.expect(201)["state"], "held");
+    let again = late();
+    world.start_worker();
+    world.run_jobs().await;
+    assert_eq!(again.send().await.body, first.body);
 }
 
 /// The same API in another process, whose Redis is away.
@@ -356,4 +393,45 @@ async fn a_stream_is_for_the_two_sides_only_and_ends_with_the_server() {
     rest.expect("the stream ends, it does not break");
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     assert_eq!(state.announcements.waiting_for(booking), 0);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_session_and_there_are_not_too_many() {
+    let world = World::without_worker().await;
+    let (_, guest, flat) = with_flat(&world).await;
+    let booking = id_of(&asks(&world, &guest, flat, VISA).send().await.expect(201));
+    let phone = world.login(&guest.email, PASSWORD).await;
+    let mut streams = Vec::new();
+    for _ in 0..19 {
+        streams.push(Events::of(&world, &guest, booking).await);
+    }
+    let mut leaving = Events::of(&world, &phone, booking).await;
+    leaving.next().await.unwrap();
+    let one_more = world
+        .get(&format!("/bookings/{booking}/events"))
+        .by(&guest)
+        .send()
+        .await;
+    one_more.refused(429, "rate_limited");
+    world
+        .post("/auth/logout", json!({}))
+        .by(&phone)
+        .send()
+        .await
+        .expect(204);
+    assert_eq!(leaving.next().await, None);
+    // The one that ended, and one that its client left, make room.
+    streams.pop();
+    let path = format!("/bookings/{booking}/events");
+    world
+        .eventually("there is room", async || {
+            let url = format!("{}{path}", world.url());
+            let response = reqwest::Client::new()
+                .get(url)
+                .bearer_auth(&guest.access_token)
+                .send()
+                .await;
+            response.unwrap().status() == 200
+        })
+        .await;
 }

@@ -211,13 +211,21 @@ async fn pages_of_allowed_origins_only_may_read_replies() {
         app.request(reqwest::Method::OPTIONS, "/users")
             .header("origin", origin)
             .header("access-control-request-method", "POST")
-            .header("access-control-request-headers", "content-type, idempotency-key")
+            .header(
+                "access-control-request-headers",
+                "content-type, idempotency-key, last-event-id",
+            )
             .send()
     };
     let reply = preflight("https://app.example.com").await;
     reply.expect(204);
     assert!(reply.header("access-control-allow-methods").contains("POST"));
-    assert!(reply.header("access-control-allow-headers").contains("idempotency-key"));
+    for header in ["idempotency-key", "last-event-id"] {
+        assert!(
+            reply.header("access-control-allow-headers").contains(header),
+            "{header}"
+        );
+    }
     let reply = preflight("https://evil.example").await;
     assert_eq!(reply.header("access-control-allow-methods"), "");
 }
@@ -231,6 +239,45 @@ async fn replies_are_compressed_for_who_asks() {
         let small = app.get("/openapi.json").header("accept-encoding", coding).send().await;
         assert_eq!(small.header("content-encoding"), coding);
         assert!(small.body.len() * 3 < plain.body.len());
+    }
+    for (wishes, coding) in [
+        ("br;q=0, gzip;q=0", ""),
+        ("*", "br"),
+        ("*;q=0", ""),
+        ("zstd", ""),
+        ("br;q=0.1, gzip;q=0.2", "gzip"),
+    ] {
+        let reply = app.get("/openapi.json").header("accept-encoding", wishes).send().await;
+        assert_eq!(reply.header("content-encoding"), coding, "{wishes}");
+        let vary: Vec<_> = reply.headers.get_all("vary").iter().collect();
+        assert!(vary.iter().any(|name| *name == "Accept-Encoding"), "{wishes}: {vary:?}");
+    }
+    // Nothing is nothing, in any coding.
+    let host = app.host().await;
+    let flat = app.lists(&host, json!({})).await;
+    let same = app.get(&format!("/properties/{flat}")).header("if-none-match", "\"1\"");
+    let same = same.header("accept-encoding", "gzip").send().await;
+    let out = app.post("/auth/logout", json!({})).by(&host);
+    let out = out.header("accept-encoding", "gzip").send().await;
+    for (reply, status) in [(same, 304), (out, 204)] {
+        assert_eq!((reply.status, reply.header("content-encoding")), (status, ""));
+        assert_eq!(reply.body, b"");
+    }
+}
+
+#[tokio::test]
+async fn the_document_promises_only_what_is_answered() {
+    let app = TestApp::start().await;
+    let document = app.get("/openapi.json").send().await.expect(200);
+    for operation in document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|item| item.as_object().unwrap().values())
+    {
+        for status in ["410", "428"] {
+            assert!(operation["responses"].get(status).is_none(), "{operation}");
+        }
     }
 }
 

@@ -32,5 +32,6 @@ mod search_plans;
 mod seed;
 mod stays;
 mod stripe_sandbox;
+mod uncertain;
 mod users;
 mod webhooks;

@@ -242,6 +242,7 @@ async fn the_same_key_lists_once() {
     first.expect(201);
     assert_eq!((first.status, &first.body), (second.status, &second.body));
     assert_eq!(second.header("idempotent-replayed"), "true");
+    assert_eq!((first.header("etag"), second.header("etag")), ("\"1\"", "\"1\""));
     let other = flat(&json!({"beds": 7}));
     list(other).await.refused(422, "idempotency_key_reused");
     let mine = app.get("/properties/?mine=true").by(&host).send().await.expect(200);
@@ -395,4 +396,27 @@ async fn ids_that_name_no_property_find_none() {
     let mut forged = host;
     forged.access_token = "forged".to_owned();
     app.get(nowhere).by(&forged).send().await.refused(401, "invalid_token");
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_not_taken_for_nothing() {
+    let app = TestApp::start().await;
+    let host = app.host().await;
+    let path = format!("/properties/{}", app.lists(&host, json!({})).await);
+    for condition in ["\"\u{e9}\"", "\"9\""] {
+        let change = app
+            .patch(&path, json!({"beds": 3}))
+            .by(&host)
+            .header("if-match", condition);
+        change.send().await.refused(412, "version_mismatch");
+        let archive = app.delete(&path).by(&host).header("if-match", condition);
+        archive.send().await.refused(412, "version_mismatch");
+    }
+    // One more than fits 64 bits.
+    let body = format!("{{\"nightly_rate_minor\": {}}}", i128::from(i64::MAX) + 1);
+    let change = app.request(reqwest::Method::PATCH, &path).by(&host).bytes(body);
+    change
+        .send()
+        .await
+        .refused_field(400, "invalid_body", "nightly_rate_minor");
 }

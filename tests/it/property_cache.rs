@@ -185,3 +185,47 @@ async fn a_crowd_asks_postgres_once() {
         assert_eq!(one.await.unwrap(), 1);
     }
 }
+
+#[tokio::test]
+async fn that_there_is_nothing_is_remembered_for_a_moment() {
+    let app = TestApp::start().await;
+    let host = app.host().await;
+    let draft = app.lists(&host, json!({"status": "draft"})).await;
+    let cache = &app.state.properties;
+    assert!(cache.get(draft).await.unwrap().is_none());
+    // Behind the back of the cache.
+    sqlx::query("UPDATE properties SET status = 'listed', version = 2 WHERE id = $1")
+        .bind(draft)
+        .execute(app.state.db.pool())
+        .await
+        .unwrap();
+    assert!(cache.get(draft).await.unwrap().is_none());
+    let found = tokio::time::timeout(Duration::from_secs(10), async {
+        while cache.get(draft).await.unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    found.await.expect("not for ever");
+    // A change that the cache is told of counts at once.
+    let draft = app.lists(&host, json!({"status": "draft"})).await;
+    assert!(cache.get(draft).await.unwrap().is_none());
+    let path = format!("/properties/{draft}");
+    app.patch(&path, json!({"status": "listed"}))
+        .by(&host)
+        .send()
+        .await
+        .expect(200);
+    app.get(&path).send().await.expect(200);
+}
+
+#[tokio::test]
+async fn a_crowd_without_postgres_is_told_at_once() {
+    let app = TestApp::start().await;
+    let closed = roost_shared::db::connect("postgres://roost@127.0.0.1:1/roost", 2).unwrap();
+    let cache = PropertyCache::spawn(closed, &redis_of(&app));
+    let unknown = Uuid::from_u128(5);
+    let began = std::time::Instant::now();
+    let crowd = futures::future::join_all((0..50).map(|_| cache.get(unknown))).await;
+    assert!(crowd.iter().all(Result::is_err));
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}

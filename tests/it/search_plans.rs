@@ -23,6 +23,34 @@ async fn no_search_reads_a_whole_table() {
 }
 
 #[tokio::test]
+async fn a_rare_value_is_found_without_reading_all_that_is_listed() {
+    let database = TestDatabase::create().await.unwrap();
+    let pool = database.pool().unwrap();
+    fill(&pool).await;
+    sqlx::raw_sql(
+        "UPDATE properties SET currency = 'BTN', max_guests = 50 WHERE id IN (SELECT id FROM properties WHERE status = 'listed' LIMIT 3);
+         ANALYZE properties",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let currency = Search {
+        currency: "BTN".parse().ok(),
+        ..Search::default()
+    };
+    let guests = Search {
+        guests: Some(50),
+        ..Search::default()
+    };
+    for (shape, index) in [(currency, "properties_by_currency"), (guests, "properties_by_guests")] {
+        let plan = plan(&mut conn, &shape, 21).await.unwrap().join("\n");
+        assert!(plan.contains(index), "{shape:?}\n{plan}");
+        assert_eq!(search(&mut conn, &shape, 21).await.unwrap().len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn pages_in_any_order_of_filters_hold_every_match_once() {
     let database = TestDatabase::create().await.unwrap();
     let pool = database.pool().unwrap();

@@ -89,3 +89,61 @@ async fn a_stay_is_completed_once_its_last_day_is_over_everywhere() {
     assert_eq!(world.payment(&guest, booking).await["captured_minor"], 35_840);
     assert_eq!(world.jobs_of("review.open").await, 1);
 }
+
+#[tokio::test]
+async fn a_refusal_is_told_once_however_often_it_is_asked_for() {
+    let world = World::start().await;
+    let (host, guest, booking) = a_stay(&world).await;
+    let before = world.events(booking).await.len();
+    for _ in 0..5 {
+        for actor in [&host, &guest] {
+            let check_in = world.post(&format!("/bookings/{booking}/check-in"), json!({}));
+            check_in.by(actor).send().await.refused(409, "too_early");
+            let approve = world.post(&format!("/bookings/{booking}/approve"), json!({}));
+            let refused = approve.by(actor).send().await.status;
+            assert!([403, 409].contains(&refused));
+        }
+    }
+    assert_eq!(world.events(booking).await.len(), before + 4);
+    // What is done in between makes it news.
+    let amend = world.patch(&format!("/bookings/{booking}"), json!({"guests": 1}));
+    amend.by(&guest).send().await.expect(200);
+    let check_in = world.post(&format!("/bookings/{booking}/check-in"), json!({}));
+    check_in.by(&host).send().await.refused(409, "too_early");
+    assert_eq!(world.events(booking).await.len(), before + 6);
+
+    // Of a very long story the end is shown.
+    sqlx::query(
+        "INSERT INTO booking_events (booking_id, at, event, actor, accepted, reason)
+         SELECT $1, now(), 'amended', 'guest', true, n::text FROM generate_series(1, 300) n",
+    )
+    .bind(booking)
+    .execute(world.pool())
+    .await
+    .unwrap();
+    let seen = world.booking(&guest, booking).await;
+    let timeline = seen["timeline"].as_array().unwrap();
+    assert_eq!((timeline.len(), &timeline[199]["reason"]), (200, &json!("300")));
+}
+
+#[tokio::test]
+async fn who_booked_a_property_still_sees_it_when_it_is_archived() {
+    let world = World::start().await;
+    let (host, guest, booking) = a_stay(&world).await;
+    let stranger = world.guest().await;
+    let cancel = world.post(&format!("/bookings/{booking}/cancel"), json!({}));
+    cancel.by(&guest).send().await.expect(200);
+    let flat = world.booking(&guest, booking).await["property_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let path = format!("/properties/{flat}");
+    world.delete(&path).by(&host).send().await.expect(204);
+    for actor in [&host, &guest] {
+        let reply = world.get(&path).by(actor).send().await;
+        assert_eq!(reply.expect(200)["status"], "archived");
+        assert_eq!(reply.header("cache-control"), "private, no-cache");
+    }
+    world.get(&path).by(&stranger).send().await.refused(404, "not_found");
+    world.get(&path).send().await.refused(404, "not_found");
+}

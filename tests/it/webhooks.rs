@@ -212,5 +212,15 @@ async fn events_about_other_things_are_acknowledged_and_not_kept() {
         let payload = event("evt_1", kind);
         delivered(&app, &payload, &signed(&app, &payload)).await.expect(200);
     }
+    // Their objects have no id, or they have no object at all.
+    for payload in [
+        json!({"id": "evt_1", "type": "balance.available", "created": 1, "data": {"object": {"object": "balance"}}}),
+        json!({"id": "evt_1", "type": "invoice.upcoming", "created": 1, "data": {"object": {"payment_intent": null}}}),
+        json!({"id": "evt_1", "type": "v2.core.account.updated", "object": "v2.core.event",
+               "created": "2026-11-22T12:00:00.000Z", "related_object": {"id": "acct_1"}}),
+    ] {
+        let payload = payload.to_string();
+        delivered(&app, &payload, &signed(&app, &payload)).await.expect(200);
+    }
     assert_eq!(kept(&app).await, nothing());
 }

@@ -9,8 +9,7 @@ use poem::{Endpoint, IntoResponse, Request, Response};
 use crate::state::AppState;
 
 const METHODS: &str = "GET, POST, PATCH, DELETE";
-const REQUEST_HEADERS: &str =
-    "authorization, content-type, idempotency-key, if-match, if-none-match, prefer, traceparent, x-request-id";
+const REQUEST_HEADERS: &str = "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, prefer, traceparent, x-request-id";
 const RESPONSE_HEADERS: &str =
     "etag, link, location, idempotent-replayed, preference-applied, retry-after, www-authenticate, x-request-id";
 const PREFLIGHT_SECONDS: u32 = 600;

@@ -1,5 +1,8 @@
 //! A booking's changes as server-sent events, for a page that shows how the booking gets on.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -19,17 +22,62 @@ use super::bookings::objects::{BookingState, example_id, example_instant};
 use super::bookings::reads::is_party;
 use super::payments::PaymentState;
 use crate::auth::Auth;
-use crate::error::ApiResult;
+use crate::error::{ApiError, ApiResult};
 use crate::state::AppState;
 use crate::waiting::Changes;
 
 /// How long a stream lasts; a client that still cares opens another one.
 const LONGEST: Duration = Duration::from_secs(30 * 60);
+/// Streams that one user may have open in one process.
+const MOST_PER_USER: usize = 20;
+/// When it is worth asking again for one more.
+const RETRY_AFTER_SECONDS: u64 = 30;
 /// How often a comment keeps proxies from closing a silent stream.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// The events of bookings.
 pub struct BookingEventsApi(pub AppState);
+
+/// How many streams each user has open in this process.
+#[derive(Clone, Default)]
+pub struct OpenStreams(Arc<Mutex<HashMap<Uuid, usize>>>);
+
+impl OpenStreams {
+    /// Counts one more, until the result is dropped. None if there are too many.
+    fn open(&self, user_id: Uuid) -> Option<OpenStream> {
+        let mut users = self.users();
+        let count = users.entry(user_id).or_default();
+        if *count >= MOST_PER_USER {
+            return None;
+        }
+        *count += 1;
+        Some(OpenStream {
+            streams: self.clone(),
+            user_id,
+        })
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<Uuid, usize>> {
+        // Nothing under this lock panics half-way.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct OpenStream {
+    streams: OpenStreams,
+    user_id: Uuid,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut entry) = self.streams.users().entry(self.user_id) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
 
 /// Where a booking stands: the `data` of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Object)]
@@ -77,7 +125,8 @@ impl BookingEventsApi {
     ///
     /// Server-sent events for its guest and host: first how the booking stands, then each change of the booking or of
     /// its payment. Each is `event: booking` with the booking's version as `id` and a JSON object as `data`; comments
-    /// in between keep the connection open. The stream ends when the booking has ended, or after 30 minutes. A client that
+    /// in between keep the connection open. The stream ends when the booking or your session has ended, or after 30 minutes;
+    /// you may have 20 open at a time. A client that
     /// reconnects, with or without `Last-Event-ID`, gets how it stands then: nothing has to be made up for.
     #[oai(
         path = "/bookings/:booking_id/events",
@@ -97,7 +146,10 @@ impl BookingEventsApi {
         booking
             .filter(|booking| is_party(booking, auth.user_id))
             .ok_or(BookingError::NoSuchBooking)?;
-        let events = changes(self.0.clone(), booking_id.0).boxed();
+        let open = self.0.streams.open(auth.user_id).ok_or_else(|| {
+            ApiError::too_many_requests("You have too many streams open; close one first.", RETRY_AFTER_SECONDS)
+        })?;
+        let events = changes(self.0.clone(), booking_id.0, auth.session_id, open).boxed();
         Ok(EventStream::new(events).keep_alive(KEEP_ALIVE).to_event(|progress| {
             Event::message(progress.to_json_string())
                 .event_type("booking")
@@ -110,17 +162,26 @@ struct Follower {
     state: AppState,
     booking_id: Uuid,
     changes: Changes,
+    session_id: Uuid,
     last: Option<Progress>,
     until: Instant,
+    _open: OpenStream,
 }
 
-fn changes(state: AppState, booking_id: Uuid) -> impl futures::Stream<Item = BookingProgress> + Send + 'static {
+fn changes(
+    state: AppState,
+    booking_id: Uuid,
+    session_id: Uuid,
+    open: OpenStream,
+) -> impl futures::Stream<Item = BookingProgress> + Send + 'static {
     let follower = Follower {
         changes: state.announcements.of(booking_id),
         state,
         booking_id,
+        session_id,
         last: None,
         until: Instant::now() + LONGEST,
+        _open: open,
     };
     stream::unfold(follower, |mut follower| async move {
         let progress = follower.next().await?;
@@ -129,7 +190,7 @@ fn changes(state: AppState, booking_id: Uuid) -> impl futures::Stream<Item = Boo
 }
 
 impl Follower {
-    /// The next thing to tell; nothing once the booking, the time or the server has ended.
+    /// The next thing to tell; nothing once the booking, the session, the time or the server has ended.
     async fn next(&mut self) -> Option<Progress> {
         if self.last.is_some_and(|last| last.state.is_final()) {
             return None;
@@ -145,6 +206,11 @@ impl Follower {
 
     async fn change(&mut self) -> Option<Progress> {
         loop {
+            // At each waking, which comes every few seconds at least: who signed out sees no more. Without Redis it goes
+            // on, as an access token does.
+            if let Ok(false) = self.state.sessions.exists(self.session_id).await {
+                return None;
+            }
             match bookings::progress(self.state.db.pool(), self.booking_id).await {
                 Ok(None) => return None,
                 Ok(Some(progress)) if self.last != Some(progress) => {

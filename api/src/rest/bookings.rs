@@ -45,8 +45,8 @@ impl BookingsApi {
     /// `own_property`, 422 `quote_invalid`, `quote_expired` and `quote_mismatch`.
     ///
     /// With `Prefer: wait=N` the reply is held until the card is authorised or refused, N seconds at most. With an
-    /// `Idempotency-Key` as well, the reply that was held is the one that is kept: sent again, the request gets it byte
-    /// for byte.
+    /// `Idempotency-Key` as well, the reply that was held is the one that is kept: sent again, with or without `Prefer`, the
+    /// request waits for it if it must and gets it byte for byte.
     #[oai(path = "/bookings", method = "post", operation_id = "create_booking")]
     async fn create(
         &self,

@@ -1,6 +1,7 @@
 //! Quotes: what a stay costs, promised for a quarter of an hour.
 
 use chrono::{DateTime, NaiveDate, Utc};
+use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::properties::stay::Stay;
@@ -13,7 +14,6 @@ use super::prices::{LineKind, PriceLine};
 use super::properties::CancellationPolicy;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
-use crate::idempotency::{Begun, Done, Idempotency};
 use crate::problem::FieldError;
 use crate::state::AppState;
 
@@ -135,26 +135,22 @@ impl From<Offer> for Quote {
 impl QuotesApi {
     /// Price a stay
     ///
-    /// Says what a stay costs, line by line, and promises it for 15 minutes. Needs no account and reserves nothing.
+    /// Says what a stay costs, line by line, and promises it for 15 minutes. Needs no account, reserves nothing and
+    /// keeps nothing: asked again, it prices again.
     #[oai(path = "/quotes", method = "post", operation_id = "create_quote")]
-    async fn create(&self, idempotency: Idempotency, body: JsonBody<QuoteRequest>) -> ApiResult<Done<Quote>> {
+    async fn create(&self, body: JsonBody<QuoteRequest>) -> ApiResult<Json<Quote>> {
         let state = &self.0;
-        let mut work = match idempotency.begin(state, "anonymous", body.raw()).await? {
-            Begun::Replay(stored) => return Ok(stored.into()),
-            Begun::Work(work) => work,
-        };
         let stay = Stay::new(body.check_in, body.check_out);
-        let now = work.tx().now();
         let offer = properties::quote_stay(
-            work.tx().conn(),
+            &mut *state.db.pool().acquire().await?,
             &state.quote_key,
-            now,
+            state.clock.now(),
             body.property_id,
             stay,
             body.guests,
         )
         .await?;
-        work.finish(&Quote::from(offer), None).await
+        Ok(Json(offer.into()))
     }
 }
 

@@ -224,7 +224,7 @@ impl UsersApi {
             .limiter
             .check(
                 "register",
-                &client.ip,
+                &client.network(),
                 state.settings.registrations_per_hour,
                 Duration::from_secs(3600),
             )
@@ -246,7 +246,9 @@ impl UsersApi {
             .hash(body.password.clone())
             .await
             .map_err(UserError::from)?;
-        let mut work = match idempotency.begin(state, "anonymous", body.raw()).await? {
+        // Strangers share no keys: one must not find out another's.
+        let scope = format!("anonymous:{}", client.network());
+        let mut work = match idempotency.begin(state, &scope, body.raw()).await? {
             Begun::Replay(stored) => return Ok(stored.into()),
             Begun::Work(work) => work,
         };

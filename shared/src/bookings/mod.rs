@@ -25,7 +25,7 @@ pub use completion::complete_ended;
 pub use decision::{approve, confirm, decline, expire};
 pub use request::{BookingRequest, Requested, request};
 pub use rules::{BookingState, RefundDecision};
-pub use store::{Booking, Filter, Progress, Side, TimelineEntry, get, list, lock, progress, timeline};
+pub use store::{Booking, Filter, Progress, Side, TimelineEntry, get, has_booked, list, lock, progress, timeline};
 pub use timeline::{note, note_refusal};
 
 /// How long the nights wait for a card.

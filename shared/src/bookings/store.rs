@@ -115,6 +115,9 @@ pub struct TimelineEntry {
     pub reason: Option<String>,
 }
 
+/// So many entries of a timeline are shown, the newest ones.
+const LONGEST_TIMELINE: i64 = 200;
+
 macro_rules! select_booking {
     ($($tail:tt)*) => {
         sqlx::query_as!(
@@ -271,9 +274,27 @@ pub async fn list(pool: &PgPool, user_id: Uuid, filter: &Filter) -> Result<Vec<B
 pub async fn timeline(conn: &mut PgConnection, booking_id: Uuid) -> Result<Vec<TimelineEntry>, sqlx::Error> {
     sqlx::query_as!(
         TimelineEntry,
-        "SELECT at, event, actor, from_state, to_state, accepted, reason FROM booking_events WHERE booking_id = $1 ORDER BY id",
-        booking_id
+        "SELECT at, event, actor, from_state, to_state, accepted, reason FROM (
+             SELECT id, at, event, actor, from_state, to_state, accepted, reason FROM booking_events
+             WHERE booking_id = $1 ORDER BY id DESC LIMIT $2) AS newest
+         ORDER BY id",
+        booking_id,
+        LONGEST_TIMELINE
     )
     .fetch_all(conn)
+    .await
+}
+
+/// Whether the user has ever booked the property.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn has_booked(conn: &mut PgConnection, guest_id: Uuid, property_id: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM bookings WHERE guest_id = $1 AND property_id = $2) AS "booked!""#,
+        guest_id,
+        property_id,
+    )
+    .fetch_one(conn)
     .await
 }

@@ -67,8 +67,8 @@ pub async fn note(
     Ok(())
 }
 
-/// Notes on the timeline what was asked and not done. Runs in a transaction of its own: that of the request was
-/// rolled back.
+/// Notes on the timeline what was asked and not done, once: the same refusal again, with nothing done in between, says
+/// nothing new. Runs in a transaction of its own: that of the request was rolled back.
 ///
 /// # Errors
 /// Postgres refused.
@@ -82,7 +82,11 @@ pub async fn note_refusal(
     let now = tx.now();
     sqlx::query!(
         "INSERT INTO booking_events (booking_id, at, event, actor, actor_id, from_state, to_state, accepted, reason)
-         VALUES ($1, $2, $3, $4, $5, $6, $6, false, $7)",
+         SELECT $1, $2, $3, $4, $5, $6, $6, false, $7
+         WHERE NOT EXISTS (
+             SELECT FROM booking_events
+             WHERE booking_id = $1 AND NOT accepted AND event = $3 AND actor = $4 AND reason = $7
+               AND id > coalesce((SELECT max(id) FROM booking_events WHERE booking_id = $1 AND accepted), 0))",
         booking.id,
         now,
         event,

@@ -69,14 +69,20 @@ impl Position {
     }
 }
 
+/// Up to so many guests most properties take, so that a page is found soon on the way through the best rated.
+const SMALL_GROUP: i32 = 6;
+
 /// The first `limit` properties that fit.
 ///
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn search(conn: &mut PgConnection, search: &Search, limit: i64) -> Result<Vec<Property>, sqlx::Error> {
-    // How many properties a price or an amenity leaves depends on the value, so these searches are planned each time;
-    // a plan kept for a narrow one would read the whole table for a wide one.
-    let plan_is_kept = search.min_price.is_none() && search.max_price.is_none() && search.amenities.is_empty();
+    // How many properties a price, an amenity or a large group leaves depends on the value, so these searches are
+    // planned each time; a plan kept for a narrow one would read the whole table for a wide one.
+    let plan_is_kept = search.min_price.is_none()
+        && search.max_price.is_none()
+        && search.amenities.is_empty()
+        && search.guests.is_none_or(|guests| guests <= SMALL_GROUP);
     statement("", search, limit)
         .build_query_as()
         .persistent(plan_is_kept)

@@ -5,6 +5,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use sha2::Sha256;
 
+use super::events::is_about_payments;
 use crate::config::Secret;
 
 /// How far a signature's timestamp may be from now, in seconds. Stripe signs each delivery anew.
@@ -17,8 +18,9 @@ pub struct Event {
     pub id: String,
     /// `payment_intent.succeeded`, …
     pub kind: String,
-    /// The PaymentIntent it is about if there is one, else the object itself.
-    pub object_id: String,
+    /// The PaymentIntent it is about if there is one, else the object itself. Some events are about nothing that has an
+    /// id; those about payments are not.
+    pub object_id: Option<String>,
     /// When Stripe made it.
     pub created_at: DateTime<Utc>,
 }
@@ -45,16 +47,26 @@ struct Envelope {
     id: String,
     #[serde(rename = "type")]
     kind: String,
-    created: i64,
+    created: Created,
+    #[serde(default)]
     data: EnvelopeData,
 }
 
+/// Seconds, or an RFC 3339 instant in the events of Stripe's second version.
 #[derive(Deserialize)]
+#[serde(untagged)]
+enum Created {
+    Seconds(i64),
+    Instant(DateTime<Utc>),
+}
+
+#[derive(Default, Deserialize)]
 struct EnvelopeData {
+    #[serde(default)]
     object: EnvelopeObject,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct EnvelopeObject {
     id: Option<String>,
     #[serde(default)]
@@ -136,13 +148,20 @@ fn read(payload: &str) -> Result<Event, Rejection> {
         .or_else(|| object.payment_intent["id"].as_str())
         .map(str::to_owned);
     let event = Event {
-        object_id: intent.or(object.id).unwrap_or_default(),
-        created_at: DateTime::from_timestamp(envelope.created, 0).ok_or(Rejection::NotAnEvent)?,
+        object_id: intent.or(object.id),
+        created_at: match envelope.created {
+            Created::Seconds(seconds) => DateTime::from_timestamp(seconds, 0).ok_or(Rejection::NotAnEvent)?,
+            Created::Instant(instant) => instant,
+        },
         id: envelope.id,
         kind: envelope.kind,
     };
     let sane = |text: &str| !text.is_empty() && text.len() <= 255 && !text.contains('\0');
-    if event.id.starts_with("evt_") && sane(&event.id) && sane(&event.kind) && sane(&event.object_id) {
+    let object_is_sane = match &event.object_id {
+        Some(id) => sane(id),
+        None => !is_about_payments(&event.kind),
+    };
+    if event.id.starts_with("evt_") && sane(&event.id) && sane(&event.kind) && object_is_sane {
         Ok(event)
     } else {
         Err(Rejection::NotAnEvent)
@@ -174,7 +193,7 @@ mod tests {
     fn either_of_two_secrets_opens_and_the_payment_intent_is_the_object() {
         let signature = sign(PAYLOAD, "whsec_old", now().timestamp());
         let event = check(&signature, &["whsec_new", "whsec_old"], PAYLOAD).expect("accepted");
-        assert_eq!((event.id.as_str(), event.object_id.as_str()), ("evt_1", "pi_1"));
+        assert_eq!((event.id.as_str(), event.object_id.as_deref()), ("evt_1", Some("pi_1")));
         assert_eq!(
             check(&signature, &["whsec_new"], PAYLOAD),
             Err(Rejection::WrongSignature)

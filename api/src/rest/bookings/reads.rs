@@ -10,6 +10,7 @@ use roost_shared::payments;
 use roost_shared::properties::terms;
 use sqlx::PgConnection;
 use std::collections::HashMap;
+use std::time::Duration;
 use uuid::Uuid;
 
 use super::cancellation::CancellationQuote;
@@ -73,7 +74,7 @@ pub async fn one(state: &AppState, user_id: Uuid, booking_id: Uuid, wait: Option
         booking
             .filter(|booking| is_party(booking, user_id))
             .ok_or(BookingError::NoSuchBooking)?;
-        settled(state, booking_id, wait).await;
+        settled(state, booking_id, wait.duration()).await;
     }
     let body = view(state, user_id, booking_id).await?;
     Ok(Held { body, wait })
@@ -112,8 +113,8 @@ async fn title(conn: &mut PgConnection, property_id: Uuid) -> Result<String, sql
     Ok(titles.remove(&property_id).unwrap_or_default())
 }
 
-/// Returns once the booking's next step is not up to our jobs any more, or the time is up.
-pub async fn settled(state: &AppState, booking_id: Uuid, wait: Wait) {
+/// Returns once the booking's next step is not up to our jobs any more, the time is up, or the server stops.
+pub async fn settled(state: &AppState, booking_id: Uuid, longest: Duration) {
     let mut changes = state.announcements.of(booking_id);
     let watch = async {
         loop {
@@ -124,7 +125,11 @@ pub async fn settled(state: &AppState, booking_id: Uuid, wait: Wait) {
             }
         }
     };
-    let _in_time = tokio::time::timeout(wait.duration(), watch).await;
+    tokio::select! {
+        () = watch => {}
+        () = tokio::time::sleep(longest) => {}
+        () = state.stopping.cancelled() => {}
+    }
 }
 
 /// A page of a user's bookings: three statements, whatever its length.

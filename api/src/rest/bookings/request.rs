@@ -1,9 +1,10 @@
 //! Asking for nights: one short transaction, and perhaps a reply that is held until the card has answered.
 
-use poem_openapi::types::ToJSON;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use roost_shared::bookings::{self, BookingError, BookingRequest};
 use roost_shared::db::Retries;
-use roost_shared::payments::PaymentState;
 use roost_shared::properties::quote;
 use roost_shared::properties::stay::Stay;
 use uuid::Uuid;
@@ -52,23 +53,28 @@ pub async fn create(
 ) -> ApiResult<Created<Booking>> {
     let mut retries = Retries::default();
     let reply = loop {
-        match attempt(state, auth, idempotency, body).await {
+        match attempt(state, auth, idempotency, wait, body).await {
             Ok(reply) => break reply,
             Err(Refusal::Booking(BookingError::Database(error))) if retries.again(&error).await => {}
             Err(Refusal::Booking(error)) => return Err(error.into()),
             Err(Refusal::Api(error)) => return Err(error),
         }
     };
-    match wait {
-        Some(wait) => hold(state, auth, idempotency, reply, wait).await,
-        None => Ok(reply),
-    }
+    let Some(until) = reply.held_until() else {
+        return Ok(reply);
+    };
+    let reply = hold(state, auth, idempotency, reply, until).await?;
+    Ok(match wait {
+        Some(wait) => reply.with_header(APPLIED_HEADER, wait.applied()),
+        None => reply,
+    })
 }
 
 async fn attempt(
     state: &AppState,
     auth: &Auth,
     idempotency: &Idempotency,
+    wait: Option<Wait>,
     body: &JsonBody<NewBooking>,
 ) -> Result<Created<Booking>, Refusal> {
     let mut work = match idempotency.begin(state, &auth.scope(), body.raw()).await? {
@@ -90,6 +96,10 @@ async fn attempt(
         payment_method: body.payment_method.clone(),
         quote,
     };
+    if let Some(wait) = wait {
+        let until = work.tx().now() + wait.duration();
+        work.hold_until(until);
+    }
     let requested = bookings::request(work.tx(), request).await?;
     let parts = Parts {
         booking: requested.booking,
@@ -102,37 +112,48 @@ async fn attempt(
     Ok(work.created(&location, &view).await?)
 }
 
-/// Holds the reply until the booking is past the card, and says then how that went. The stored reply becomes the one
-/// that is sent; requests with the same key that wait at the same time all send that one.
+/// Holds the reply until the booking is past the card, `until` at most, and says then how that went. That becomes the
+/// stored reply; requests with the same key that come meanwhile wait for it and all send it.
 async fn hold(
     state: &AppState,
     auth: &Auth,
     idempotency: &Idempotency,
-    reply: Created<Booking>,
-    wait: Wait,
+    mut reply: Created<Booking>,
+    until: DateTime<Utc>,
 ) -> ApiResult<Created<Booking>> {
-    let Some(booking_id) = unsettled(&reply) else {
-        return Ok(reply);
-    };
-    reads::settled(state, booking_id, wait).await;
-    let moved = bookings::progress(state.db.pool(), booking_id)
-        .await
-        .is_ok_and(|progress| progress.is_some_and(|progress| !progress.is_transient()));
-    let reply = if moved {
-        let view = reads::view(state, auth.user_id, booking_id).await?;
-        idempotency.restate(state, &auth.scope(), reply, &view).await?
-    } else {
-        reply
-    };
-    Ok(reply.with_header(APPLIED_HEADER, wait.applied()))
+    let left = (until - state.clock.now()).to_std().unwrap_or_default();
+    match say_more(state, auth, idempotency, &mut reply, left).await {
+        Ok(()) => Ok(reply),
+        // The booking is made. Whoever can ask again gets the reply that is stored then; the others get the first one.
+        Err(_) if idempotency.has_key() => Err(ApiError::outcome_uncertain()),
+        Err(error) => {
+            tracing::warn!(code = error.code(), "a held reply is sent as it was");
+            Ok(reply)
+        }
+    }
 }
 
-/// The booking of a reply that was written before its card had answered.
-fn unsettled(reply: &Created<Booking>) -> Option<Uuid> {
-    let body: serde_json::Value = serde_json::from_slice(reply.body()).ok()?;
-    let pending = crate::rest::payments::PaymentState::from(PaymentState::Pending).to_json();
-    if body.get("payment_state") != pending.as_ref() {
-        return None;
-    }
-    body.get("id")?.as_str()?.parse().ok()
+async fn say_more(
+    state: &AppState,
+    auth: &Auth,
+    idempotency: &Idempotency,
+    reply: &mut Created<Booking>,
+    left: Duration,
+) -> ApiResult<()> {
+    let booking_id = id_of(reply)?;
+    reads::settled(state, booking_id, left).await;
+    let progress = bookings::progress(state.db.pool(), booking_id).await?;
+    let view = match progress {
+        Some(progress) if !progress.is_transient() => Some(reads::view(state, auth.user_id, booking_id).await?),
+        _ => None,
+    };
+    idempotency.settle(state, &auth.scope(), reply, view.as_ref()).await
+}
+
+/// The booking that a reply is about.
+fn id_of(reply: &Created<Booking>) -> ApiResult<Uuid> {
+    let body: serde_json::Value = serde_json::from_slice(reply.body()).map_err(ApiError::internal)?;
+    body.get("id")
+        .and_then(|id| id.as_str()?.parse().ok())
+        .ok_or_else(|| ApiError::internal("a stored booking has no id"))
 }

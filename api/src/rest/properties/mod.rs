@@ -6,12 +6,13 @@ mod view;
 
 use bytes::Bytes;
 use chrono::NaiveDate;
-use poem::http::{HeaderValue, StatusCode, Uri, header};
+use poem::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use poem::{IntoResponse, Response};
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, OpenApi};
+use roost_shared::bookings;
 use roost_shared::properties::rules::Violation;
 use roost_shared::properties::search::Position;
 use roost_shared::properties::{self, Property, PropertyError, public_json};
@@ -58,8 +59,9 @@ impl PropertiesApi {
         let property = properties::create(work.tx(), auth.user_id, details).await?;
         let location = format!("/properties/{}", property.id);
         let tag = etag::of(property.version);
-        let created = work.created(&location, &PropertyView::from(property)).await?;
-        Ok(created.with_header(header::ETAG, tag))
+        work.tagged(&tag)
+            .created(&location, &PropertyView::from(property))
+            .await
     }
 
     /// Find properties
@@ -145,7 +147,7 @@ impl PropertiesApi {
 
     /// Show a property
     ///
-    /// A draft or an archived property is shown to its host only. `If-None-Match` with the `ETag` of an earlier reply
+    /// A draft or an archived property is shown to its host and to guests who booked it only. `If-None-Match` with the `ETag` of an earlier reply
     /// is answered with 304 and no body while nothing has changed.
     #[oai(path = "/properties/:property_id", method = "get", operation_id = "get_property")]
     async fn show(
@@ -178,9 +180,13 @@ impl PropertiesApi {
         let mut conn = self.0.db.pool().acquire().await?;
         let property = properties::get(&mut conn, property_id.0)
             .await?
-            .filter(|property| property.is_visible_to(Some(user_id)))
             .ok_or_else(|| ApiError::not_found("property"))?;
+        let visible =
+            property.is_visible_to(Some(user_id)) || bookings::has_booked(&mut conn, user_id, property.id).await?;
         drop(conn);
+        if !visible {
+            return Err(ApiError::not_found("property"));
+        }
         if known(property.version) {
             return Ok(Conditional::NotModified {
                 etag: etag::of(property.version),
@@ -207,11 +213,12 @@ impl PropertiesApi {
         property_id: Path<Uuid>,
         /// The `ETag` of the version that you read
         #[oai(name = "If-Match")]
-        if_match: Header<Option<String>>,
+        _if_match: Header<Option<String>>,
+        headers: &HeaderMap,
         body: JsonBody<PropertyPatch>,
     ) -> ApiResult<Document> {
         let patch = body.into_inner();
-        let expected = etag::expected_versions(if_match.0.as_deref());
+        let expected = etag::expected(headers);
         let mut tx = self.0.db.begin().await?;
         let change = |current| {
             let mut wanted = NewProperty::from(current);
@@ -249,9 +256,10 @@ impl PropertiesApi {
         property_id: Path<Uuid>,
         /// The `ETag` of the version that you read
         #[oai(name = "If-Match")]
-        if_match: Header<Option<String>>,
+        _if_match: Header<Option<String>>,
+        headers: &HeaderMap,
     ) -> ApiResult<NoContent> {
-        let expected = etag::expected_versions(if_match.0.as_deref());
+        let expected = etag::expected(headers);
         let mut tx = self.0.db.begin().await?;
         let property = properties::archive(&mut tx, auth.user_id, property_id.0, expected.as_deref()).await?;
         tx.commit().await?;
@@ -292,7 +300,7 @@ impl From<PropertyError> for ApiError {
 
 /// Everybody may keep it, and asks each time whether it is still good.
 const PUBLIC: HeaderValue = HeaderValue::from_static("public, no-cache");
-/// Only the host sees it.
+/// Only the host and those who booked it see it.
 const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-cache");
 
 /// A property as it was rendered, for the cache or just now.

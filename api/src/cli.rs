@@ -248,14 +248,7 @@ async fn set_moderator(pool: &sqlx::PgPool, email: &str, moderates: bool) -> any
 
 impl ServeArgs {
     async fn create_operator(&self, email: &str, role: Role) -> anyhow::Result<()> {
-        if std::io::stdin().is_terminal() {
-            eprintln!("Password for {email}, {SHORTEST_PASSWORD} characters or more (it is shown as you type):");
-        }
-        let mut password = String::new();
-        std::io::stdin()
-            .read_line(&mut password)
-            .context("reading the password")?;
-        let password = password.trim_end_matches(['\r', '\n']).to_owned();
+        let password = read_password(email)?;
         let new = NewOperator::new(&Passwords::new()?, email, password, role).await?;
         let (pool, redis) = (self.database.connect()?, self.redis.connect()?);
         let db = Db::new(pool.clone(), Publisher::spawn(pool, &redis)?, Clock::default());
@@ -266,6 +259,30 @@ impl ServeArgs {
         println!("{} may sign in as {}", operator.email, operator.role.name());
         Ok(())
     }
+}
+
+/// The first line of standard input; a terminal does not show it.
+fn read_password(email: &str) -> anyhow::Result<String> {
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        eprintln!("Password for {email}, {SHORTEST_PASSWORD} characters or more:");
+    }
+    let hidden = terminal && stty("-echo");
+    let mut password = String::new();
+    let read = std::io::stdin().read_line(&mut password);
+    if hidden {
+        stty("echo");
+    }
+    read.context("reading the password")?;
+    Ok(password.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Sets the terminal. False: it goes on as it was.
+fn stty(mode: &str) -> bool {
+    std::process::Command::new("stty")
+        .arg(mode)
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 async fn wait_for_signal() -> anyhow::Result<()> {

@@ -731,3 +731,32 @@ async fn a_terminal_has_the_same_rules() {
     assert_eq!(actions, ["queue.pause", "job.cancel", "job.retry"]);
     assert!(entries.iter().all(|entry| entry.actor == "cli:ada"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_admin_is_made_on_a_terminal() {
+    let world = World::without_worker().await;
+    let create = async |email: &str, password: &str| {
+        let test = std::env::current_exe().unwrap();
+        let mut child = tokio::process::Command::new(test.parent().unwrap().parent().unwrap().join("roost-api"))
+            .env_clear()
+            .env("DATABASE_URL", world.database_url())
+            .env("REDIS_URL", world.redis_url())
+            .args(["ops", "create-admin", "--email", email])
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut input, format!("{password}\n").as_bytes())
+            .await
+            .unwrap();
+        drop(input);
+        child.wait().await.unwrap().success()
+    };
+    assert!(!create("no address", PASSWORD).await);
+    assert!(!create("first@ops.example.com", "too short").await);
+    assert!(create("First@ops.example.com", PASSWORD).await);
+    assert!(!create("first@ops.example.com", PASSWORD).await);
+    let ops = Dashboard::start(&world.state).await;
+    ops.signs_in("first@ops.example.com", PASSWORD, "").await.is(303);
+}

@@ -361,8 +361,11 @@ async fn each_action_is_done_once_and_written_down() {
     let back = admin.post("/ops/jobs/bulk", &form).await.is(303);
     assert!(back.location.contains("done+to+1"), "{}", back.location);
 
-    let whole = audit::verify(pool).await.unwrap();
-    assert!(matches!(whole, Verdict::Whole { entries } if entries >= 7), "{whole:?}");
+    let whole = audit::verify(pool, None).await.unwrap();
+    assert!(
+        matches!(whole, Verdict::Whole { entries, .. } if entries >= 7),
+        "{whole:?}"
+    );
     admin.get("/ops/audit").await.is(200).says("as they were written");
 }
 
@@ -407,7 +410,7 @@ async fn the_audit_log_cannot_be_changed_unseen() {
             .unwrap();
         tx.commit().await.unwrap();
         assert_eq!(
-            audit::verify(pool).await.unwrap(),
+            audit::verify(pool, None).await.unwrap(),
             Verdict::Broken { seq: broken },
             "{change}"
         );
@@ -435,8 +438,17 @@ async fn the_audit_log_cannot_be_changed_unseen() {
             .await
             .unwrap();
         tx.commit().await.unwrap();
-        assert_eq!(audit::verify(pool).await.unwrap(), Verdict::Whole { entries: 6 });
+        assert_eq!(
+            audit::verify(pool, None).await.unwrap(),
+            Verdict::Whole { entries: 6, since: 1 }
+        );
     }
+    // The newest alone are judged by the one before them.
+    assert_eq!(
+        audit::verify(pool, Some(2)).await.unwrap(),
+        Verdict::Whole { entries: 6, since: 5 }
+    );
+    admin.get("/ops/audit?check=all").await.is(200).says("All 6 entries");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -497,7 +509,10 @@ async fn all_that_match_are_retried_once_each_by_a_job() {
             .await
             .unwrap();
     assert_eq!(written, 1200);
-    assert!(matches!(audit::verify(pool).await.unwrap(), Verdict::Whole { .. }));
+    assert!(matches!(
+        audit::verify(pool, None).await.unwrap(),
+        Verdict::Whole { .. }
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]

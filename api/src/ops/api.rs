@@ -681,8 +681,8 @@ impl OpsApi {
     /// Whether the audit log is as it was written
     #[oai(path = "/audit/verify", method = "get", operation_id = "ops_verify_audit")]
     async fn verify(&self, _auth: OpsAuth) -> ApiResult<Json<VerdictView>> {
-        Ok(Json(match audit::verify(self.0.db.pool()).await? {
-            Verdict::Whole { entries } => VerdictView {
+        Ok(Json(match audit::verify(self.0.db.pool(), None).await? {
+            Verdict::Whole { entries, .. } => VerdictView {
                 whole: true,
                 entries: Some(entries),
                 broken_at: None,

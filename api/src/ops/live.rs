@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Signed;
-use super::overview::Board;
+use super::overview::{Board, Day};
 use crate::state::AppState;
 
 const EVERY: Duration = Duration::from_secs(2);
@@ -32,6 +32,7 @@ impl Live {
     pub fn spawn(pool: PgPool, stopping: CancellationToken) -> Self {
         let (sender, newest) = watch::channel(Arc::from(""));
         tokio::spawn(async move {
+            let mut day = Day::default();
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(EVERY) => {}
@@ -41,7 +42,7 @@ impl Live {
                 if sender.receiver_count() < 2 {
                     continue;
                 }
-                match read(&pool).await {
+                match read(&pool, &mut day).await {
                     Ok(html) => {
                         sender.send_replace(html);
                     }
@@ -53,8 +54,8 @@ impl Live {
     }
 }
 
-async fn read(pool: &PgPool) -> Result<Arc<str>, String> {
-    let board = Board::read(pool).await.map_err(|error| error.to_string())?;
+async fn read(pool: &PgPool, day: &mut Day) -> Result<Arc<str>, String> {
+    let board = Board::read(pool, day).await.map_err(|error| error.to_string())?;
     Ok(board.render().map_err(|error| error.to_string())?.into())
 }
 

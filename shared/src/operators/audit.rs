@@ -153,6 +153,8 @@ pub enum Verdict {
     Whole {
         /// How many there are.
         entries: i64,
+        /// The first that was looked at: 1, or a later one if only the newest were wanted.
+        since: i64,
     },
     /// The first entry that is not as it was written, or is missing.
     Broken {
@@ -161,11 +163,11 @@ pub enum Verdict {
     },
 }
 
-/// Computes every hash again, and compares the end with the one that is kept apart.
+/// Computes the hashes again, of all entries or of the `newest`, and compares the end with the one that is kept apart.
 ///
 /// # Errors
 /// Postgres could not be reached.
-pub async fn verify(pool: &PgPool) -> Result<Verdict, sqlx::Error> {
+pub async fn verify(pool: &PgPool, newest: Option<i64>) -> Result<Verdict, sqlx::Error> {
     // One snapshot: entries that are written meanwhile belong to a later look.
     let mut tx = pool.begin().await?;
     sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -175,6 +177,16 @@ pub async fn verify(pool: &PgPool) -> Result<Verdict, sqlx::Error> {
         .fetch_one(&mut *tx)
         .await?;
     let (mut last, mut hash) = (0_i64, vec![0_u8]);
+    if let Some(before) = newest.map(|newest| head.seq - newest).filter(|before| *before > 0) {
+        let entry = sqlx::query!("SELECT hash FROM operator_audit WHERE seq = $1", before)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let Some(entry) = entry else {
+            return Ok(Verdict::Broken { seq: before });
+        };
+        (last, hash) = (before, entry.hash);
+    }
+    let since = last + 1;
     loop {
         // The first of the batch follows the last of the one before.
         let checked = sqlx::query!(
@@ -206,5 +218,5 @@ pub async fn verify(pool: &PgPool) -> Result<Verdict, sqlx::Error> {
     if last != head.seq || hash != head.hash {
         return Ok(Verdict::Broken { seq: last + 1 });
     }
-    Ok(Verdict::Whole { entries: last })
+    Ok(Verdict::Whole { entries: last, since })
 }

@@ -215,6 +215,7 @@ impl ServeArgs {
         let pool = config.pool.clone();
         let metrics = server::start_metrics(pool.clone(), &self.metrics_listen).await?;
         let state = AppState::new(config)?;
+        let publisher = state.db.publisher().clone();
         let ops = if self.ops_listen == "off" {
             None
         } else {
@@ -233,6 +234,7 @@ impl ServeArgs {
         if let Some(ops) = ops {
             ops.stop().await?;
         }
+        publisher.flush().await;
         metrics.stop().await?;
         pool.close().await;
         Ok(())

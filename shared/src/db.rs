@@ -37,6 +37,18 @@ pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, sqlx::Error> {
         .connect_lazy_with(options))
 }
 
+/// Connections of its own for the job engine, to the same database as `pool`: its statements are short and must not wait
+/// behind handlers. A connection is not tried out before use; whoever uses it tries again anyway.
+#[must_use]
+pub fn engine_pool(pool: &PgPool, max_connections: u32) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(3))
+        .max_lifetime(Duration::from_secs(30 * 60))
+        .test_before_acquire(false)
+        .connect_lazy_with(pool.connect_options().as_ref().clone())
+}
+
 /// What an operation needs to begin: the pool, the clock and the way to Redis.
 #[derive(Clone)]
 pub struct Db {

@@ -1,129 +1,14 @@
-//! The job engine by itself: what it promises about claims, leases, retries, cron ticks and a Redis that forgets.
+//! The job engine by itself: what it promises about outcomes, stops, pauses and cron ticks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
-use roost_shared::jobs::{self, FinishedEffect, Job, Lease, Outcome, Queue, Settlement};
-use roost_tests::world::World;
-use roost_worker::{Context, DONE, Done, Handler, JobError, Registry};
-use serde::{Deserialize, Serialize};
+use roost_shared::jobs::{self, Queue};
+use roost_worker::Worker;
 use uuid::Uuid;
 
-/// Does what its argument says, counting on the way in `test_runs`.
-#[derive(Serialize, Deserialize)]
-struct Rehearse {
-    what: String,
-    nonce: Uuid,
-}
-
-impl Job for Rehearse {
-    const KIND: &'static str = "test.rehearse";
-    const QUEUE: Queue = Queue::Maintenance;
-    const MAX_ATTEMPTS: i32 = 3;
-    const TIMEOUT: Duration = Duration::from_millis(400);
-}
-
-impl Handler for Rehearse {
-    async fn run(self, ctx: &Context, lease: Lease) -> Result<Done, JobError> {
-        sqlx::query("INSERT INTO test_runs (nonce, fence) VALUES ($1, $2)")
-            .bind(self.nonce)
-            .bind(lease.fence)
-            .execute(ctx.db.pool())
-            .await?;
-        match self.what.as_str() {
-            "succeed" => Ok(DONE),
-            "snooze" if lease.fence == 1 => Err(JobError::Snooze(Duration::from_millis(100))),
-            "snooze" => Ok(DONE),
-            "fail" => Err(JobError::Fail("never".to_owned())),
-            // Postgres stores no such text.
-            "nul" => Err(JobError::Fail("half\0full".to_owned())),
-            "twice" => Ok(Done::With(vec![effect("test:same"), effect("test:same")])),
-            "retry" => Err(JobError::Retry("not now".to_owned())),
-            "panic" if lease.fence == 1 => panic!("on purpose"),
-            "panic" => Ok(DONE),
-            "hang" if lease.fence == 1 => std::future::pending().await,
-            "hang" => Ok(DONE),
-            "wait" => {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                Ok(DONE)
-            }
-            other => Err(JobError::Fail(format!("what is {other}?"))),
-        }
-    }
-}
-
-fn effect(key: &str) -> FinishedEffect {
-    FinishedEffect {
-        key: key.to_owned(),
-        entity_id: None,
-        external_id: None,
-        response: None,
-    }
-}
-
-/// A kind that no worker of these tests knows.
-#[derive(Serialize, Deserialize)]
-struct Unheard {}
-
-impl Job for Unheard {
-    const KIND: &'static str = "test.unheard";
-    const QUEUE: Queue = Queue::Maintenance;
-}
-
-async fn world() -> World {
-    let world = World::without_worker().await;
-    sqlx::query("CREATE TABLE test_runs (nonce uuid NOT NULL, fence bigint NOT NULL)")
-        .execute(world.pool())
-        .await
-        .unwrap();
-    world
-}
-
-fn registry() -> Registry {
-    Registry::default().with::<Rehearse>()
-}
-
-async fn enqueue(world: &World, what: &str, count: usize) -> Vec<Uuid> {
-    let db = &world.state.db;
-    let mut tx = db.begin().await.unwrap();
-    let nonces: Vec<Uuid> = (0..count).map(|_| Uuid::new_v4()).collect();
-    for nonce in &nonces {
-        tx.enqueue(&Rehearse {
-            what: what.to_owned(),
-            nonce: *nonce,
-        });
-    }
-    tx.commit().await.unwrap();
-    nonces
-}
-
-async fn runs(world: &World, nonce: Uuid) -> i64 {
-    sqlx::query_scalar("SELECT count(*) FROM test_runs WHERE nonce = $1")
-        .bind(nonce)
-        .fetch_one(world.pool())
-        .await
-        .unwrap()
-}
-
-/// State, attempts and outcomes of the only job.
-async fn fate(world: &World) -> (String, i32, Vec<String>) {
-    let (id, state, attempt): (Uuid, String, i32) =
-        sqlx::query_as("SELECT id, state, attempt FROM jobs WHERE kind LIKE 'test.%'")
-            .fetch_one(world.pool())
-            .await
-            .unwrap();
-    let outcomes = sqlx::query_scalar("SELECT outcome FROM job_attempts WHERE job_id = $1 ORDER BY fence")
-        .bind(id)
-        .fetch_all(world.pool())
-        .await
-        .unwrap();
-    (state, attempt, outcomes)
-}
-
-async fn ends_as(world: &World, state: &str) {
-    world.eventually(state, async || fate(world).await.0 == state).await;
-}
+use crate::rehearsal::{Linger, Rehearse, ends_as, enqueue, enqueue_one, fate, registry, runs, world};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolled_back_transaction_leaves_no_job_and_a_committed_one_runs_it_once() {
@@ -198,118 +83,6 @@ async fn outcomes_decide_what_becomes_of_a_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_worker_changes_nothing() {
-    let world = world().await;
-    enqueue(&world, "succeed", 1).await;
-    let pool = world.pool();
-    let id: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'test.rehearse'")
-        .fetch_one(pool)
-        .await
-        .unwrap();
-    let kinds = ["test.rehearse".to_owned()];
-    let first = jobs::claim(pool, &[id], &kinds, "first").await.unwrap().remove(0);
-    assert!(
-        jobs::claim(pool, &[id], &kinds, "second").await.unwrap().is_empty(),
-        "claimed twice"
-    );
-    sqlx::query("UPDATE jobs SET lease_until = now() - interval '1 second'")
-        .execute(pool)
-        .await
-        .unwrap();
-    assert_eq!(jobs::reap(pool).await.unwrap(), (1, 0));
-    let second = jobs::claim(pool, &[id], &kinds, "second").await.unwrap().remove(0);
-
-    let lease = |fence| Lease {
-        job_id: id,
-        fence,
-        attempt: 1,
-        max_attempts: 3,
-    };
-    assert!(jobs::renew(pool, &[lease(first.fence)]).await.unwrap().is_empty());
-    let mut connection = pool.acquire().await.unwrap();
-    let stale = Settlement {
-        lease: lease(first.fence),
-        outcome: Outcome::Fail("late".to_owned()),
-    };
-    assert!(jobs::settle(&mut connection, &[stale]).await.unwrap().is_empty());
-    let mut tx = world.state.db.begin().await.unwrap();
-    assert!(lease(first.fence).complete(&mut tx).await.is_err());
-    drop(tx);
-    assert!(
-        jobs::effects::begin(pool, &lease(first.fence), "test:effect", id, world.clock.now())
-            .await
-            .is_err()
-    );
-    let good = Settlement {
-        lease: lease(second.fence),
-        outcome: Outcome::Done(Vec::new()),
-    };
-    assert_eq!(jobs::settle(&mut connection, &[good]).await.unwrap(), [id]);
-    assert_eq!(fate(&world).await.2, ["lost", "succeeded"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_takes_three_workers_down_is_quarantined() {
-    let world = world().await;
-    enqueue(&world, "succeed", 1).await;
-    let pool = world.pool();
-    let id: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'test.rehearse'")
-        .fetch_one(pool)
-        .await
-        .unwrap();
-    for crash in 1..=3 {
-        assert_eq!(
-            jobs::claim(pool, &[id], &["test.rehearse".to_owned()], "doomed")
-                .await
-                .unwrap()
-                .len(),
-            1
-        );
-        sqlx::query("UPDATE jobs SET lease_until = now() - interval '1 second'")
-            .execute(pool)
-            .await
-            .unwrap();
-        assert_eq!(jobs::reap(pool).await.unwrap(), if crash < 3 { (1, 0) } else { (0, 1) });
-    }
-    assert_eq!(fate(&world).await.0, "quarantined");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_unknown_kind_and_a_foreign_message_are_left_alone() {
-    let world = world().await;
-    let worker = world.another_worker(registry());
-    let mut tx = world.state.db.begin().await.unwrap();
-    tx.enqueue(&Unheard {});
-    tx.commit().await.unwrap();
-    // Something in the queue that is no id of ours.
-    let config = jobs::Transport::config(&world.redis(), Queue::Maintenance);
-    let task = apalis_core::task::builder::TaskBuilder::new(b"\"no id\"".to_vec()).build();
-    apalis_redis::queries::push_tasks(&mut world.redis().connection(), &config, &[task])
-        .await
-        .unwrap();
-    let nonce = enqueue(&world, "succeed", 1).await[0];
-    world
-        .eventually("the known one ran", async || runs(&world, nonce).await == 1)
-        .await;
-    assert_eq!(world.jobs("test.unheard").await, ["queued=1"]);
-    worker.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_flushed_redis_loses_no_job() {
-    let world = world().await;
-    enqueue(&world, "succeed", 500).await;
-    let mut connection = world.redis().connection();
-    redis::cmd("FLUSHDB").query_async::<()>(&mut connection).await.unwrap();
-    let worker = world.another_worker(registry());
-    enqueue(&world, "wait", 20).await;
-    redis::cmd("FLUSHDB").query_async::<()>(&mut connection).await.unwrap();
-    world.run_jobs().await;
-    assert_eq!(world.jobs("test.rehearse").await, ["succeeded=520"]);
-    worker.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_running_jobs_finish_and_leaves_the_rest() {
     let world = world().await;
     let worker = world.another_worker(registry());
@@ -341,16 +114,65 @@ async fn a_stop_lets_running_jobs_finish_and_leaves_the_rest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_in_time_and_what_did_not_finish_keeps_its_attempt() {
+    let world = world().await;
+    let worker = Worker::run(world.context(), registry(), &Queue::ALL, 16, Duration::from_secs(1));
+    let nonce = Uuid::new_v4();
+    enqueue_one(&world, &Linger { nonce }).await;
+    world.eventually("begun", async || runs(&world, nonce).await == 1).await;
+    let begun = std::time::Instant::now();
+    worker.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert_eq!(
+        fate(&world).await,
+        ("queued".to_owned(), 0, vec!["handed_back".to_owned()])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_shows_itself_and_heeds_its_operators() {
+    let world = world().await;
+    let worker = world.another_worker(registry());
+    let seen = async || -> Vec<(Vec<String>, Vec<String>, i32, bool)> {
+        sqlx::query_as("SELECT queues, kinds, concurrency, stopped_at IS NULL FROM workers")
+            .fetch_all(world.pool())
+            .await
+            .unwrap()
+    };
+    world.eventually("there", async || !seen().await.is_empty()).await;
+    let (queues, kinds, concurrency, lives) = seen().await.remove(0);
+    assert_eq!((queues.len(), concurrency, lives), (Queue::ALL.len(), 16, true));
+    assert_eq!(kinds, registry().kinds());
+    // Told to be quiet it takes nothing new.
+    sqlx::query("UPDATE workers SET quiet = true")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let nonce = enqueue(&world, "succeed", 1).await[0];
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert_eq!(runs(&world, nonce).await, 0);
+    sqlx::query("UPDATE workers SET quiet = false, stop = true")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    tokio::time::timeout(Duration::from_secs(10), worker.asked_to_stop())
+        .await
+        .expect("asked to stop");
+    worker.stop().await;
+    assert!(!seen().await[0].3, "it said goodbye");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_paused_queue_waits_and_goes_on() {
     let world = world().await;
     sqlx::query("UPDATE queues SET paused = true WHERE name = 'maintenance'")
         .execute(world.pool())
         .await
         .unwrap();
-    let worker = world.another_worker(registry());
-    // The relay of a worker that sees the switch takes nothing from the queue any more.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // A worker that just starts knows of it before it takes anything.
     let nonce = enqueue(&world, "succeed", 1).await[0];
+    let worker = world.another_worker(registry());
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert_eq!(runs(&world, nonce).await, 0);
     sqlx::query("UPDATE queues SET paused = false WHERE name = 'maintenance'")

@@ -106,7 +106,7 @@ async fn the_workers_rendering_is_what_the_api_serves() {
     let app = TestApp::start().await;
     let (_, id) = a_listed_flat(&app).await;
     let mut conn = app.state.db.pool().acquire().await.unwrap();
-    cache::warm(&mut conn, &redis_of(&app), id).await.unwrap();
+    cache::warm(app.state.db.pool(), &redis_of(&app), id).await.unwrap();
     let Cached::Rendered(warm) = cache::fetch(&redis_of(&app), id).await.unwrap() else {
         panic!("nothing was warmed");
     };
@@ -123,7 +123,7 @@ async fn the_workers_rendering_is_what_the_api_serves() {
         .execute(&mut *conn)
         .await
         .unwrap();
-    cache::warm(&mut conn, &redis_of(&app), id).await.unwrap();
+    cache::warm(app.state.db.pool(), &redis_of(&app), id).await.unwrap();
     assert_eq!(cache::fetch(&redis_of(&app), id).await.unwrap(), Cached::Changed(2));
 }
 

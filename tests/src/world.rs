@@ -84,19 +84,23 @@ impl World {
 
     /// One more worker on all queues, with the kinds of `registry`.
     pub fn another_worker(&self, registry: Registry) -> Worker {
+        Worker::run(self.context(), registry, &Queue::ALL, 16, Duration::from_secs(10))
+    }
+
+    /// What a worker of this world is connected to.
+    pub fn context(&self) -> Context {
         let stripe = StripeArgs {
             stripe_secret_key: "sk_test_roost".to_owned(),
             stripe_api_base: self.stripe.base_url().to_owned(),
         };
         let sender = "Roost <no-reply@roost.example>";
-        let ctx = Context {
+        Context {
             db: self.db(),
             redis: self.redis(),
             stripe: Gateway::new(&stripe).unwrap(),
             mailer: Mailer::with_timeout(&self.mailbox.smtp_url(), sender, Duration::from_secs(3)).unwrap(),
             links: Links::new(&self.state.settings.public_url),
-        };
-        Worker::run(ctx, registry, &Queue::ALL, 16, Duration::from_secs(10))
+        }
     }
 
     /// A pool and a publisher of their own, as another process has them.

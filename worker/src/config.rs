@@ -54,7 +54,7 @@ pub struct Options {
     #[arg(long, env = "WORKER_CONCURRENCY", value_name = "COUNT", default_value_t = 64, value_parser = parse_concurrency)]
     pub concurrency: usize,
     /// Seconds that running jobs have to finish on SIGTERM; the rest is handed back
-    #[arg(long, env = "WORKER_GRACE", value_name = "SECONDS", default_value_t = 25)]
+    #[arg(long, env = "WORKER_GRACE", value_name = "SECONDS", default_value_t = 20)]
     pub grace: u64,
     /// Address of the metrics (`/metrics`) and health (`/healthz`) listener
     #[arg(

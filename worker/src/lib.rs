@@ -8,10 +8,12 @@ mod config;
 mod context;
 pub mod email;
 mod engine;
+mod epoch;
 mod error;
 mod handler;
 pub mod jobs;
 mod observe;
+mod postgres;
 mod presence;
 mod queue;
 mod relay;
@@ -23,8 +25,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use roost_shared::clock::Clock;
 use roost_shared::db::Db;
+use roost_shared::jobs::presence::{Presence, Standing};
 use roost_shared::jobs::{Publisher, Queue};
 use roost_shared::stripe::Gateway;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -38,10 +42,15 @@ pub use observe::{healthcheck, serve_metrics};
 use email::{Links, Mailer};
 use engine::{Engine, Loops};
 
+/// Of the time that a stop takes, what consumers get to end after the engine.
+const CONSUMERS_END: Duration = Duration::from_secs(1);
+
 /// A worker that runs.
 pub struct Worker {
     engine: Arc<Engine>,
     loops: Loops,
+    publisher: Publisher,
+    standing: watch::Receiver<Option<Standing>>,
     consumers: TaskTracker,
     stop: CancellationToken,
     grace: Duration,
@@ -76,50 +85,76 @@ impl Worker {
     pub fn run(ctx: Context, registry: Registry, queues: &[Queue], concurrency: usize, grace: Duration) -> Self {
         let owner = owner();
         let (redis, db) = (ctx.redis.clone(), ctx.db.clone());
-        let (engine, loops) = Engine::start(Arc::new(ctx), registry, queues, concurrency, owner.clone());
-        let (consumers, stop) = (TaskTracker::new(), CancellationToken::new());
-        for queue in queues {
-            let name = format!("{owner}-{}", queue.name());
-            consumers.spawn(queue::consume(
-                Arc::clone(&engine),
-                redis.clone(),
-                *queue,
-                name,
-                stop.clone(),
-            ));
-        }
-        consumers.spawn(relay::run(Arc::clone(&engine), redis, stop.clone()));
-        consumers.spawn(presence::run(
-            db.pool().clone(),
-            owner,
-            queues.to_vec(),
+        let presence = Presence {
+            name: owner.clone(),
+            host: host(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            queues: queues.to_vec(),
+            kinds: registry.kinds(),
             concurrency,
-            stop.clone(),
-        ));
-        consumers.spawn(schedule::run(db, stop.clone()));
+        };
+        let (engine, loops) = Engine::start(Arc::new(ctx), registry, queues, concurrency, owner);
+        let (consumers, stop) = (TaskTracker::new(), CancellationToken::new());
+        let (learnt, standing) = watch::channel(None);
+        consumers.spawn(presence::run(Arc::clone(&engine), presence, learnt, stop.clone()));
+        for queue in queues {
+            let consume = queue::consume(Arc::clone(&engine), redis.clone(), *queue, stop.clone());
+            let (mut known, stop) = (standing.clone(), stop.clone());
+            // Not before it is known which queues are paused.
+            consumers.spawn(async move {
+                tokio::select! {
+                    known = known.wait_for(Option::is_some) => if known.is_err() { return },
+                    () = stop.cancelled() => return,
+                }
+                consume.await;
+            });
+        }
+        consumers.spawn(relay::run(Arc::clone(&engine), redis, standing.clone(), stop.clone()));
+        let publisher = db.publisher().clone();
+        consumers.spawn(schedule::run(db, standing.clone(), stop.clone()));
         consumers.close();
         Self {
             engine,
             loops,
+            publisher,
+            standing,
             consumers,
             stop,
             grace,
         }
     }
 
-    /// Stops taking jobs, lets those that run finish within the grace and hands the rest back.
+    /// Returns when an operator wants this worker to end.
+    pub async fn asked_to_stop(&self) {
+        let mut standing = self.standing.clone();
+        let asked = |standing: &Option<Standing>| standing.as_ref().is_some_and(|standing| standing.stop);
+        if standing.wait_for(asked).await.is_err() {
+            // Nobody asks any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Stops taking jobs, lets those that run finish within the grace and hands the rest back. Ends within five seconds
+    /// after the grace, whatever the servers do.
     pub async fn stop(self) {
         self.stop.cancel();
         self.engine.stop(self.loops, self.grace).await;
         // apalis waits for what it fetched; the engine refuses all of it by now.
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.consumers.wait()).await;
-        self.engine.give_back().await;
+        let _ = tokio::time::timeout(CONSUMERS_END, self.consumers.wait()).await;
+        let last = async {
+            self.engine.give_back().await;
+            self.publisher.flush().await;
+        };
+        let _ = tokio::time::timeout(CONSUMERS_END, last).await;
     }
 }
 
 /// A name that no other process and no earlier start of this one has.
 fn owner() -> String {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "worker".to_owned());
     let start = Uuid::new_v4().simple().to_string();
-    format!("{host}-{}-{}", std::process::id(), &start[..8])
+    format!("{}-{}-{}", host(), std::process::id(), &start[..8])
+}
+
+fn host() -> String {
+    std::env::var("HOSTNAME").unwrap_or_else(|_| "worker".to_owned())
 }

@@ -35,6 +35,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = worker.asked_to_stop() => {}
     }
     tracing::info!("stopping");
     worker.stop().await;

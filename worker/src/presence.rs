@@ -1,60 +1,70 @@
-//! Tells Postgres that this worker lives, what it works on and which build it is, for the job dashboard.
+//! Tells Postgres every second that this worker lives, and learns what operators want of it.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rand::Rng;
 use roost_shared::jobs::Queue;
+use roost_shared::jobs::presence::{Presence, Standing, leave, show};
 use sqlx::PgPool;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-const EVERY: Duration = Duration::from_secs(3);
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(2);
+use crate::engine::Engine;
+use crate::postgres;
 
-/// Shows itself until `stop`, then says goodbye.
-pub(crate) async fn run(pool: PgPool, name: String, queues: Vec<Queue>, concurrency: usize, stop: CancellationToken) {
-    let queues: Vec<String> = queues.iter().map(|queue| queue.name().to_owned()).collect();
-    let concurrency = i32::try_from(concurrency).unwrap_or(i32::MAX);
-    loop {
-        attempt(show(&pool, &name, &queues, concurrency)).await;
+const EVERY: Duration = Duration::from_secs(1);
+const SHOW_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Shows the worker until `stop`. The first answer is what consumers wait for before they take anything.
+pub(crate) async fn run(
+    engine: Arc<Engine>,
+    worker: Presence,
+    standing: watch::Sender<Option<Standing>>,
+    stop: CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        match shown(engine.pool(), &worker, engine.running_count()).await {
+            Ok(learnt) => {
+                let mut paused: HashSet<Queue> = learnt.paused.iter().filter_map(|name| Queue::by_name(name)).collect();
+                if learnt.quiet || learnt.stop {
+                    paused.extend(Queue::ALL);
+                }
+                engine.set_paused(paused);
+                if learnt.suspects {
+                    engine.look_for_suspects();
+                }
+                standing.send_replace(Some(learnt));
+            }
+            Err(error) => {
+                engine.note_outage();
+                tracing::debug!(%error, "this worker could not show itself");
+            }
+        }
+        engine.give_back().await;
+        let pause = EVERY.mul_f64(rand::rng().random_range(0.9..1.1));
         tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
-            () = stop.cancelled() => break,
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => {}
         }
     }
-    attempt(leave(&pool, &name)).await;
+    depart(engine.pool(), &worker.name).await;
 }
 
-/// Nothing depends on it, so a failure is only told.
-async fn attempt(statement: impl Future<Output = Result<(), sqlx::Error>>) {
-    match tokio::time::timeout(STATEMENT_TIMEOUT, statement).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "presence not told"),
-        Err(_) => tracing::debug!("presence not told in time"),
+async fn shown(pool: &PgPool, worker: &Presence, running: usize) -> Result<Standing, sqlx::Error> {
+    let mut connection = postgres::connection(pool).await?;
+    let answer = tokio::time::timeout(SHOW_TIMEOUT, show(&mut *connection, worker, running)).await;
+    postgres::answer(connection, answer)
+}
+
+/// Says goodbye, so that another worker looks after the queues at once.
+async fn depart(pool: &PgPool, name: &str) {
+    let gone = async {
+        let mut connection = postgres::connection(pool).await?;
+        leave(&mut *connection, name).await
+    };
+    if !matches!(tokio::time::timeout(SHOW_TIMEOUT, gone).await, Ok(Ok(()))) {
+        tracing::debug!("this worker could not say goodbye");
     }
-}
-
-async fn show(pool: &PgPool, name: &str, queues: &[String], concurrency: i32) -> Result<(), sqlx::Error> {
-    let host = std::env::var("HOSTNAME").unwrap_or_else(|_| "worker".to_owned());
-    sqlx::query!(
-        "WITH forgotten AS (DELETE FROM workers WHERE seen_at < now() - interval '7 days')
-         INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at) VALUES ($1, $2, $3, $4, $5, now(), now())
-         ON CONFLICT (name) DO UPDATE SET seen_at = now()",
-        name,
-        host,
-        env!("CARGO_PKG_VERSION"),
-        queues,
-        concurrency
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
-}
-
-async fn leave(pool: &PgPool, name: &str) -> Result<(), sqlx::Error> {
-    sqlx::query!(
-        "UPDATE workers SET stopped_at = now(), seen_at = now() WHERE name = $1",
-        name
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
 }

@@ -3,6 +3,7 @@
 //! apalis acknowledges a message as soon as the engine has taken the id. Whether the job is done is Postgres'
 //! business, so a message that is lost, doubled or late does no harm.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use apalis::layers::WorkerBuilderExt;
 use apalis::prelude::{BackendExt, BoxDynError, Data, PollSnapshot, PollStrategy, WorkerBuilder, WorkerError};
+use apalis_core::backend::codec::Codec;
 use apalis_redis::RedisStorage;
 use futures::{FutureExt, StreamExt};
 use roost_shared::jobs::{Queue, Transport, ids_of};
@@ -18,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::engine::Engine;
 
@@ -30,28 +33,58 @@ const SECOND_LOOK: Duration = Duration::from_millis(3);
 /// other workers find them.
 const AHEAD: usize = 16;
 
+const RESTART_AFTER: Duration = Duration::from_millis(500);
+const CLEAR_TIMEOUT: Duration = Duration::from_secs(2);
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
+const PING_AFTER: Duration = Duration::from_secs(5);
+
 /// Consumes `queue` until `stop`. When Redis fails, starts again as soon as it is back.
-pub(crate) async fn consume(engine: Arc<Engine>, redis: Redis, queue: Queue, owner: String, stop: CancellationToken) {
+pub(crate) async fn consume(engine: Arc<Engine>, redis: Redis, queue: Queue, stop: CancellationToken) {
+    let mut transport = match Transport::new(&redis) {
+        Ok(transport) => transport,
+        Err(error) => {
+            tracing::error!(%error, queue = queue.name(), "the consumer cannot start");
+            return;
+        }
+    };
     let bell = Arc::new(Notify::new());
     let listener = tokio::spawn(listen(redis.clone(), queue, Arc::clone(&bell), stop.clone()));
     let mut start = 0_u32;
+    let mut ended = Vec::new();
     while !stop.is_cancelled() {
-        // Names are never used twice: a dead worker's name would keep its heartbeat alive.
-        let name = format!("{owner}-{start}");
+        // Names are never used twice: a dead consumer's name would keep its messages from being found.
+        let name = format!("{}-{}-{start}", engine.owner(), queue.name());
         start = start.wrapping_add(1);
-        match run(&engine, &redis, queue, &name, &bell, &stop).await {
-            Ok(()) => break,
-            Err(error) => {
-                metrics::counter!("roost_consumer_restarts_total", "queue" => queue.name()).increment(1);
-                tracing::warn!(queue = queue.name(), error, "consumer failed, starting again");
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_millis(500)) => {}
-                    () = stop.cancelled() => {}
-                }
+        let run = run(&engine, &redis, queue, &name, &bell, &stop).await;
+        ended.push(name);
+        if let Err(error) = run {
+            metrics::counter!("roost_consumer_restarts_total", "queue" => queue.name()).increment(1);
+            // The alarm is the relay's, which finds out whether it is Redis.
+            tracing::info!(queue = queue.name(), error, "consumer failed, starting again");
+            tokio::select! {
+                () = tokio::time::sleep(RESTART_AFTER) => {}
+                () = stop.cancelled() => {}
             }
         }
+        clear(&engine, &mut transport, queue, &mut ended).await;
     }
     listener.abort();
+}
+
+/// Takes back what consumers that have ended fetched and did not hand over, and removes what made them end.
+async fn clear(engine: &Engine, transport: &mut Transport, queue: Queue, ended: &mut Vec<String>) {
+    while let Some(name) = ended.last() {
+        match tokio::time::timeout(CLEAR_TIMEOUT, transport.drain(queue, name)).await {
+            Ok(Ok(ids)) => engine.refuse(ids),
+            // Tried again after the next start; and should this process end, the leading worker does it.
+            Ok(Err(_)) | Err(_) => return,
+        }
+        ended.pop();
+    }
+    if let Ok(Ok(removed @ 1..)) = tokio::time::timeout(CLEAR_TIMEOUT, transport.sweep(queue)).await {
+        metrics::counter!("roost_messages_malformed_total", "queue" => queue.name()).increment(removed);
+        tracing::warn!(queue = queue.name(), removed, "messages whose content is gone, dropped");
+    }
 }
 
 async fn run(
@@ -65,9 +98,13 @@ async fn run(
     let connection = redis
         .separate_connection(Duration::from_secs(5))
         .map_err(|error| error.to_string())?;
-    let storage: RedisStorage<String> = RedisStorage::new(connection).with_config(Transport::config(redis, queue));
+    let storage: RedisStorage<Vec<u8>> = RedisStorage::new(connection).with_config(Transport::config(redis, queue));
     let worker = WorkerBuilder::new(name)
-        .backend(storage.poll_with_strategy(Doorbell::new(Arc::clone(bell))))
+        .backend(
+            storage
+                .with_codec(Bytes)
+                .poll_with_strategy(Doorbell::new(Arc::clone(bell))),
+        )
         .data(Arc::clone(engine))
         .data(queue)
         .concurrency(AHEAD)
@@ -80,15 +117,47 @@ async fn run(
     worker.run_until(until).await.map_err(|error| error.to_string())
 }
 
+/// Leaves a message as it is: one that does not decode would end the consumer.
+struct Bytes;
+
+impl Codec<Vec<u8>> for Bytes {
+    type Error = Infallible;
+    type Compact = Vec<u8>;
+
+    fn encode(&self, message: &Vec<u8>) -> Result<Vec<u8>, Infallible> {
+        Ok(message.clone())
+    }
+
+    fn decode(&self, message: &Vec<u8>) -> Result<Vec<u8>, Infallible> {
+        Ok(message.clone())
+    }
+}
+
+/// Ids on their way into the engine. Those that did not get there when the consumer ends are given back.
+struct Arriving<'a> {
+    engine: &'a Engine,
+    ids: Vec<Uuid>,
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        if !self.ids.is_empty() {
+            self.engine.refuse(self.ids.drain(..));
+        }
+    }
+}
+
 /// What apalis calls a task is a few ids to us; it is done when the engine has them.
-async fn take(message: String, engine: Data<Arc<Engine>>, queue: Data<Queue>) -> Result<(), BoxDynError> {
+async fn take(message: Vec<u8>, engine: Data<Arc<Engine>>, queue: Data<Queue>) -> Result<(), BoxDynError> {
     let Some(ids) = ids_of(&message) else {
         metrics::counter!("roost_messages_malformed_total", "queue" => queue.name()).increment(1);
         tracing::warn!(queue = queue.name(), "a message in Redis is no job id, dropped");
         return Ok(());
     };
-    for id in ids {
-        engine.take(*queue, id).await;
+    let mut arriving = Arriving { engine: &engine, ids };
+    while let Some(id) = arriving.ids.last() {
+        engine.take(*queue, *id).await;
+        arriving.ids.pop();
     }
     Ok(())
 }
@@ -97,17 +166,28 @@ async fn take(message: String, engine: Data<Arc<Engine>>, queue: Data<Queue>) ->
 async fn listen(redis: Redis, queue: Queue, bell: Arc<Notify>, stop: CancellationToken) {
     let channel = Transport::doorbell(&redis, queue);
     while !stop.is_cancelled() {
-        if let Ok(mut subscriber) = redis.subscriber().await
-            && subscriber.subscribe(&channel).await.is_ok()
-        {
+        let subscribed = tokio::time::timeout(SUBSCRIBE_TIMEOUT, async {
+            let mut subscriber = redis.subscriber().await?;
+            subscriber.subscribe(&channel).await?;
+            Ok::<_, redis::RedisError>(subscriber)
+        });
+        if let Ok(Ok(subscriber)) = subscribed.await {
             // What was pushed before the subscription stood.
             bell.notify_one();
-            let mut rings = subscriber.on_message();
-            while rings.next().await.is_some() {
-                bell.notify_one();
+            let (mut sink, mut rings) = subscriber.split();
+            loop {
+                match tokio::time::timeout(PING_AFTER, rings.next()).await {
+                    Ok(Some(_)) => bell.notify_one(),
+                    Ok(None) => break,
+                    // Silence may be a connection that is dead without saying so.
+                    Err(_) => match tokio::time::timeout(SUBSCRIBE_TIMEOUT, sink.ping::<redis::Value>()).await {
+                        Ok(Ok(_)) => {}
+                        Ok(Err(_)) | Err(_) => break,
+                    },
+                }
             }
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(RESTART_AFTER).await;
     }
 }
 

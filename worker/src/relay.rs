@@ -1,6 +1,7 @@
-//! What keeps jobs moving when nobody is looking: the relay publishes what is due, the reaper frees what dead workers
-//! held, the janitor keeps Redis small, and the gauges say how it all stands. Every worker runs this; replicas share
-//! the work through `SKIP LOCKED`.
+//! What keeps jobs moving when nobody is looking. One worker leads: it publishes what is due, frees what dead workers held,
+//! fires the cron table and sets the gauges. Should two lead for a moment, `SKIP LOCKED` shares the work between them.
+//!
+//! While Redis refuses, every worker takes due jobs from Postgres itself.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,62 +9,60 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use rand::Rng;
-use roost_shared::jobs::{self, LEASE, MAX_DEPTH, Queue, Transport, relay};
+use roost_shared::jobs::presence::{self, Standing};
+use roost_shared::jobs::relay::Head;
+use roost_shared::jobs::{self, MAX_DEPTH, Queue, Transport, Waiting, relay};
 use roost_shared::redis::Redis;
-use sqlx::PgPool;
+use sqlx::PgConnection;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::engine::Engine;
+use crate::epoch;
+use crate::postgres;
 
 const TICK: Duration = Duration::from_secs(1);
 /// While Redis has no room for all that is due, it is filled up this often.
 const TOP_UP: Duration = Duration::from_millis(40);
-/// Ids of one queue that one worker adds at a time. Bounded, because others may add theirs at the same time.
+/// Ids of one queue that are taken out of Postgres at a time.
 const MOST_AT_ONCE: usize = 1_000;
 /// A round that takes longer hangs on a connection that is dead without saying so.
-const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Scheduled jobs that become due in one statement.
 const PROMOTE_BATCH: u64 = 5_000;
 /// Ids that go to Redis in one script.
 const PUSH_BATCH: usize = 500;
-/// Ticks between one look at expired leases and the next.
-const REAP_EVERY: u64 = 2;
-const FLAGS_EVERY: u64 = 2;
 const STALE_EVERY: u64 = 3;
 const GAUGES_EVERY: u64 = 10;
-/// A job that is published and not claimed for so long was lost with its message, if its queue is nearly empty …
-const STALE_SECONDS: f64 = 5.0;
-/// … or else is waiting its turn; after this long it is published once more all the same.
-const STALE_IN_BACKLOG_SECONDS: f64 = 300.0;
-/// Up to this depth every message is taken within seconds.
-const NEARLY_EMPTY: usize = 50;
 
 /// Runs until `stop`.
-pub(crate) async fn run(engine: Arc<Engine>, redis: Redis, stop: CancellationToken) {
-    let mut transport = match Transport::new(&redis) {
+pub(crate) async fn run(
+    engine: Arc<Engine>,
+    redis: Redis,
+    standing: watch::Receiver<Option<Standing>>,
+    stop: CancellationToken,
+) {
+    let transport = match Transport::new(&redis) {
         Ok(transport) => transport,
         Err(error) => {
             tracing::error!(%error, "the relay cannot start");
             return;
         }
     };
-    let mut outage: Option<Instant> = None;
-    let mut tick = 0_u64;
+    let mut relay = Relay {
+        engine,
+        redis,
+        transport,
+        refused_since: None,
+        unheard: HashSet::new(),
+        led: false,
+        tick: 0,
+    };
     while !stop.is_cancelled() {
-        let round = step(&engine, &redis, &mut transport, &mut outage, tick);
-        let mut more = match tokio::time::timeout(STEP_TIMEOUT, round)
-            .await
-            .unwrap_or_else(|_| Err("no end in time".into()))
-        {
-            Ok(more) => more,
-            Err(error) => {
-                counter!("roost_relay_errors_total").increment(1);
-                tracing::warn!(error, "relay step failed");
-                false
-            }
-        };
-        tick += 1;
+        let learnt = standing.borrow().clone();
+        let mut more = relay.round(learnt.as_ref()).await;
+        relay.tick += 1;
         let next = Instant::now() + TICK.mul_f64(rand::rng().random_range(0.9..1.1));
         let mut wait = TOP_UP;
         while !stop.is_cancelled() && Instant::now() < next {
@@ -72,10 +71,8 @@ pub(crate) async fn run(engine: Arc<Engine>, redis: Redis, stop: CancellationTok
                 () = tokio::time::sleep(if more { rest.min(wait) } else { rest }) => {}
                 () = stop.cancelled() => {}
             }
-            if more {
-                let filled = tokio::time::timeout(STEP_TIMEOUT, top_up(&engine, &mut transport)).await;
-                // A failure is told by the next step, which meets it too.
-                let filled = filled.unwrap_or_else(|_| Err(String::new())).unwrap_or_default();
+            if let (true, Some(learnt)) = (more && !stop.is_cancelled(), &learnt) {
+                let filled = relay.top_up(learnt).await;
                 more = filled.more;
                 // Where nobody takes anything there is no hurry.
                 wait = if filled.published > 0 { TOP_UP } else { wait * 2 };
@@ -88,176 +85,306 @@ pub(crate) async fn run(engine: Arc<Engine>, redis: Redis, stop: CancellationTok
 #[derive(Clone, Copy, Debug, Default)]
 struct Filled {
     published: usize,
-    /// There may be more than Redis has room for.
+    /// There may be more than there is room for.
     more: bool,
 }
 
-async fn top_up(engine: &Engine, transport: &mut Transport) -> Result<Filled, String> {
-    relay::promote_due(engine.pool(), PROMOTE_BATCH.cast_signed())
-        .await
-        .map_err(|error| error.to_string())?;
-    let depths = depths(transport).await?;
-    publish(engine, transport, &depths).await
+/// Why a round ended early.
+enum Trouble {
+    Postgres(sqlx::Error),
+    Redis(String),
 }
 
-/// One round. True: there is more than Redis has room for.
-async fn step(
-    engine: &Engine,
-    redis: &Redis,
-    transport: &mut Transport,
-    outage: &mut Option<Instant>,
+impl From<sqlx::Error> for Trouble {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+impl From<redis::RedisError> for Trouble {
+    fn from(error: redis::RedisError) -> Self {
+        Self::Redis(error.to_string())
+    }
+}
+
+struct Relay {
+    engine: Arc<Engine>,
+    redis: Redis,
+    transport: Transport,
+    /// Redis does not take writes.
+    refused_since: Option<Instant>,
+    /// Kinds that nobody knows, told once each.
+    unheard: HashSet<String>,
+    /// Whether this worker led in the round before.
+    led: bool,
     tick: u64,
-) -> Result<bool, String> {
-    let pool = engine.pool();
-    let say = |error: &dyn std::fmt::Display| error.to_string();
-    let promoted = match relay::promote_due(pool, PROMOTE_BATCH.cast_signed()).await {
-        Ok(promoted) => promoted,
-        Err(error) => {
-            *outage = Some(Instant::now());
-            return Err(error.to_string());
+}
+
+impl Relay {
+    /// One round. True: there is more than there was room for.
+    async fn round(&mut self, standing: Option<&Standing>) -> bool {
+        let Some(standing) = standing else { return false };
+        self.watch_redis().await;
+        if self.led && !standing.leads {
+            resign();
         }
-    };
-    if tick.is_multiple_of(FLAGS_EVERY) {
-        engine.set_paused(paused_queues(pool).await.map_err(|error| say(&error))?);
-    }
-    // After an outage the living get a chance to renew before their jobs are taken from them.
-    let all_could_renew = outage.is_none_or(|ended| ended.elapsed() >= LEASE);
-    if tick.is_multiple_of(REAP_EVERY) && all_could_renew {
-        let (requeued, quarantined) = jobs::reap(pool).await.map_err(|error| say(&error))?;
-        if requeued + quarantined > 0 {
-            counter!("roost_lease_expiries_total").increment((requeued + quarantined).unsigned_abs());
-            tracing::warn!(requeued, quarantined, "jobs taken from workers that stopped renewing");
+        self.led = standing.leads;
+        if !standing.leads && self.refused_since.is_none() {
+            return false;
         }
-    }
-    if tick.is_multiple_of(GAUGES_EVERY) {
-        report(pool).await.map_err(|error| say(&error))?;
-    }
-    let depths = depths(transport).await?;
-    for (queue, depth) in &depths {
-        gauge!("roost_redis_depth", "queue" => queue.name()).set(*depth as f64);
-    }
-    if was_flushed(redis).await? {
-        match relay::unpublish_stale(pool, &Queue::ALL.map(|queue| (queue, 0.0))).await {
-            Ok(lost) => tracing::warn!(lost, "Redis has forgotten its messages, publishing again"),
-            Err(error) => {
-                // Whoever looks next does it.
-                forget_epoch(redis).await?;
-                return Err(error.to_string());
+        let mut more = false;
+        if standing.leads {
+            match self.within(Step::Lead, standing).await {
+                Ok(filled) => more = filled.more,
+                Err(trouble) => self.tell(trouble),
             }
         }
-    } else if tick.is_multiple_of(STALE_EVERY) {
-        let ages: Vec<(Queue, f64)> = depths
+        if self.refused_since.is_some() {
+            more |= self.top_up(standing).await.more;
+        }
+        more
+    }
+
+    /// Publishes once more, or takes jobs for this worker while Redis refuses.
+    async fn top_up(&mut self, standing: &Standing) -> Filled {
+        let step = if self.refused_since.is_some() {
+            Step::Feed
+        } else {
+            Step::Fill
+        };
+        match self.within(step, standing).await {
+            Ok(filled) => filled,
+            Err(trouble) => {
+                self.tell(trouble);
+                Filled::default()
+            }
+        }
+    }
+
+    async fn within(&mut self, step: Step, standing: &Standing) -> Result<Filled, Trouble> {
+        let mut connection = postgres::connection(self.engine.pool()).await?;
+        let answer = tokio::time::timeout(STEP_TIMEOUT, async {
+            match step {
+                Step::Lead => self.lead(&mut connection, standing).await,
+                Step::Fill => {
+                    relay::promote_due(&mut *connection, PROMOTE_BATCH.cast_signed()).await?;
+                    let waiting = self.waiting().await?;
+                    self.publish(&mut connection, standing, &waiting).await
+                }
+                Step::Feed => self.feed(&mut connection, standing).await,
+            }
+        })
+        .await;
+        postgres::answer(connection, answer)
+    }
+
+    fn tell(&mut self, trouble: Trouble) {
+        counter!("roost_relay_errors_total").increment(1);
+        match trouble {
+            Trouble::Postgres(error) => {
+                self.engine.note_outage();
+                tracing::warn!(%error, "relay step failed");
+            }
+            Trouble::Redis(error) => self.refuse(&error),
+        }
+    }
+
+    /// One line when it begins and one when it ends, whatever lies between.
+    fn refuse(&mut self, error: &str) {
+        if self.refused_since.is_none() {
+            self.refused_since = Some(Instant::now());
+            gauge!("roost_redis_refuses").set(1.0);
+            tracing::error!(
+                error,
+                "Redis refuses: jobs go on from Postgres alone, caches and sessions do not"
+            );
+        }
+    }
+
+    async fn watch_redis(&mut self) {
+        match (self.transport.probe().await, self.refused_since) {
+            (Err(error), _) => self.refuse(&error.to_string()),
+            (Ok(()), Some(since)) => {
+                self.refused_since = None;
+                gauge!("roost_redis_refuses").set(0.0);
+                tracing::info!(seconds = since.elapsed().as_secs(), "Redis is back");
+            }
+            (Ok(()), None) => gauge!("roost_redis_refuses").set(0.0),
+        }
+    }
+
+    /// What the leading worker does in a round.
+    async fn lead(&mut self, db: &mut PgConnection, standing: &Standing) -> Result<Filled, Trouble> {
+        let promoted = relay::promote_due(&mut *db, PROMOTE_BATCH.cast_signed()).await?;
+        // After an outage the living get a chance to renew before their jobs are taken from them.
+        if self.engine.all_could_renew() {
+            let reaped = jobs::reap(&mut *db).await?;
+            let all = reaped.requeued + reaped.quarantined;
+            if all > 0 {
+                counter!("roost_lease_expiries_total").increment(all.unsigned_abs());
+                tracing::warn!(
+                    requeued = reaped.requeued,
+                    quarantined = reaped.quarantined,
+                    "jobs taken from workers that stopped renewing"
+                );
+            }
+        }
+        if self.tick.is_multiple_of(GAUGES_EVERY) {
+            report(db).await?;
+            self.tell_unknown_kinds(db, &standing.fleet_kinds).await?;
+            presence::forget(&mut *db).await?;
+        }
+        if self.refused_since.is_some() {
+            return Ok(Filled::default());
+        }
+        let waiting = self.waiting().await?;
+        for (queue, waiting) in &waiting {
+            gauge!("roost_redis_depth", "queue" => queue.name()).set(waiting.depth as f64);
+        }
+        epoch::watch::<Trouble>(&self.redis, db).await?;
+        if self.tick.is_multiple_of(STALE_EVERY) {
+            self.find_lost(db, &waiting).await?;
+        }
+        if self.tick.is_multiple_of(GAUGES_EVERY) {
+            for queue in Queue::ALL {
+                self.transport.prune(queue).await?;
+            }
+        }
+        let filled = self.publish(db, standing, &waiting).await?;
+        Ok(Filled {
+            more: filled.more || promoted >= PROMOTE_BATCH,
+            ..filled
+        })
+    }
+
+    /// Finds jobs whose messages are gone: with a consumer that died, or lost on the way.
+    async fn find_lost(&mut self, db: &mut PgConnection, waiting: &[(Queue, Waiting)]) -> Result<(), Trouble> {
+        let living = presence::living(&mut *db).await?;
+        for queue in Queue::ALL {
+            for consumer in self.transport.consumers(queue).await? {
+                if !living.iter().any(|owner| consumer.starts_with(owner.as_str())) {
+                    let ids = self.transport.drain(queue, &consumer).await?;
+                    relay::unpublish(&mut *db, &ids).await?;
+                }
+            }
+        }
+        let heads: Vec<Head> = waiting
             .iter()
-            .map(|(queue, depth)| {
-                (
-                    *queue,
-                    if *depth <= NEARLY_EMPTY {
-                        STALE_SECONDS
-                    } else {
-                        STALE_IN_BACKLOG_SECONDS
-                    },
-                )
+            .map(|(queue, waiting)| Head {
+                queue: *queue,
+                next: waiting.next.clone(),
             })
             .collect();
-        let lost = relay::unpublish_stale(pool, &ages).await.map_err(|error| say(&error))?;
+        let lost = relay::unpublish_stale(&mut *db, &heads).await?;
         if lost > 0 {
+            counter!("roost_messages_lost_total").increment(lost);
             tracing::info!(lost, "published jobs that nobody claimed, publishing again");
         }
+        Ok(())
     }
-    if tick.is_multiple_of(GAUGES_EVERY) {
-        tidy(transport, redis).await;
-    }
-    let filled = publish(engine, transport, &depths).await?;
-    Ok(filled.more || promoted >= PROMOTE_BATCH)
-}
 
-async fn paused_queues(pool: &PgPool) -> Result<HashSet<Queue>, sqlx::Error> {
-    let names = sqlx::query_scalar!("SELECT name FROM queues WHERE paused")
-        .fetch_all(pool)
-        .await?;
-    Ok(names.iter().filter_map(|name| Queue::by_name(name)).collect())
-}
-
-async fn depths(transport: &mut Transport) -> Result<Vec<(Queue, usize)>, String> {
-    let mut depths = Vec::with_capacity(Queue::ALL.len());
-    for queue in Queue::ALL {
-        depths.push((
-            queue,
-            transport
-                .depth(queue)
-                .await
-                .map_err(|error| format!("redis: {error}"))?,
-        ));
-    }
-    Ok(depths)
-}
-
-/// Publishes what is due and not in Redis, as far as the queues have room.
-async fn publish(engine: &Engine, transport: &mut Transport, depths: &[(Queue, usize)]) -> Result<Filled, String> {
-    let room: Vec<(Queue, usize)> = depths
-        .iter()
-        .filter(|(queue, _)| !engine.is_paused(*queue))
-        .map(|(queue, depth)| (*queue, MAX_DEPTH.saturating_sub(*depth).min(MOST_AT_ONCE)))
-        .collect();
-    let due = relay::take_unpublished(engine.pool(), &room)
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut more = false;
-    for (queue, free) in room {
-        let ids: Vec<Uuid> = due.iter().filter(|job| job.queue == queue).map(|job| job.id).collect();
-        more |= ids.len() >= free;
-        for begun in (0..ids.len()).step_by(PUSH_BATCH) {
-            let chunk = &ids[begun..ids.len().min(begun + PUSH_BATCH)];
-            if let Err(error) = transport.push(queue, chunk).await {
-                let left = &ids[begun..];
-                counter!("roost_publish_failed_total", "queue" => queue.name()).increment(left.len() as u64);
-                tracing::warn!(queue = queue.name(), jobs = left.len(), %error, "relay could not publish");
-                if let Err(error) = relay::unpublish(engine.pool(), left).await {
-                    tracing::warn!(%error, "could not mark jobs as unpublished, they will be found as stale");
-                }
-                break;
+    async fn tell_unknown_kinds(&mut self, db: &mut PgConnection, kinds: &[String]) -> Result<(), Trouble> {
+        for (kind, count) in relay::unknown_kinds(&mut *db, kinds).await? {
+            gauge!("roost_jobs_of_unknown_kind", "kind" => kind.clone()).set(count as f64);
+            if self.unheard.insert(kind.clone()) {
+                tracing::error!(
+                    kind,
+                    count,
+                    "no worker knows this kind of job; it waits for one that does"
+                );
             }
         }
+        Ok(())
     }
-    Ok(Filled {
-        published: due.len(),
-        more,
-    })
+
+    async fn waiting(&mut self) -> Result<Vec<(Queue, Waiting)>, Trouble> {
+        let mut all = Vec::with_capacity(Queue::ALL.len());
+        for queue in Queue::ALL {
+            all.push((queue, self.transport.waiting(queue).await?));
+        }
+        Ok(all)
+    }
+
+    /// Publishes what is due and not in Redis, as far as the queues have room.
+    async fn publish(
+        &mut self,
+        db: &mut PgConnection,
+        standing: &Standing,
+        waiting: &[(Queue, Waiting)],
+    ) -> Result<Filled, Trouble> {
+        let room: Vec<(Queue, usize)> = waiting
+            .iter()
+            .filter(|(queue, _)| !standing.paused.iter().any(|name| name == queue.name()))
+            .map(|(queue, waiting)| (*queue, MAX_DEPTH.saturating_sub(waiting.depth).min(MOST_AT_ONCE)))
+            .collect();
+        let due = relay::take_unpublished(&mut *db, &room, &standing.fleet_kinds).await?;
+        let mut more = false;
+        for (queue, free) in room {
+            let ids: Vec<Uuid> = due.iter().filter(|job| job.queue == queue).map(|job| job.id).collect();
+            more |= ids.len() >= free;
+            for begun in (0..ids.len()).step_by(PUSH_BATCH) {
+                let chunk = &ids[begun..ids.len().min(begun + PUSH_BATCH)];
+                let pushed = self.transport.push(queue, chunk).await;
+                let arrived = begun + pushed.as_ref().copied().unwrap_or(0);
+                if arrived < begun + chunk.len() {
+                    counter!("roost_publish_failed_total", "queue" => queue.name())
+                        .increment((ids.len() - arrived) as u64);
+                    // Those of the other queues too, if it is Redis: whoever feeds itself takes them at once.
+                    let mut left: Vec<Uuid> = ids[arrived..].to_vec();
+                    if pushed.is_err() {
+                        left.extend(due.iter().filter(|job| job.queue > queue).map(|job| job.id));
+                    }
+                    relay::unpublish(&mut *db, &left).await?;
+                    pushed?;
+                    break;
+                }
+            }
+        }
+        Ok(Filled {
+            published: due.len(),
+            more,
+        })
+    }
+
+    /// Takes due jobs straight into this worker's engine.
+    async fn feed(&mut self, db: &mut PgConnection, standing: &Standing) -> Result<Filled, Trouble> {
+        let room = self.engine.room();
+        let due = relay::take_unpublished(&mut *db, &room, self.engine.kinds()).await?;
+        let more = !due.is_empty() || standing.leads;
+        for job in &due {
+            self.engine.take(job.queue, job.id).await;
+        }
+        Ok(Filled {
+            published: due.len(),
+            more,
+        })
+    }
 }
 
-/// Whether Redis was flushed and it fell to this worker to publish everything again: the mark was gone, and this one
-/// set it.
-async fn was_flushed(redis: &Redis) -> Result<bool, String> {
-    let mark = Uuid::new_v4().to_string();
-    let set: bool = redis::cmd("SETNX")
-        .arg(redis.key("epoch"))
-        .arg(mark)
-        .query_async(&mut redis.connection())
-        .await
-        .map_err(|error| format!("redis: {error}"))?;
-    Ok(set)
+#[derive(Clone, Copy)]
+enum Step {
+    Lead,
+    Fill,
+    Feed,
 }
 
-async fn forget_epoch(redis: &Redis) -> Result<(), String> {
-    let deleted: Result<(), _> = redis::cmd("DEL")
-        .arg(redis.key("epoch"))
-        .query_async(&mut redis.connection())
-        .await;
-    deleted.map_err(|error| format!("redis: {error}"))
-}
-
-/// Removes what apalis-redis keeps for ever: finished messages, and the traces of workers that are gone.
-async fn tidy(transport: &mut Transport, redis: &Redis) {
+/// Lowers the gauges that another worker sets from now on.
+fn resign() {
     for queue in Queue::ALL {
-        if let Err(error) = transport.prune(queue).await {
-            tracing::debug!(queue = queue.name(), %error, "could not tidy {}", redis.key(queue.name()));
+        for name in [
+            "roost_queue_oldest_due_seconds",
+            "roost_queue_due_jobs",
+            "roost_redis_depth",
+        ] {
+            gauge!(name, "queue" => queue.name()).set(0.0);
         }
     }
+    gauge!("roost_effects_unknown").set(0.0);
 }
 
 /// Sets the gauges that alarms and autoscalers look at: per queue the due jobs, counted up to ten thousand, and the age
 /// of the oldest of those that would run next.
-async fn report(pool: &PgPool) -> Result<(), sqlx::Error> {
+async fn report(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     // Each half has a partial index of its own.
     let rows = sqlx::query!(
         r#"SELECT name AS "name!", extract(epoch FROM now() - min(due.run_at))::float8 AS age, count(due.run_at) AS "due!"
@@ -269,14 +396,14 @@ async fn report(pool: &PgPool) -> Result<(), sqlx::Error> {
                 ORDER BY priority, run_at LIMIT 5000)) AS due ON true
            GROUP BY name"#
     )
-    .fetch_all(pool)
+    .fetch_all(&mut *db)
     .await?;
     for row in rows {
         gauge!("roost_queue_oldest_due_seconds", "queue" => row.name.clone()).set(row.age.unwrap_or(0.0));
         gauge!("roost_queue_due_jobs", "queue" => row.name).set(row.due as f64);
     }
     let unknown = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM effects WHERE state = 'unknown'"#)
-        .fetch_one(pool)
+        .fetch_one(&mut *db)
         .await?;
     gauge!("roost_effects_unknown").set(unknown as f64);
     Ok(())

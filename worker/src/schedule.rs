@@ -8,6 +8,8 @@ use chrono::{DateTime, Utc};
 use croner::Cron;
 use roost_shared::db::{Db, Tx};
 use roost_shared::jobs::catalogue::{CompleteStays, PruneOutbox};
+use roost_shared::jobs::presence::Standing;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// A line of the table.
@@ -31,10 +33,14 @@ const TABLE: &[Entry] = &[
     },
 ];
 
-/// Looks for ticks that are due every few seconds, until `stop`.
-pub(crate) async fn run(db: Db, stop: CancellationToken) {
+const EVERY: Duration = Duration::from_secs(5);
+const UNTIL_LEADING: Duration = Duration::from_secs(1);
+
+/// Looks for ticks that are due every few seconds, until `stop`. The leading worker does it.
+pub(crate) async fn run(db: Db, standing: watch::Receiver<Option<Standing>>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        for entry in TABLE {
+        let leads = standing.borrow().as_ref().is_some_and(|standing| standing.leads);
+        for entry in TABLE.iter().filter(|_| leads) {
             let fired = tokio::time::timeout(
                 Duration::from_secs(10),
                 fire_if_due(&db, entry.name, entry.expression, entry.enqueue),
@@ -44,7 +50,7 @@ pub(crate) async fn run(db: Db, stop: CancellationToken) {
             }
         }
         tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = tokio::time::sleep(if leads { EVERY } else { UNTIL_LEADING }) => {}
             () = stop.cancelled() => {}
         }
     }

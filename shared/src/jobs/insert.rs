@@ -1,5 +1,7 @@
 //! Writing jobs: all of a transaction in one statement.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgConnection;
@@ -38,14 +40,23 @@ impl NewJob {
     }
 }
 
-/// Inserts `jobs` and returns those that are due, for publishing. One whose dedupe key is taken is left out.
+/// Inserts `jobs` and returns those that are due, for publishing.
+///
+/// One whose dedupe key is taken is left out, as the job that has the key does the same work. If that one runs already
+/// it may have read what this transaction changes, so it will run again. If it waits, its row stays locked until this
+/// transaction ends, so nobody runs it on what was there before.
 pub(crate) async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<JobRef>, sqlx::Error> {
+    let mut keys = HashSet::new();
+    let jobs: Vec<&NewJob> = jobs
+        .iter()
+        .filter(|job| job.dedupe_key.as_ref().is_none_or(|key| keys.insert(key)))
+        .collect();
     if jobs.is_empty() {
         return Ok(Vec::new());
     }
     let context = TraceContext::current();
     let mut args = Vec::with_capacity(jobs.len());
-    for job in jobs {
+    for job in &jobs {
         args.push(
             job.args
                 .as_ref()
@@ -72,7 +83,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<V
            FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::jsonb[], $6::text[], $7::int[], $10::timestamptz[])
                 AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at)
            ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying')
-           DO NOTHING
+           DO UPDATE SET rerun = true WHERE jobs.state = 'running'
            RETURNING id, queue, state = 'queued' AS "due!""#,
         &ids,
         &kinds,

@@ -11,16 +11,14 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rand::Rng;
 use serde_json::Value;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
 use super::outcome::Outcome;
 use crate::db::Tx;
 
 /// How long a claim holds without being renewed.
-pub const LEASE: Duration = Duration::from_secs(10);
-/// Expired leases before a job is taken for one that kills its worker.
-const MAX_CRASHES: i32 = 3;
+pub const LEASE: Duration = Duration::from_secs(6);
 
 /// A job that this process may now run.
 #[derive(Clone, Debug)]
@@ -45,6 +43,8 @@ pub struct ClaimedJob {
     pub run_at: DateTime<Utc>,
     /// How long it waited from due to claimed, in seconds, by Postgres' clock.
     pub waited: f64,
+    /// How many workers ended while they ran it, one after the other.
+    pub crash_count: i32,
 }
 
 /// Why a guarded write did not happen.
@@ -105,27 +105,94 @@ impl Lease {
     }
 }
 
+/// What a worker may claim.
+#[derive(Clone, Debug, Default)]
+pub struct Claimant {
+    /// Its name, which no other process and no earlier start has.
+    pub owner: String,
+    /// The kinds that its build knows.
+    pub kinds: Vec<String>,
+}
+
 /// Claims those of `ids` that are queued and of a kind that this worker knows. The others are somebody else's, done,
-/// or for a newer worker.
+/// suspected of ending their workers (see [`claim_suspect`]), or for a newer worker.
+///
+/// `adoptable` are those of the ids that an earlier call may have claimed whose answer was lost.
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn claim(pool: &PgPool, ids: &[Uuid], kinds: &[String], owner: &str) -> Result<Vec<ClaimedJob>, sqlx::Error> {
+pub async fn claim(
+    db: impl PgExecutor<'_>,
+    ids: &[Uuid],
+    claimant: &Claimant,
+    adoptable: &[Uuid],
+) -> Result<Vec<ClaimedJob>, sqlx::Error> {
     sqlx::query_as!(
         ClaimedJob,
         r#"WITH free AS (
-               SELECT id FROM jobs WHERE id = ANY($1) AND coalesce(state, '') = 'queued' AND kind = ANY($2) FOR UPDATE SKIP LOCKED)
-           UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = $3,
-                  lease_until = now() + make_interval(secs => $4), started_at = now()
+               SELECT id FROM jobs WHERE id = ANY($1) AND kind = ANY($2)
+                   AND (coalesce(state, '') = 'queued' AND crash_count = 0
+                        OR coalesce(state, '') = 'running' AND lease_owner = $3 AND id = ANY($5))
+               FOR UPDATE SKIP LOCKED)
+           UPDATE jobs SET state = 'running', attempt = attempt + CASE WHEN state = 'queued' THEN 1 ELSE 0 END, fence = fence + 1,
+                  lease_owner = $3, lease_until = now() + make_interval(secs => $4), started_at = now(), rerun = false, progress = NULL
            FROM free WHERE jobs.id = free.id
            RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,
-                  extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!""#,
+                  extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!", crash_count"#,
         ids,
-        kinds,
-        owner,
+        &claimant.kinds,
+        &claimant.owner,
+        LEASE.as_secs_f64(),
+        adoptable
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Those of `ids` that could not be claimed only because somebody was writing them, as an enqueue of the same key does.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn still_queued(
+    db: impl PgExecutor<'_>,
+    ids: &[Uuid],
+    claimant: &Claimant,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT id FROM jobs WHERE id = ANY($1) AND kind = ANY($2) AND coalesce(state, '') = 'queued' AND crash_count = 0",
+        ids,
+        &claimant.kinds
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Claims the oldest job of `queues` that was running when a worker died. A worker runs one of them at a time: when it
+/// dies again it is known which one it was, and its neighbours are not blamed.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn claim_suspect(
+    db: impl PgExecutor<'_>,
+    queues: &[String],
+    claimant: &Claimant,
+) -> Result<Option<ClaimedJob>, sqlx::Error> {
+    sqlx::query_as!(
+        ClaimedJob,
+        r#"WITH free AS (
+               SELECT id FROM jobs WHERE state = 'queued' AND crash_count > 0 AND queue = ANY($1) AND kind = ANY($2)
+               ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+           UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = $3,
+                  lease_until = now() + make_interval(secs => $4), started_at = now(), rerun = false, progress = NULL
+           FROM free WHERE jobs.id = free.id
+           RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,
+                  extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!", crash_count"#,
+        queues,
+        &claimant.kinds,
+        &claimant.owner,
         LEASE.as_secs_f64()
     )
-    .fetch_all(pool)
+    .fetch_optional(db)
     .await
 }
 
@@ -134,6 +201,8 @@ pub async fn claim(pool: &PgPool, ids: &[Uuid], kinds: &[String], owner: &str) -
 pub struct Renewed {
     /// The job.
     pub id: Uuid,
+    /// The claim.
+    pub fence: i64,
     /// An operator wants it stopped.
     pub cancel_requested: bool,
 }
@@ -145,41 +214,47 @@ pub struct Renewed {
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn renew(pool: &PgPool, leases: &[Lease]) -> Result<Vec<Renewed>, sqlx::Error> {
+pub async fn renew(db: impl PgExecutor<'_>, leases: &[Lease]) -> Result<Vec<Renewed>, sqlx::Error> {
     let ids: Vec<Uuid> = leases.iter().map(|lease| lease.job_id).collect();
     let fences: Vec<i64> = leases.iter().map(|lease| lease.fence).collect();
-    let mut renewed = sqlx::query_as!(
+    sqlx::query_as!(
         Renewed,
-        "WITH free AS (
-             SELECT jobs.id FROM jobs JOIN unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
-                 ON jobs.id = held.id AND jobs.fence = held.fence
-             WHERE coalesce(jobs.state, '') = 'running' FOR NO KEY UPDATE OF jobs SKIP LOCKED)
-         UPDATE jobs SET lease_until = now() + make_interval(secs => $3) FROM free WHERE jobs.id = free.id
-         RETURNING jobs.id, jobs.cancel_requested",
+        "WITH held AS (
+             SELECT jobs.id, jobs.fence, jobs.cancel_requested
+             FROM jobs JOIN unnest($1::uuid[], $2::bigint[]) AS held (id, fence) ON jobs.id = held.id AND jobs.fence = held.fence
+             WHERE coalesce(jobs.state, '') = 'running'),
+         free AS (
+             SELECT jobs.id FROM jobs JOIN held ON jobs.id = held.id AND jobs.fence = held.fence
+             WHERE coalesce(jobs.state, '') = 'running' FOR NO KEY UPDATE OF jobs SKIP LOCKED),
+         renewed AS (
+             UPDATE jobs SET lease_until = now() + make_interval(secs => $3) FROM free WHERE jobs.id = free.id)
+         SELECT id, fence, cancel_requested FROM held",
         &ids,
         &fences,
         LEASE.as_secs_f64()
     )
-    .fetch_all(pool)
+    .fetch_all(db)
+    .await
+}
+
+/// Says how far a job has come, in per cent.
+///
+/// # Errors
+/// [`LeaseError::Lost`]: another worker has the job.
+pub async fn report_progress(db: impl PgExecutor<'_>, lease: &Lease, percent: u8) -> Result<(), LeaseError> {
+    let done = sqlx::query!(
+        "UPDATE jobs SET progress = $3 WHERE id = $1 AND fence = $2 AND coalesce(state, '') = 'running'",
+        lease.job_id,
+        lease.fence,
+        i16::from(percent.min(100))
+    )
+    .execute(db)
     .await?;
-    if renewed.len() < leases.len() {
-        let held = sqlx::query_as!(
-            Renewed,
-            "SELECT jobs.id, jobs.cancel_requested FROM jobs JOIN unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
-                 ON jobs.id = held.id AND jobs.fence = held.fence
-             WHERE coalesce(jobs.state, '') = 'running'",
-            &ids,
-            &fences
-        )
-        .fetch_all(pool)
-        .await?;
-        for one in held {
-            if !renewed.iter().any(|known| known.id == one.id) {
-                renewed.push(one);
-            }
-        }
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(LeaseError::Lost)
     }
-    Ok(renewed)
 }
 
 /// The end of an attempt.
@@ -193,18 +268,22 @@ pub struct Settlement {
 
 /// Writes how attempts ended, with their effects, in one statement. Returns the jobs for which the lease still held.
 ///
+/// A job that was wanted again while it ran does not end: it is queued anew, with all its attempts.
+///
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Result<Vec<Uuid>, sqlx::Error> {
     let mut ids = Vec::with_capacity(settlements.len());
     let mut fences = Vec::with_capacity(settlements.len());
     let (mut states, mut outcomes, mut errors, mut delays, mut give_backs) = (vec![], vec![], vec![], vec![], vec![]);
+    let mut attempts = Vec::with_capacity(settlements.len());
     let (mut keys, mut effect_jobs, mut entities, mut external_ids, mut responses) =
         (vec![], vec![], vec![], vec![], vec![]);
     for Settlement { lease, outcome } in settlements {
         let next = outcome.next_state(lease.attempt, lease.max_attempts, rand::rng().random());
         ids.push(lease.job_id);
         fences.push(lease.fence);
+        attempts.push(lease.attempt);
         states.push(next.state.to_owned());
         outcomes.push(next.outcome.to_owned());
         errors.push(next.error);
@@ -222,18 +301,20 @@ pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Resu
     }
     sqlx::query_scalar!(
         r#"WITH ended AS (
-               SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::float8[], $7::bool[])
-                   AS e (id, fence, state, outcome, error, delay, give_back)),
+               SELECT e.*, state NOT IN ('scheduled', 'retrying') AS over
+               FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::float8[], $7::bool[], $13::int[])
+                   AS e (id, fence, state, outcome, error, delay, give_back, attempt)),
            settled AS (
-               UPDATE jobs SET state = ended.state,
-                   attempt = jobs.attempt - CASE WHEN ended.give_back THEN 1 ELSE 0 END,
-                   run_at = CASE WHEN ended.state IN ('scheduled', 'retrying') THEN now() + make_interval(secs => ended.delay) ELSE jobs.run_at END,
-                   published_at = NULL, lease_until = NULL, last_error = ended.error, crash_count = 0,
-                   finished_at = CASE WHEN ended.state IN ('scheduled', 'retrying') THEN NULL ELSE now() END
+               UPDATE jobs SET
+                   state = CASE WHEN ended.over AND jobs.rerun THEN 'queued' WHEN ended.over THEN ended.state
+                                WHEN jobs.cancel_requested THEN 'cancelled' ELSE ended.state END,
+                   attempt = CASE WHEN ended.over AND jobs.rerun THEN 0 WHEN ended.give_back THEN jobs.attempt - 1 ELSE jobs.attempt END,
+                   run_at = CASE WHEN NOT ended.over THEN now() + make_interval(secs => ended.delay) WHEN jobs.rerun THEN now() ELSE jobs.run_at END,
+                   published_at = NULL, lease_until = NULL, last_error = ended.error, crash_count = 0, rerun = false, cancel_requested = false,
+                   finished_at = CASE WHEN (ended.over AND NOT jobs.rerun) OR (jobs.cancel_requested AND NOT ended.over) THEN now() END
                FROM ended
                WHERE jobs.id = ended.id AND jobs.fence = ended.fence AND coalesce(jobs.state, '') = 'running'
-               RETURNING jobs.id, jobs.fence, jobs.attempt + CASE WHEN ended.give_back THEN 1 ELSE 0 END AS attempt, jobs.lease_owner, jobs.started_at,
-                   ended.outcome, ended.error),
+               RETURNING jobs.id, jobs.fence, ended.attempt, jobs.lease_owner, jobs.started_at, ended.outcome, ended.error),
            attempts AS (
                INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome, error)
                SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), outcome, error FROM settled),
@@ -257,58 +338,8 @@ pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Resu
         &entities as &[Option<Uuid>],
         &external_ids as &[Option<String>],
         &responses as &[Option<Value>],
+        &attempts,
     )
     .fetch_all(conn)
     .await
-}
-
-/// Gives jobs back on a graceful stop: queued again, the attempt not counted.
-///
-/// # Errors
-/// Postgres cannot be reached.
-pub async fn hand_back(pool: &PgPool, leases: &[Lease]) -> Result<u64, sqlx::Error> {
-    let ids: Vec<Uuid> = leases.iter().map(|lease| lease.job_id).collect();
-    let fences: Vec<i64> = leases.iter().map(|lease| lease.fence).collect();
-    let done = sqlx::query!(
-        "WITH given AS (
-             UPDATE jobs SET state = 'queued', attempt = attempt - 1, published_at = NULL, lease_until = NULL
-             FROM unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
-             WHERE jobs.id = held.id AND jobs.fence = held.fence AND coalesce(jobs.state, '') = 'running'
-             RETURNING jobs.id, jobs.fence, jobs.attempt + 1 AS attempt, jobs.lease_owner, jobs.started_at)
-         INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome)
-         SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'handed_back' FROM given",
-        &ids,
-        &fences
-    )
-    .execute(pool)
-    .await?;
-    Ok(done.rows_affected())
-}
-
-/// Takes jobs away from workers whose lease ended: queued again, or quarantined at the third crash. Returns how many
-/// of each.
-///
-/// # Errors
-/// Postgres cannot be reached.
-pub async fn reap(pool: &PgPool) -> Result<(i64, i64), sqlx::Error> {
-    let row = sqlx::query!(
-        r#"WITH expired AS (
-               SELECT id FROM jobs WHERE state = 'running' AND lease_until < now()
-               ORDER BY lease_until LIMIT 1000 FOR UPDATE SKIP LOCKED),
-           reaped AS (
-               UPDATE jobs SET crash_count = crash_count + 1, published_at = NULL, lease_until = NULL,
-                   state = CASE WHEN crash_count + 1 >= $1 THEN 'quarantined' ELSE 'queued' END,
-                   finished_at = CASE WHEN crash_count + 1 >= $1 THEN now() END,
-                   last_error = 'the worker stopped renewing its lease'
-               FROM expired WHERE jobs.id = expired.id
-               RETURNING jobs.id, jobs.fence, jobs.state, jobs.attempt, jobs.lease_owner, jobs.started_at),
-           attempts AS (
-               INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome, error)
-               SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'lost', 'the worker stopped renewing its lease' FROM reaped)
-           SELECT count(*) FILTER (WHERE state = 'queued') AS "requeued!", count(*) FILTER (WHERE state = 'quarantined') AS "quarantined!" FROM reaped"#,
-        MAX_CRASHES
-    )
-    .fetch_one(pool)
-    .await?;
-    Ok((row.requeued, row.quarantined))
 }

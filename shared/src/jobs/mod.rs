@@ -17,8 +17,10 @@ pub mod list;
 mod outcome;
 mod outlook;
 pub mod overview;
+pub mod presence;
 mod publish;
 pub mod recorder;
+mod recover;
 pub mod relay;
 mod transport;
 
@@ -28,11 +30,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use insert::{NewJob, insert};
-pub use lease::{ClaimedJob, LEASE, Lease, LeaseError, Renewed, Settlement, claim, hand_back, reap, renew, settle};
+pub use lease::{
+    Claimant, ClaimedJob, LEASE, Lease, LeaseError, Renewed, Settlement, claim, claim_suspect, renew, report_progress,
+    settle, still_queued,
+};
 pub use outcome::{FinishedEffect, Outcome, backoff};
 pub use outlook::{Outlook, Tone};
 pub use publish::{JobRef, Publisher};
-pub use transport::{MAX_DEPTH, Transport, ids_of};
+pub use recover::{Reaped, hand_back, reap};
+pub use transport::{MAX_DEPTH, Transport, Waiting, ids_of};
 
 /// A queue: jobs that are scaled and paused together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
@@ -93,7 +99,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// How many of the kind one worker process runs at a time; none: as many as the process runs.
     const CONCURRENCY: Option<usize> = None;
 
-    /// While a job with this key has not ended, another one is not enqueued.
+    /// While a job with this key has not ended, another one is not enqueued. If it runs already, it runs again after.
     fn dedupe_key(&self) -> Option<String> {
         None
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::Queue;
@@ -18,6 +18,7 @@ const BATCH: usize = 2_000;
 /// Notices that wait for the publishing task. More than a second's worth only while Redis does not answer.
 const BACKLOG: usize = 200_000;
 const PUSH_TIMEOUT: Duration = Duration::from_millis(500);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const UNMARK_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failure Redis is left alone for so long: what comes meanwhile goes straight to the relay.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -34,6 +35,8 @@ pub struct JobRef {
 enum Notice {
     Job(JobRef),
     BookingChanged(Uuid),
+    /// Answered when all before it is out.
+    Flush(oneshot::Sender<()>),
 }
 
 /// The way to the publishing task.
@@ -73,6 +76,20 @@ impl Publisher {
             }
         }
     }
+
+    /// Waits until all that was handed over so far has been sent or given to the relay, for the end of a process.
+    pub async fn flush(&self) {
+        let (answer, done) = oneshot::channel();
+        let flushed = async {
+            if self.notices.send(Notice::Flush(answer)).await.is_ok() {
+                // The task may end before it answers: there is nothing left to wait for.
+                let _ = done.await;
+            }
+        };
+        if tokio::time::timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
+            tracing::warn!("not all jobs were published before the end, the relay will");
+        }
+    }
 }
 
 async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver: mpsc::Receiver<Notice>) {
@@ -84,6 +101,7 @@ async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver:
         let mut due: HashMap<Queue, Vec<Uuid>> = HashMap::new();
         let mut bookings = redis::pipe();
         let mut any_booking = false;
+        let mut flushed = Vec::new();
         for notice in notices.drain(..) {
             match notice {
                 Notice::Job(job) => due.entry(job.queue).or_default().push(job.id),
@@ -91,6 +109,7 @@ async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver:
                     bookings.publish(&channel, id.to_string()).ignore();
                     any_booking = true;
                 }
+                Notice::Flush(answer) => flushed.push(answer),
             }
         }
         for (queue, ids) in due {
@@ -99,11 +118,16 @@ async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver:
                 Some(_) => Err("redis failed a moment ago".to_owned()),
                 None => push(&mut transport, queue, &ids).await,
             };
-            if let Err(error) = pushed {
-                if paused_until.is_none() && !transport.is_full(queue) {
-                    paused_until = Some(Instant::now() + PAUSE);
+            match pushed {
+                Ok(count) if count == ids.len() => {}
+                Ok(count) => unmark(&pool, queue, &ids[count..], "the queue is full").await,
+                Err(error) => {
+                    if paused_until.is_none() {
+                        tracing::warn!(error, "redis does not take jobs, the relay will bring them");
+                        paused_until = Some(Instant::now() + PAUSE);
+                    }
+                    unmark(&pool, queue, &ids, &error).await;
                 }
-                unmark(&pool, queue, &ids, &error).await;
             }
         }
         if any_booking {
@@ -113,10 +137,13 @@ async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver:
                 metrics::counter!("roost_booking_notices_lost_total").increment(1);
             }
         }
+        for answer in flushed {
+            let _ = answer.send(());
+        }
     }
 }
 
-async fn push(transport: &mut Transport, queue: Queue, ids: &[Uuid]) -> Result<(), String> {
+async fn push(transport: &mut Transport, queue: Queue, ids: &[Uuid]) -> Result<usize, String> {
     match tokio::time::timeout(PUSH_TIMEOUT, transport.push(queue, ids)).await {
         Ok(pushed) => pushed.map_err(|error| error.to_string()),
         Err(_) => Err(format!("no answer from redis in {PUSH_TIMEOUT:?}")),
@@ -125,7 +152,7 @@ async fn push(transport: &mut Transport, queue: Queue, ids: &[Uuid]) -> Result<(
 
 async fn unmark(pool: &PgPool, queue: Queue, ids: &[Uuid], error: &str) {
     metrics::counter!("roost_publish_failed_total", "queue" => queue.name()).increment(ids.len() as u64);
-    tracing::warn!(
+    tracing::debug!(
         queue = queue.name(),
         jobs = ids.len(),
         error,

@@ -1,15 +1,15 @@
 //! Ids on their way through Redis: the format that apalis-redis keeps, and the doorbell that wakes its workers.
 //!
 //! Only ids travel, several in one message when there are many. A message may be lost or doubled without harm: the worker
-//! claims the jobs in Postgres.
+//! claims the jobs in Postgres. No clock has a say: messages go straight to the list that workers fetch from, and who is
+//! alive is known to Postgres.
 
-use std::collections::HashSet;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use apalis_core::task::builder::TaskBuilder;
 use apalis_redis::Config;
-use redis::RedisError;
 use redis::aio::ConnectionManager;
+use redis::{RedisError, Script};
 use uuid::Uuid;
 
 use super::Queue;
@@ -24,26 +24,26 @@ const PRUNE_BATCH: usize = 1_000;
 const IDS_PER_MESSAGE: usize = 8;
 /// Fewer ids than this travel one by one, so that all workers get some.
 const MANY: usize = 64;
+/// Messages at the head of a queue that are looked at: one of them names a job that still waits.
+const HEAD: isize = 8;
+
+static PUSH: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/push.lua")));
+static DRAIN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/drain.lua")));
+static SWEEP: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("lua/sweep.lua")));
 
 /// Pushes ids to the queues.
 pub struct Transport {
     redis: Redis,
     connection: ConnectionManager,
-    full: HashSet<Queue>,
 }
 
-/// Why ids were not pushed. They wait in Postgres for the relay.
-#[derive(Debug, thiserror::Error)]
-pub enum TransportError {
-    /// The queue holds [`MAX_DEPTH`] messages already.
-    #[error("the queue {} is full", .0.name())]
-    Full(Queue),
-    /// Redis refused or is not reachable.
-    #[error("redis: {0}")]
-    Redis(#[from] RedisError),
-    /// The apalis script refused.
-    #[error("redis: {0}")]
-    Push(#[from] apalis_redis::Error),
+/// What waits in a queue of Redis.
+#[derive(Clone, Debug, Default)]
+pub struct Waiting {
+    /// How many messages.
+    pub depth: usize,
+    /// Jobs that are fetched next.
+    pub next: Vec<Uuid>,
 }
 
 impl Transport {
@@ -55,7 +55,6 @@ impl Transport {
         Ok(Self {
             redis: redis.clone(),
             connection: redis.separate_connection(Duration::from_secs(1))?,
-            full: HashSet::new(),
         })
     }
 
@@ -65,11 +64,12 @@ impl Transport {
         Config::default()
             .queue(redis.key(queue.name()).as_str())
             .batch_size(16)
-            // Locks, events and orphans are Postgres' business: a message only says "look at this id".
+            // Locks and events are Postgres' business: a message only says "look at this id".
             .lock_tasks(false)
             .emit_events(false)
             .heartbeat_interval(Duration::from_secs(5))
-            .missed_heartbeats(60)
+            // apalis-redis compares clocks of different machines to tell who is dead. It never gets to: see `drain`.
+            .missed_heartbeats(10_000_000)
     }
 
     /// The channel on which a push to `queue` is announced.
@@ -78,57 +78,120 @@ impl Transport {
         redis.key(&format!("doorbell:{}", queue.name()))
     }
 
-    /// How many messages wait in Redis.
+    /// Pushes `ids` as far as there is room, and rings the doorbell. Each message has a task id of its own, so a republished
+    /// job is not dropped. Returns how many of the ids, from the first, have arrived.
+    ///
+    /// # Errors
+    /// Redis refused or is not reachable.
+    pub async fn push(&mut self, queue: Queue, ids: &[Uuid]) -> Result<usize, RedisError> {
+        let config = Self::config(&self.redis, queue);
+        let together = if ids.len() < MANY { 1 } else { IDS_PER_MESSAGE };
+        let mut push = PUSH.key(config.active_jobs_list());
+        push.key(config.scheduled_jobs_set())
+            .key(config.job_data_hash())
+            .arg(MAX_DEPTH)
+            .arg(config.job_meta_hash())
+            .arg(Self::doorbell(&self.redis, queue));
+        for ids in ids.chunks(together) {
+            push.arg(Uuid::new_v4().to_string()).arg(message(ids));
+        }
+        let pushed: usize = push.invoke_async(&mut self.connection).await?;
+        Ok((pushed * together).min(ids.len()))
+    }
+
+    /// What waits in `queue`.
     ///
     /// # Errors
     /// Redis is not reachable.
-    pub async fn depth(&mut self, queue: Queue) -> Result<usize, RedisError> {
-        let key = self.redis.key(queue.name());
-        let (due, active): (usize, usize) = redis::pipe()
-            .zcard(format!("{key}:scheduled"))
-            .llen(format!("{key}:active"))
+    pub async fn waiting(&mut self, queue: Queue) -> Result<Waiting, RedisError> {
+        let config = Self::config(&self.redis, queue);
+        let (scheduled, active, head): (usize, usize, Vec<String>) = redis::pipe()
+            .zcard(config.scheduled_jobs_set())
+            .llen(config.active_jobs_list())
+            .lrange(config.active_jobs_list(), 0, HEAD - 1)
             .query_async(&mut self.connection)
             .await?;
-        Ok(due + active)
+        let mut waiting = Waiting {
+            depth: scheduled + active,
+            next: Vec::new(),
+        };
+        if !head.is_empty() {
+            let messages: Vec<Option<Vec<u8>>> = redis::cmd("HMGET")
+                .arg(config.job_data_hash())
+                .arg(&head)
+                .query_async(&mut self.connection)
+                .await?;
+            waiting.next = messages
+                .iter()
+                .flatten()
+                .filter_map(|message| ids_of(message))
+                .flatten()
+                .collect();
+        }
+        Ok(waiting)
     }
 
-    /// Whether the last push met a full queue.
-    #[must_use]
-    pub fn is_full(&self, queue: Queue) -> bool {
-        self.full.contains(&queue)
-    }
-
-    /// Pushes `ids` and rings the doorbell. Each message has a task id of its own, so a republished job is not dropped.
+    /// The names of the consumers that have fetched from `queue` and were not drained.
     ///
     /// # Errors
-    /// See [`TransportError`]; some of the ids may have arrived then.
-    pub async fn push(&mut self, queue: Queue, ids: &[Uuid]) -> Result<(), TransportError> {
-        if self.full.contains(&queue) {
-            if self.depth(queue).await? >= MAX_DEPTH {
-                return Err(TransportError::Full(queue));
-            }
-            self.full.remove(&queue);
-        }
-        let config = Self::config(&self.redis, queue);
-        let together = if ids.len() < MANY { 1 } else { IDS_PER_MESSAGE };
-        let tasks: Vec<_> = ids
-            .chunks(together)
-            .map(|ids| TaskBuilder::new(message(ids)).build())
-            .collect();
-        apalis_redis::queries::push_tasks(&mut self.connection, &config, &tasks).await?;
-        let key = self.redis.key(queue.name());
-        // apalis-redis puts every push into the scheduled set and moves it to the active list at the next fetch.
-        let (due, active): (usize, usize) = redis::pipe()
-            .publish(Self::doorbell(&self.redis, queue), ids.len())
-            .ignore()
-            .zcard(format!("{key}:scheduled"))
-            .llen(format!("{key}:active"))
+    /// Redis is not reachable.
+    pub async fn consumers(&mut self, queue: Queue) -> Result<Vec<String>, RedisError> {
+        redis::cmd("ZRANGE")
+            .arg(Self::config(&self.redis, queue).workers_set())
+            .arg(0)
+            .arg(-1)
             .query_async(&mut self.connection)
+            .await
+    }
+
+    /// Takes from a consumer that is no more the ids that it fetched and did not acknowledge.
+    ///
+    /// # Errors
+    /// Redis is not reachable.
+    pub async fn drain(&mut self, queue: Queue, consumer: &str) -> Result<Vec<Uuid>, RedisError> {
+        let config = Self::config(&self.redis, queue);
+        let messages: Vec<Vec<u8>> = DRAIN
+            .key(config.workers_set())
+            .key(format!("{}:{consumer}", config.inflight_jobs_set()))
+            .key(config.job_data_hash())
+            .key(format!("{}:workers:metadata:{consumer}", self.redis.key(queue.name())))
+            .arg(consumer)
+            .arg(config.job_meta_hash())
+            .invoke_async(&mut self.connection)
             .await?;
-        if due + active >= MAX_DEPTH {
-            self.full.insert(queue);
-        }
-        Ok(())
+        Ok(messages
+            .iter()
+            .filter_map(|message| ids_of(message))
+            .flatten()
+            .collect())
+    }
+
+    /// Removes from `queue` the ids of messages that are gone.
+    ///
+    /// # Errors
+    /// Redis is not reachable.
+    pub async fn sweep(&mut self, queue: Queue) -> Result<u64, RedisError> {
+        let config = Self::config(&self.redis, queue);
+        SWEEP
+            .key(config.active_jobs_list())
+            .key(config.job_data_hash())
+            .arg(config.job_meta_hash())
+            .invoke_async(&mut self.connection)
+            .await
+    }
+
+    /// Whether Redis takes writes.
+    ///
+    /// # Errors
+    /// It does not, or is not reachable.
+    pub async fn probe(&mut self) -> Result<(), RedisError> {
+        redis::cmd("SET")
+            .arg(self.redis.key("probe"))
+            .arg(1)
+            .arg("EX")
+            .arg(60)
+            .query_async(&mut self.connection)
+            .await
     }
 
     /// Removes what apalis-redis keeps of messages that were taken: 485 bytes each, for ever.
@@ -137,19 +200,6 @@ impl Transport {
     /// Redis is not reachable.
     pub async fn prune(&mut self, queue: Queue) -> Result<(), RedisError> {
         let key = self.redis.key(queue.name());
-        // A worker's description outlives it by a day instead of for ever.
-        let workers: Vec<String> = redis::cmd("ZRANGE")
-            .arg(format!("{key}:workers"))
-            .arg(0)
-            .arg(-1)
-            .query_async(&mut self.connection)
-            .await?;
-        let mut pipe = redis::pipe();
-        for worker in &workers {
-            pipe.expire(format!("{key}:workers:metadata:{worker}"), 24 * 60 * 60)
-                .ignore();
-        }
-        pipe.query_async::<()>(&mut self.connection).await?;
         loop {
             let taken: Vec<String> = redis::cmd("SPOP")
                 .arg(format!("{key}:done"))
@@ -177,8 +227,9 @@ fn message(ids: &[Uuid]) -> Vec<u8> {
 
 /// The ids in a message, or none if it is not one of ours.
 #[must_use]
-pub fn ids_of(message: &str) -> Option<Vec<Uuid>> {
-    message.split(' ').map(|id| id.parse().ok()).collect()
+pub fn ids_of(message: &[u8]) -> Option<Vec<Uuid>> {
+    let ids: String = serde_json::from_slice(message).ok()?;
+    ids.split(' ').map(|id| id.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -189,8 +240,7 @@ mod tests {
     fn ids_come_back_out_of_a_message() {
         let ids: Vec<Uuid> = (0..3).map(|_| Uuid::new_v4()).collect();
         for count in 1..=3 {
-            let text: String = serde_json::from_slice(&message(&ids[..count])).unwrap();
-            assert_eq!(ids_of(&text).as_deref(), Some(&ids[..count]));
+            assert_eq!(ids_of(&message(&ids[..count])).as_deref(), Some(&ids[..count]));
         }
     }
 
@@ -198,12 +248,16 @@ mod tests {
     fn what_is_no_list_of_ids_is_none() {
         for text in [
             "",
-            " ",
-            "no id",
-            "0190c6f0-0000-7000-8000-000000000000 x",
-            "0190c6f0-0000-7000-8000-000000000000 ",
+            "{",
+            "7",
+            r#""""#,
+            r#"" ""#,
+            r#""no id""#,
+            "0190c6f0-0000-7000-8000-000000000000",
+            r#""0190c6f0-0000-7000-8000-000000000000 x""#,
+            r#""0190c6f0-0000-7000-8000-000000000000 ""#,
         ] {
-            assert_eq!(ids_of(text), None, "{text:?}");
+            assert_eq!(ids_of(text.as_bytes()), None, "{text:?}");
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use redis::{RedisError, Script};
-use sqlx::PgConnection;
+use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::property::{Property, public_json};
@@ -151,8 +151,10 @@ pub enum WarmError {
 ///
 /// # Errors
 /// See [`WarmError`].
-pub async fn warm(conn: &mut PgConnection, redis: &Redis, property_id: Uuid) -> Result<(), WarmError> {
-    let Some(property) = super::get(conn, property_id).await? else {
+pub async fn warm(pool: &PgPool, redis: &Redis, property_id: Uuid) -> Result<(), WarmError> {
+    // The connection is given back before Redis is asked.
+    let property = super::get(&mut *pool.acquire().await?, property_id).await?;
+    let Some(property) = property else {
         return Ok(());
     };
     // Tells the processes too: the one that made the change may have died before it could.

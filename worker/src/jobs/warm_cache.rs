@@ -10,8 +10,7 @@ use crate::handler::{DONE, Done, Handler};
 
 impl Handler for WarmCache {
     async fn run(self, ctx: &Context, _: Lease) -> Result<Done, JobError> {
-        let mut connection = ctx.db.pool().acquire().await?;
-        match cache::warm(&mut connection, &ctx.redis, self.property_id).await {
+        match cache::warm(ctx.db.pool(), &ctx.redis, self.property_id).await {
             Ok(()) => Ok(DONE),
             Err(WarmError::Database(error)) => Err(error.into()),
             Err(WarmError::Redis(error)) => Err(error.into()),

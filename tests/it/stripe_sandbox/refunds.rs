@@ -86,6 +86,9 @@ async fn a_refund_may_be_pending_or_come_back() {
     let slow = shop.pay("pm_card_pendingRefund").await;
     let pending = shop.post("/v1/refunds", &format!("payment_intent={slow}")).await;
     assert_eq!(pending.json["status"], "pending");
+    let path = format!("/v1/refunds/{}", pending.id());
+    assert_eq!(shop.get(&path).await.json["status"], "pending");
+    shop.sandbox.settle_refund(pending.id(), true).unwrap();
     let later = shop.get(&format!("/v1/refunds/{}", pending.id())).await;
     assert_eq!(later.json["status"], "succeeded");
 

@@ -17,7 +17,7 @@ pub(super) enum Aftermath {
     Dispute(&'static str),
     /// A refund is reported as succeeded and fails later.
     RefundFails,
-    /// A refund stays pending for a while.
+    /// A refund stays pending until it is settled from outside: `POST /_control/refunds/:id/:outcome`.
     RefundPending,
 }
 

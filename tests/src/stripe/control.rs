@@ -22,6 +22,7 @@ pub(super) fn routes() -> Route {
         .at("/payment_intents", post(remember))
         .at("/payment_intents/:id/:action", post(act_on_intent))
         .at("/disputes/:id/close", post(close_dispute))
+        .at("/refunds/:id/:outcome", post(settle_refund))
         .at("/faults", get(list_faults).post(add_fault).delete(clear_faults))
         .at("/clock", get(read_clock))
         .at("/clock/advance", post(advance_clock))
@@ -71,6 +72,15 @@ struct Verdict {
 #[handler]
 fn close_dispute(Path(id): Path<String>, Json(verdict): Json<Verdict>, Data(core): Data<&Arc<Core>>) -> Response {
     control_reply(core.run_unrequested(|call| call.close_dispute(&id, verdict.won)))
+}
+
+#[handler]
+fn settle_refund(Path((id, outcome)): Path<(String, String)>, Data(core): Data<&Arc<Core>>) -> Response {
+    control_reply(core.run_unrequested(|call| match outcome.as_str() {
+        "succeed" => call.settle_refund(&id, true),
+        "fail" => call.settle_refund(&id, false),
+        _ => Err(super::ApiError::unknown_url("POST", &format!("/_control/…/{outcome}"))),
+    }))
 }
 
 #[handler]

@@ -29,11 +29,25 @@ const MINIMUM: [(&str, i64); 18] = [
 /// Stripe takes eight digits.
 const MAXIMUM: i64 = 99_999_999;
 
-/// The currency's code in Stripe's lower case, if ISO 4217 knows it.
+/// Stripe's own list of currencies without decimals: the amount is the number of whole units.
+const ZERO_DECIMAL: [&str; 15] = [
+    "bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf",
+];
+/// Without decimals as well, but written with two, which must be zero.
+const WHOLE_ONLY: [&str; 2] = ["isk", "ugx"];
+/// With three decimals, of which the last must be zero.
+const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
+/// ISO 4217 knows them, Stripe charges nobody in them.
+const NOT_CHARGED: [&str; 12] = [
+    "btn", "cup", "ern", "ghs", "iqd", "irr", "kpw", "lyd", "sdg", "ssp", "syp", "ves",
+];
+
+/// The currency's code in Stripe's lower case, if Stripe charges in it.
 pub(super) fn parse(code: &str) -> Result<String, ApiError> {
+    let lower = code.to_ascii_lowercase();
     let known = code.len() == 3 && Currency::from_code(&code.to_ascii_uppercase()).is_some();
-    if known {
-        Ok(code.to_ascii_lowercase())
+    if known && !NOT_CHARGED.contains(&lower.as_str()) {
+        Ok(lower)
     } else {
         Err(ApiError::invalid(format!("Invalid currency: {code}.")).param("currency"))
     }
@@ -58,20 +72,30 @@ pub(super) fn check_amount(amount: i64, currency: &str) -> Result<(), ApiError> 
             .param("amount"));
     }
     // Card networks settle three-decimal currencies in steps of ten.
-    if exponent(currency) == 3 && amount % 10 != 0 {
+    if THREE_DECIMAL.contains(&currency) && amount % 10 != 0 {
         return Err(ApiError::invalid(format!(
             "Amounts in {currency} must be rounded to the nearest ten (the last digit is 0)"
+        ))
+        .param("amount"));
+    }
+    if WHOLE_ONLY.contains(&currency) && amount % 100 != 0 {
+        return Err(ApiError::invalid(format!(
+            "Amounts in {currency} must be whole: the last two digits are 0"
         ))
         .param("amount"));
     }
     Ok(())
 }
 
-/// How many decimals the currency has.
+/// How many decimals the amounts have at Stripe.
 pub(super) fn exponent(currency: &str) -> u32 {
-    Currency::from_code(&currency.to_ascii_uppercase())
-        .and_then(Currency::exponent)
-        .map_or(2, u32::from)
+    if ZERO_DECIMAL.contains(&currency) {
+        0
+    } else if THREE_DECIMAL.contains(&currency) {
+        3
+    } else {
+        2
+    }
 }
 
 /// Minor units as people write them: `12.34 usd`, `1200 jpy`.

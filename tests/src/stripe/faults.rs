@@ -16,6 +16,9 @@ pub enum FaultKind {
     /// 429 before anything ran; nothing is kept under the key.
     #[serde(rename = "429")]
     RateLimited,
+    /// 402: the card's bank refuses; nothing is changed, and it is kept under the key.
+    #[serde(rename = "402")]
+    Declined,
     /// 500 after execution began and came to nothing; kept under the key.
     #[serde(rename = "500")]
     ServerError,

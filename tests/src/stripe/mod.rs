@@ -244,6 +244,14 @@ impl StripeSandbox {
         self.act(|call| call.close_dispute(dispute, won))
     }
 
+    /// What the card network says of a refund: the money arrived, or it came back; returns the refund.
+    ///
+    /// # Errors
+    /// When there is none or it has failed already.
+    pub fn settle_refund(&self, refund: &str, succeeds: bool) -> anyhow::Result<Value> {
+        self.act(|call| call.settle_refund(refund, succeeds))
+    }
+
     /// Moves the sandbox's clock; what falls due meanwhile happens before this returns.
     pub fn advance_clock(&self, by: Duration) {
         control::advance(&self.core, by);

@@ -111,9 +111,11 @@ impl Call<'_> {
         self.emit("refund.created", &id);
         self.emit("charge.refunded", &charge);
         match aftermath {
-            Aftermath::RefundFails => self.settle_refund(&id, false)?,
-            Aftermath::RefundPending => self.settle_refund(&id, true)?,
-            Aftermath::Nothing | Aftermath::Dispute(_) => {}
+            Aftermath::RefundFails => {
+                self.settle_refund(&id, false)?;
+            }
+            // Until somebody settles it from outside.
+            Aftermath::RefundPending | Aftermath::Nothing | Aftermath::Dispute(_) => {}
         }
         Ok(reply)
     }
@@ -189,9 +191,12 @@ impl Call<'_> {
     }
 
     /// What the card network says later: the money arrived, or it came back.
-    fn settle_refund(&mut self, id: &str, succeeds: bool) -> Result<(), ApiError> {
+    pub fn settle_refund(&mut self, id: &str, succeeds: bool) -> Result<Value, ApiError> {
         let refund = self.account.refunds.get_mut(id)?;
         let before = refund.status;
+        if before == "failed" {
+            return Err(ApiError::invalid("This refund has failed already."));
+        }
         let (amount, charge) = (refund.amount, refund.charge.clone());
         if succeeds {
             refund.status = "succeeded";
@@ -207,7 +212,7 @@ impl Call<'_> {
         if !succeeds {
             self.emit("refund.failed", id);
         }
-        Ok(())
+        Ok(self.account.refunds.get(id)?.to_json())
     }
 
     pub fn get_refund(&mut self, id: &str, params: Params) -> Result<Value, ApiError> {

@@ -198,6 +198,9 @@ async fn execute(
         wait(fault).await;
     }
     let failure = |error: &ApiError| (error.status, pretty(&error.body(request_id)), error.executed);
+    if kind == Some(FaultKind::Declined) {
+        return failure(&ApiError::card("card_declined", "Your card was declined."));
+    }
     if kind == Some(FaultKind::ServerError) {
         return failure(&ApiError::internal());
     }

@@ -65,3 +65,44 @@ pub async fn record(
     .await?;
     Ok(())
 }
+
+/// What an account has of a booking: debits less credits, in minor units of the booking's currency.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn balance(tx: &mut Tx, booking_id: Uuid, account: Account) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(entry.amount_minor), 0)::bigint AS "balance!"
+           FROM ledger_transactions AS transaction JOIN ledger_entries AS entry ON entry.transaction_id = transaction.id
+           WHERE transaction.booking_id = $1 AND entry.account = $2"#,
+        booking_id,
+        account.name()
+    )
+    .fetch_one(tx.conn())
+    .await
+}
+
+/// Records, once, the opposite of the transaction `of`.
+///
+/// # Errors
+/// Postgres refused.
+pub async fn reverse(tx: &mut Tx, of: &str, key: &str, booking_id: Uuid) -> Result<(), sqlx::Error> {
+    let now = tx.now();
+    sqlx::query!(
+        "WITH reversal AS (
+             INSERT INTO ledger_transactions (id, key, booking_id, created_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (key) DO NOTHING RETURNING id)
+         INSERT INTO ledger_entries (transaction_id, account, currency, amount_minor)
+         SELECT reversal.id, entry.account, entry.currency, -entry.amount_minor
+         FROM reversal, ledger_transactions AS original JOIN ledger_entries AS entry ON entry.transaction_id = original.id
+         WHERE original.key = $5",
+        ids::new(now),
+        key,
+        booking_id,
+        now,
+        of
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}

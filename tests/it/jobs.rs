@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// 3 nights of 100.00, cleaning 20.00, 12 % guest fee of 320.00.
-const TOTAL: i64 = 35_840;
+pub(super) const TOTAL: i64 = 35_840;
 
-struct Scene {
-    world: World,
-    host: Actor,
-    guest: Actor,
-    flat: Uuid,
+pub(super) struct Scene {
+    pub world: World,
+    pub host: Actor,
+    pub guest: Actor,
+    pub flat: Uuid,
 }
 
-async fn scene(world: World, changes: Value) -> Scene {
+pub(super) async fn scene(world: World, changes: Value) -> Scene {
     let (host, guest) = (world.host().await, world.guest().await);
     let flat = world.lists(&host, changes).await;
     Scene {
@@ -29,7 +29,7 @@ async fn scene(world: World, changes: Value) -> Scene {
 }
 
 impl Scene {
-    async fn books(&self, card: &str) -> Uuid {
+    pub async fn books(&self, card: &str) -> Uuid {
         let (from, to) = (self.world.day(60), self.world.day(63));
         id_of(
             &self
@@ -41,7 +41,7 @@ impl Scene {
     }
 
     /// From the database, because the clock of some of these stories outruns every access token.
-    async fn state(&self, booking: Uuid) -> String {
+    pub async fn state(&self, booking: Uuid) -> String {
         sqlx::query_scalar("SELECT state FROM bookings WHERE id = $1")
             .bind(booking)
             .fetch_one(self.world.pool())
@@ -49,7 +49,7 @@ impl Scene {
             .unwrap()
     }
 
-    async fn act(&self, actor: &Actor, booking: Uuid, action: &str) -> Value {
+    pub async fn act(&self, actor: &Actor, booking: Uuid, action: &str) -> Value {
         self.world
             .post(&format!("/bookings/{booking}/{action}"), json!({}))
             .by(actor)
@@ -195,9 +195,7 @@ async fn three_d_secure_that_fails_leaves_the_hold_to_another_card() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_was_lost_a_day_ago_is_looked_up_before_anything_is_sent_again() {
     let mut scene = scene(World::without_worker().await, json!({})).await;
-    let fault = Fault::new(FaultKind::ResetAfterCommit)
-        .on("POST", "/v1/payment_intents")
-        .times(1);
+    let fault = Fault::new(FaultKind::ResetAfterCommit).on_operation("/confirm");
     scene.world.stripe.fault(fault);
     let booking = scene.books("pm_card_visa").await;
     scene.world.start_worker();
@@ -380,15 +378,19 @@ async fn a_host_who_cancels_pays_everything_back_and_the_nights_stay_blocked() {
 async fn a_hold_that_is_cancelled_while_stripe_is_slow_takes_no_money() {
     let scene = scene(World::start().await, json!({})).await;
     let world = &scene.world;
+    // Only the reply tells.
+    for event in ["payment_intent.amount_capturable_updated", "charge.succeeded"] {
+        world.stripe.fault(Fault::new(FaultKind::WebhookDrop).on_event(event));
+    }
     world.stripe.fault(
         Fault::new(FaultKind::DelayAfterCommit)
-            .on("POST", "/v1/payment_intents")
+            .on_operation("/confirm")
             .delay(std::time::Duration::from_secs(2)),
     );
     let booking = scene.books("pm_card_visa").await;
     world
         .eventually("authorised at Stripe, the reply still to come", async || {
-            !world.stripe.record().is_empty()
+            world.stripe.record().iter().any(|payment| payment.authorised > 0)
         })
         .await;
     assert_eq!(
@@ -416,16 +418,13 @@ async fn a_stripe_that_fails_in_every_way_is_asked_again_and_charges_once() {
         FaultKind::ResetBefore,
         FaultKind::ResetAfterCommit,
         FaultKind::Truncated,
+        FaultKind::TruncatedJson,
+        FaultKind::Empty,
     ] {
         let scene = scene(World::start().await, json!({})).await;
         let world = &scene.world;
-        for path in ["/v1/payment_intents", "/capture"] {
-            let fault = Fault::new(kind).times(1);
-            world.stripe.fault(if path.starts_with("/v1") {
-                fault.on("POST", path)
-            } else {
-                fault.on_operation(path)
-            });
+        for operation in ["/payment_intents", "/confirm", "/capture"] {
+            world.stripe.fault(Fault::new(kind).on_operation(operation));
         }
         let booking = scene.books("pm_card_visa").await;
         world
@@ -477,6 +476,13 @@ async fn pruning_deletes_what_is_old_and_keeps_the_rest() {
         .execute(world.pool())
         .await
         .unwrap();
+    sqlx::query(
+        "INSERT INTO stripe_events (id, type, object_id, created_at, received_at) SELECT 'evt_old_' || days, 'charge.refunded', 'ch_1',
+             now() - make_interval(days => days), now() - make_interval(days => days) FROM (VALUES (170), (181)) AS old (days)",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
     let db = world.db();
     let tx_enqueues = async {
         let mut tx = db.begin().await.unwrap();
@@ -489,4 +495,9 @@ async fn pruning_deletes_what_is_old_and_keeps_the_rest() {
         .await;
     assert_eq!(world.jobs("mail.send").await, Vec::<String>::new());
     assert_eq!(world.jobs("payment.capture").await, ["succeeded=1"]);
+    let old: i64 = sqlx::query_scalar("SELECT count(*) FROM stripe_events WHERE id LIKE 'evt_old%'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    assert_eq!(old, 1, "an event that was never handled is kept for half a year");
 }

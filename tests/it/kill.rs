@@ -43,15 +43,11 @@ async fn a_worker_killed_in_the_middle_of_a_booking_still_ends_captured_once() {
     let (host, guest) = (world.host().await, world.guest().await);
     let flat = world.lists(&host, json!({})).await;
     // Stripe does what it is asked and answers late: the worker dies knowing nothing of it.
-    for path in ["/v1/payment_intents", "/capture"] {
+    for operation in ["/confirm", "/capture"] {
         let fault = Fault::new(FaultKind::DelayAfterCommit)
             .times(1)
             .delay(Duration::from_secs(2));
-        world.stripe.fault(if path.starts_with("/v1") {
-            fault.on("POST", path)
-        } else {
-            fault.on_operation(path)
-        });
+        world.stripe.fault(fault.on_operation(operation));
     }
     let booking = id_of(
         &world

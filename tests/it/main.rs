@@ -23,6 +23,7 @@ mod mailbox;
 mod messages;
 mod ops;
 mod ops_browser;
+mod money;
 mod payments;
 mod properties;
 mod property_cache;

@@ -1,7 +1,9 @@
 //! What a handler may say about an attempt that brought no success.
 
+use std::ops::Range;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use roost_shared::bookings::BookingError;
 use roost_shared::jobs::{LeaseError, Outcome};
 use roost_shared::reviews::ReviewError;
@@ -25,6 +27,12 @@ pub enum JobError {
 }
 
 impl JobError {
+    /// Not yet, and asked again less and less often: after a tenth of the time it has taken so far, within `pause`.
+    pub(crate) fn wait(so_far: TimeDelta, pause: Range<Duration>) -> Self {
+        let so_far = so_far.to_std().unwrap_or_default();
+        Self::Snooze((so_far / 10).clamp(pause.start, pause.end))
+    }
+
     /// What it makes of the attempt; none when the attempt has no say any more.
     pub(crate) fn into_outcome(self) -> Option<Outcome> {
         match self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use croner::Cron;
 use roost_shared::db::{Db, Tx};
-use roost_shared::jobs::catalogue::{CompleteStays, PruneOutbox};
+use roost_shared::jobs::catalogue::{CompleteStays, PruneOutbox, SweepOverdue};
 use roost_shared::jobs::presence::Standing;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,11 @@ const TABLE: &[Entry] = &[
         name: "stays.complete",
         expression: "41 * * * *",
         enqueue: |tx| tx.enqueue(&CompleteStays {}),
+    },
+    Entry {
+        name: "overdue.sweep",
+        expression: "*/5 * * * *",
+        enqueue: |tx| tx.enqueue(&SweepOverdue {}),
     },
 ];
 

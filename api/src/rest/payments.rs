@@ -31,8 +31,8 @@ pub struct PaymentsApi(pub AppState);
 impl PaymentsApi {
     /// Try another card
     ///
-    /// For the guest, while the booking is `held` and no other card is in play. The card is authorised in the
-    /// background: follow the booking. Refusals of its own, all 409: `not_payable` (the booking's state takes no
+    /// For the guest, while the booking is `held` and no other card is in play; one that waits for 3-D Secure is given
+    /// up for the new one. The card is authorised in the background: follow the booking. Refusals of its own, all 409: `not_payable` (the booking's state takes no
     /// payment), `hold_ended`, `already_paying`.
     #[oai(path = "/payments", method = "post", operation_id = "create_payment")]
     async fn create(

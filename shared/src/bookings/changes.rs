@@ -77,7 +77,7 @@ pub async fn cancel(
 #[must_use]
 pub fn cancellation(booking: &Booking, by_host: bool, now: DateTime<Utc>) -> RefundDecision {
     let stay = booking.stay();
-    match booking.state {
+    let decision = match booking.state {
         BookingState::Held | BookingState::PendingApproval => rules::full_refund(
             stay,
             "not_confirmed",
@@ -85,7 +85,8 @@ pub fn cancellation(booking: &Booking, by_host: bool, now: DateTime<Utc>) -> Ref
         ),
         _ if by_host => rules::full_refund(stay, "by_host", "a host who cancels pays everything back"),
         _ => rules::guest_cancellation(&booking.cancellation_terms(), now),
-    }
+    };
+    decision.in_currency(booking.currency)
 }
 
 /// The guest has arrived. Either side may say so, from the day of check-in on.

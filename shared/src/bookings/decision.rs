@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::request::taken_nights;
 use super::timeline::transition;
 use super::{
-    APPROVAL, Actor, Booking, BookingError, BookingState, CAPTURE_MARGIN, lock, note_refusal, of_host, reload,
+    APPROVAL, Actor, Booking, BookingError, BookingState, CAPTURE_MARGIN, lock, note, note_refusal, of_host, reload,
 };
 use crate::db::Tx;
 use crate::jobs::catalogue::{CapturePayment, ExpireHold, MailKind, SendMail, VoidPayment, WarmCache};
@@ -26,7 +26,8 @@ pub async fn confirm(tx: &mut Tx, booking_id: Uuid) -> Result<(), BookingError> 
     lock_terms(tx, property_id).await?;
     let booking = lock(tx, booking_id).await?.ok_or(BookingError::NoSuchBooking)?;
     let payment = payments::latest_of(tx.conn(), booking_id).await?;
-    let Some(payment) = payment.filter(|payment| payment.state == PaymentState::Authorized) else {
+    // A card that is being released is not confirmed on: whoever releases it ends the booking.
+    let Some(payment) = payment.filter(Payment::may_be_captured) else {
         return Ok(());
     };
     match booking.state {
@@ -42,6 +43,10 @@ pub async fn confirm(tx: &mut Tx, booking_id: Uuid) -> Result<(), BookingError> 
                 )
                 .await?;
                 tx.enqueue(&VoidPayment { payment_id: payment.id });
+                tx.enqueue(&SendMail {
+                    mail: MailKind::PaymentTooLate,
+                    subject_id: booking_id,
+                });
                 return Ok(());
             }
         }
@@ -130,8 +135,7 @@ pub async fn approve(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Boo
     let payment = payments::latest_of(tx.conn(), booking_id).await?;
     match (booking.state, payment) {
         (BookingState::PendingApproval, Some(payment))
-            if payment.state == PaymentState::Authorized
-                && booking.approval_expires_at.is_none_or(|until| tx.now() < until) =>
+            if payment.may_be_captured() && booking.approval_expires_at.is_none_or(|until| tx.now() < until) =>
         {
             bind(tx, &booking, &payment, Actor::Host(user_id)).await?;
             reload(tx, booking_id).await
@@ -175,6 +179,48 @@ pub async fn decline(
         subject_id: booking_id,
     });
     reload(tx, booking_id).await
+}
+
+/// The money of a booking is gone before it was taken: a confirmed booking ends and both sides are told. The booking must
+/// be locked.
+pub(crate) async fn lose_payment(tx: &mut Tx, booking_id: Uuid, actor: Actor) -> Result<(), sqlx::Error> {
+    const REASON: &str = "the reservation on the card is gone";
+    let Some(booking) = lock(tx, booking_id).await? else {
+        return Ok(());
+    };
+    match booking.state {
+        BookingState::Confirmed => {}
+        // The guest is there already: people have to settle it.
+        BookingState::CheckedIn | BookingState::CheckedOut | BookingState::Completed => {
+            tracing::error!(%booking_id, "a stay that has begun is not paid");
+            metrics::counter!("roost_stays_unpaid_total").increment(1);
+            return note(tx, booking_id, "payment_lost", actor, Some(REASON)).await;
+        }
+        _ => return Ok(()),
+    }
+    let ended = transition(
+        tx,
+        &booking,
+        BookingState::PaymentFailed,
+        "payment_lost",
+        actor,
+        Some(REASON),
+    );
+    match ended.await {
+        Ok(()) => {}
+        Err(BookingError::Database(error)) => return Err(error),
+        Err(error) => return Err(sqlx::Error::Protocol(error.to_string())),
+    }
+    for mail in [MailKind::PaymentLostGuest, MailKind::PaymentLostHost] {
+        tx.enqueue(&SendMail {
+            mail,
+            subject_id: booking_id,
+        });
+    }
+    tx.enqueue(&WarmCache {
+        property_id: booking.property_id,
+    });
+    Ok(())
 }
 
 /// Ends a hold or a request whose time is over. The caller has seen to the money; the booking must be locked.

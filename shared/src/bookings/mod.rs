@@ -22,6 +22,7 @@ use crate::properties::stay::{Stay, StayRefusal};
 
 pub use changes::{Amendment, amend, cancel, cancellation, check_in, check_out, ensure_not_over};
 pub use completion::complete_ended;
+pub(crate) use decision::lose_payment;
 pub use decision::{approve, confirm, decline, expire};
 pub use request::{BookingRequest, Requested, request};
 pub use rules::{BookingState, RefundDecision};

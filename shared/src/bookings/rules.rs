@@ -7,6 +7,7 @@ use chrono_tz::Tz;
 
 use serde::{Deserialize, Serialize};
 
+use crate::money::Currency;
 use crate::properties::CancellationPolicy;
 use crate::properties::pricing::PriceLine;
 use crate::properties::stay::{Stay, check_in_at, instant, property_today};
@@ -93,6 +94,15 @@ impl BookingState {
         )
     }
 
+    /// Whether both sides are bound, so that the guest owes the price.
+    #[must_use]
+    pub const fn is_bound(self) -> bool {
+        matches!(
+            self,
+            Self::Confirmed | Self::CheckedIn | Self::CheckedOut | Self::Completed
+        )
+    }
+
     /// Whether the guest or the host may still cancel.
     #[must_use]
     pub const fn can_be_cancelled(self) -> bool {
@@ -152,10 +162,19 @@ pub struct RefundDecision {
     /// Nights in halves that are paid back, of `2 * nights`: an exact share.
     half_nights_back: i64,
     half_nights: i64,
+    /// What every amount is a multiple of.
+    step: i64,
 }
 
 impl RefundDecision {
-    /// What each line pays back: its share of the nights, rounded half-up to the minor unit.
+    /// The same decision in amounts that a card of this currency can be paid back.
+    #[must_use]
+    pub fn in_currency(self, currency: Currency) -> Self {
+        let step = currency.stripe().map_or(1, |charge| charge.step);
+        Self { step, ..self }
+    }
+
+    /// What each line pays back: its share of the nights, rounded half-up to what can be paid back.
     #[must_use]
     pub fn lines(&self, lines: &[PriceLine]) -> Vec<(PriceLine, i64)> {
         lines
@@ -176,7 +195,10 @@ impl RefundDecision {
             i128::from(self.half_nights_back),
             i128::from(self.half_nights),
         );
-        i64::try_from((2 * amount * back + all) / (2 * all)).unwrap_or(0)
+        let step = i128::from(self.step);
+        // A line that is no multiple of the step itself is paid back as far as it goes.
+        let share = (2 * amount * back + all * step) / (2 * all * step) * step;
+        i64::try_from(share.min(amount)).unwrap_or(0)
     }
 }
 
@@ -190,6 +212,7 @@ pub fn full_refund(stay: Stay, rule: &'static str, explanation: &'static str) ->
         holds_until: None,
         half_nights_back: half_nights,
         half_nights,
+        step: 1,
     }
 }
 
@@ -204,6 +227,7 @@ pub fn guest_cancellation(terms: &CancellationTerms, now: DateTime<Utc>) -> Refu
         holds_until,
         half_nights_back: half_nights_back.clamp(0, 2 * nights),
         half_nights: 2 * nights,
+        step: 1,
     };
     if let Some(confirmed_at) = terms.confirmed_at
         && confirmed_at <= days_before(terms, 7)
@@ -363,6 +387,32 @@ mod tests {
         let terms = terms(CancellationPolicy::Moderate);
         assert_eq!(back(&terms, "2027-06-05T13:59:59Z").0, 41_000);
         assert_eq!(back(&terms, "2027-06-05T14:00:00Z"), (15_375, "moderate_half"));
+    }
+
+    #[test]
+    fn what_comes_back_can_be_paid_back_in_the_currency() {
+        let mut three_nights = terms(CancellationPolicy::Flexible);
+        three_nights.stay.check_out = "2027-06-13".parse().expect("a date");
+        let decision = guest_cancellation(&three_nights, at("2027-06-10T10:00:00Z"));
+        let line = PriceLine {
+            kind: LineKind::Nights,
+            label: String::new(),
+            quantity: 3,
+            unit_minor: 10_000,
+            amount_minor: 10_000,
+        };
+        // Two of three nights.
+        assert_eq!(
+            decision
+                .clone()
+                .in_currency(Currency::EUR)
+                .total(std::slice::from_ref(&line)),
+            6_667
+        );
+        assert_eq!(
+            decision.in_currency(Currency::KWD).total(std::slice::from_ref(&line)),
+            6_670
+        );
     }
 
     #[test]

@@ -7,6 +7,12 @@ use uuid::Uuid;
 
 use super::{Job, Queue};
 
+/// Retries come five minutes apart on average once they are at their longest: so many are three days, for which Stripe
+/// repeats a webhook and mail servers keep a mail.
+const THREE_DAYS: i32 = 875;
+/// Money and holds are not given up because something was away for long: years.
+const UNTIL_DONE: i32 = 1_000_000;
+
 /// Asks Stripe to authorise a payment's card for the whole amount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizePayment {
@@ -19,7 +25,7 @@ impl Job for AuthorizePayment {
     const QUEUE: Queue = Queue::Payments;
     const PRIORITY: i16 = 10;
     // For as long as it takes to learn what became of the card: a hold is not given up in doubt.
-    const MAX_ATTEMPTS: i32 = 500;
+    const MAX_ATTEMPTS: i32 = UNTIL_DONE;
 
     fn dedupe_key(&self) -> Option<String> {
         Some(format!("{}:{}", Self::KIND, self.payment_id))
@@ -54,8 +60,8 @@ impl Job for CapturePayment {
     const KIND: &'static str = "payment.capture";
     const QUEUE: Queue = Queue::Payments;
     const PRIORITY: i16 = 20;
-    // About four days of retries: an authorisation lasts seven.
-    const MAX_ATTEMPTS: i32 = 500;
+    // An authorisation that lapses ends it.
+    const MAX_ATTEMPTS: i32 = UNTIL_DONE;
 
     fn dedupe_key(&self) -> Option<String> {
         Some(format!("{}:{}", Self::KIND, self.payment_id))
@@ -73,7 +79,7 @@ impl Job for VoidPayment {
     const KIND: &'static str = "payment.void";
     const QUEUE: Queue = Queue::Payments;
     const PRIORITY: i16 = 30;
-    const MAX_ATTEMPTS: i32 = 500;
+    const MAX_ATTEMPTS: i32 = UNTIL_DONE;
 
     fn dedupe_key(&self) -> Option<String> {
         Some(format!("{}:{}", Self::KIND, self.payment_id))
@@ -91,7 +97,7 @@ impl Job for RefundPayment {
     const KIND: &'static str = "payment.refund";
     const QUEUE: Queue = Queue::Payments;
     const PRIORITY: i16 = 30;
-    const MAX_ATTEMPTS: i32 = 500;
+    const MAX_ATTEMPTS: i32 = UNTIL_DONE;
 
     fn dedupe_key(&self) -> Option<String> {
         Some(format!("{}:{}", Self::KIND, self.refund_id))
@@ -109,7 +115,12 @@ impl Job for ExpireHold {
     const KIND: &'static str = "booking.expire_hold";
     const QUEUE: Queue = Queue::Confirmation;
     const PRIORITY: i16 = 30;
-    const MAX_ATTEMPTS: i32 = 100;
+    const MAX_ATTEMPTS: i32 = UNTIL_DONE;
+
+    // One per booking: a request to book goes on with the job of its hold.
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.booking_id))
+    }
 }
 
 /// Reads the object of a Stripe event again and moves our record forward.
@@ -123,7 +134,11 @@ impl Job for HandleStripeEvent {
     const KIND: &'static str = "stripe.event.handle";
     const QUEUE: Queue = Queue::Payments;
     const PRIORITY: i16 = 25;
-    const MAX_ATTEMPTS: i32 = 30;
+    const MAX_ATTEMPTS: i32 = THREE_DAYS;
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.event_id))
+    }
 }
 
 /// Invites both sides of a stay that has just ended to review it.
@@ -212,6 +227,14 @@ pub enum MailKind {
     ReviewReminderHost,
     /// To somebody who has not read messages. Subject: the message whose job gathered them.
     UnreadMessages,
+    /// To the guest whose card proved itself when somebody else had the nights. Subject: the booking.
+    PaymentTooLate,
+    /// To the guest of a confirmed booking whose card could not be charged. Subject: the booking.
+    PaymentLostGuest,
+    /// To the host of it. Subject: the booking.
+    PaymentLostHost,
+    /// To the guest whose card's bank did not take the money back. Subject: the refund.
+    RefundFailed,
 }
 
 impl MailKind {
@@ -233,6 +256,10 @@ impl MailKind {
             Self::ReviewReminderGuest => "review-reminder-guest",
             Self::ReviewReminderHost => "review-reminder-host",
             Self::UnreadMessages => "unread-messages",
+            Self::PaymentTooLate => "payment-too-late",
+            Self::PaymentLostGuest => "payment-lost-guest",
+            Self::PaymentLostHost => "payment-lost-host",
+            Self::RefundFailed => "refund-failed",
         }
     }
 }
@@ -249,7 +276,7 @@ pub struct SendMail {
 impl Job for SendMail {
     const KIND: &'static str = "mail.send";
     const QUEUE: Queue = Queue::Notifications;
-    const MAX_ATTEMPTS: i32 = 25;
+    const MAX_ATTEMPTS: i32 = THREE_DAYS;
     const TIMEOUT: Duration = Duration::from_secs(30);
 }
 
@@ -305,5 +332,19 @@ impl Job for RunBulkAction {
 
     fn dedupe_key(&self) -> Option<String> {
         Some(format!("{}:{}", Self::KIND, self.action_id))
+    }
+}
+
+/// Puts back to work what is past its time and has no job: one that died, or was deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepOverdue {}
+
+impl Job for SweepOverdue {
+    const KIND: &'static str = "overdue.sweep";
+    const QUEUE: Queue = Queue::Maintenance;
+    const PRIORITY: i16 = 20;
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(Self::KIND.to_owned())
     }
 }

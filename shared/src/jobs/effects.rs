@@ -52,6 +52,32 @@ pub async fn begin(
     .ok_or(LeaseError::Lost)
 }
 
+/// What an attempt before this one kept with [`keep`]. The effect is locked.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn kept(tx: &mut Tx, key: &str) -> Result<Option<Value>, sqlx::Error> {
+    let row = sqlx::query_scalar!("SELECT response FROM effects WHERE key = $1 FOR NO KEY UPDATE", key)
+        .fetch_optional(tx.conn())
+        .await?;
+    Ok(row.flatten())
+}
+
+/// Keeps what every attempt has to say the same. It is forgotten when the effect is done.
+///
+/// # Errors
+/// Postgres refused.
+pub async fn keep(tx: &mut Tx, key: &str, value: &Value) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "UPDATE effects SET response = $2 WHERE key = $1 AND state <> 'done'",
+        key,
+        value
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
 /// Records in `tx` that the call had its effect.
 ///
 /// # Errors

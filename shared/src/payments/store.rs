@@ -9,6 +9,8 @@ use super::PaymentState;
 use crate::bookings::Booking;
 use crate::db::Tx;
 use crate::ids;
+use crate::jobs::Job;
+use crate::jobs::catalogue::AuthorizePayment;
 use crate::money::Currency;
 use crate::properties::pricing::{LineKind, PriceLine};
 
@@ -45,6 +47,8 @@ pub struct Payment {
     pub client_secret: Option<String>,
     /// When the authorisation lapses.
     pub capture_before: Option<DateTime<Utc>>,
+    /// Since when the card is only ever released: nothing is confirmed, approved or captured on it any more.
+    pub release_started_at: Option<DateTime<Utc>>,
     /// Why the card was refused.
     pub failure_code: Option<String>,
     /// The issuer's reason.
@@ -58,6 +62,12 @@ pub struct Payment {
 }
 
 impl Payment {
+    /// Whether a booking may be bound on it: the amount is reserved and nobody is releasing it.
+    #[must_use]
+    pub fn may_be_captured(&self) -> bool {
+        self.state == PaymentState::Authorized && self.release_started_at.is_none()
+    }
+
     /// The payment that a new booking begins with.
     pub(crate) fn first_of(booking: &Booking, id: Uuid, payment_method: String) -> Self {
         Self {
@@ -76,6 +86,7 @@ impl Payment {
             stripe_payment_intent_id: None,
             client_secret: None,
             capture_before: None,
+            release_started_at: None,
             failure_code: None,
             decline_code: None,
             failure_message: None,
@@ -127,7 +138,7 @@ macro_rules! select_payment {
             Payment,
             r#"SELECT id, booking_id, guest_id, host_id, number, state AS "state: PaymentState", currency AS "currency: Currency", amount_minor,
                 authorized_minor, captured_minor, refunded_minor, payment_method, stripe_payment_intent_id, client_secret, capture_before,
-                failure_code, decline_code, failure_message, created_at, updated_at
+                release_started_at, failure_code, decline_code, failure_message, created_at, updated_at
                FROM payments "# + $($tail)*
         )
     };
@@ -141,11 +152,18 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Payment>, s
     select_payment!("WHERE id = $1", id).fetch_optional(conn).await
 }
 
-/// The payment, which nobody else changes until the transaction ends.
+/// The payment and its booking, which nobody else changes until the transaction ends. The booking first: the order in
+/// which everything locks.
 ///
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn lock(tx: &mut Tx, id: Uuid) -> Result<Option<Payment>, sqlx::Error> {
+    sqlx::query!(
+        "SELECT id FROM bookings WHERE id = (SELECT booking_id FROM payments WHERE id = $1) FOR NO KEY UPDATE",
+        id
+    )
+    .fetch_optional(tx.conn())
+    .await?;
     select_payment!("WHERE id = $1 FOR NO KEY UPDATE", id)
         .fetch_optional(tx.conn())
         .await
@@ -272,6 +290,34 @@ pub async fn refund(conn: &mut PgConnection, id: Uuid) -> Result<Option<Refund>,
         id
     )
     .fetch_optional(conn)
+    .await
+}
+
+/// The refund, which nobody else changes until the transaction ends. Its payment must be locked before it.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn lock_refund(tx: &mut Tx, id: Uuid) -> Result<Option<Refund>, sqlx::Error> {
+    sqlx::query_as!(
+        Refund,
+        "SELECT id, payment_id, amount_minor, reason, state, stripe_refund_id, created_at FROM refunds WHERE id = $1 FOR NO KEY UPDATE",
+        id
+    )
+    .fetch_optional(tx.conn())
+    .await
+}
+
+/// Whether the payment's authorisation still has a job that will come to an end by itself.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn authorization_is_active(conn: &mut PgConnection, payment_id: Uuid) -> Result<bool, sqlx::Error> {
+    let key = AuthorizePayment { payment_id }.dedupe_key();
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM jobs WHERE dedupe_key = $1 AND state IN ('scheduled', 'queued', 'running', 'retrying')) AS "active!""#,
+        key
+    )
+    .fetch_one(conn)
     .await
 }
 

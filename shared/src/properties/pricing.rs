@@ -1,7 +1,8 @@
 //! The price of a stay: pure arithmetic over the property's terms, nothing is read or written.
 //!
 //! Order: nights, cleaning fee, the guest's service fee on both. The host's fee is no line of the guest: it comes
-//! off the payout. Every line is rounded half-up to the minor unit and the total is the sum of the lines.
+//! off the payout. Every line is rounded half-up to what a card can be charged, which is the minor unit for most
+//! currencies, and the total is the sum of the lines.
 
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,6 @@ use crate::money::{Currency, percent_of};
 pub const GUEST_FEE_BASIS_POINTS: i64 = 1_200;
 /// What comes off the host's payout, of nights and cleaning: 3 %.
 pub const HOST_FEE_BASIS_POINTS: i64 = 300;
-/// The most that Stripe charges at once, in minor units of any currency.
-/// <https://docs.stripe.com/currencies#minimum-and-maximum-charge-amounts>
-pub const MAX_TOTAL_MINOR: i64 = 99_999_999;
 
 /// A price as it is quoted, and frozen into a booking.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,8 +75,14 @@ pub enum PriceError {
     #[error("must be after check_in")]
     NoNights,
     /// More than one charge can be.
-    #[error("makes the stay cost more than {MAX_TOTAL_MINOR} minor units, the most that can be charged at once")]
-    TooHigh,
+    #[error("makes the stay cost more than {0} minor units, the most that can be charged at once")]
+    TooHigh(i64),
+    /// Less than a charge can be.
+    #[error("makes the stay cost less than {0} minor units, the least that can be charged")]
+    TooLow(i64),
+    /// No card is charged in it.
+    #[error("is for a property in {0}, in which cards cannot be charged")]
+    NotCharged(Currency),
 }
 
 /// Prices a stay. `guests` does not change the price yet: no property charges for extra guests.
@@ -98,10 +102,11 @@ pub fn price(
     let nightly = terms.nightly_rate_minor;
     let Amounts {
         rent,
-        subtotal,
+        cleaning,
         service_fee,
+        host_fee,
         total_minor,
-    } = amounts(nightly, terms.cleaning_fee_minor, nights)?;
+    } = amounts(terms.currency, nightly, terms.cleaning_fee_minor, nights)?;
     let label = if nights == 1 {
         "1 night".to_owned()
     } else {
@@ -125,41 +130,49 @@ pub fn price(
             });
         }
     };
-    once(LineKind::CleaningFee, "Cleaning fee", terms.cleaning_fee_minor);
+    once(LineKind::CleaningFee, "Cleaning fee", cleaning);
     once(LineKind::GuestServiceFee, "Guest service fee", service_fee);
     Ok(Price {
         currency: terms.currency,
         lines,
         total_minor,
-        host_fee_minor: percent_of(subtotal, HOST_FEE_BASIS_POINTS),
+        host_fee_minor: host_fee,
     })
 }
 
 /// What a price is made of, in minor units.
 pub(super) struct Amounts {
     rent: i64,
-    subtotal: i64,
+    cleaning: i64,
     service_fee: i64,
+    host_fee: i64,
     total_minor: i64,
 }
 
-/// Works the amounts out, or refuses because they are more than one charge can be.
-pub(super) fn amounts(nightly: i64, cleaning: i64, nights: i64) -> Result<Amounts, PriceError> {
-    let rent = nightly.checked_mul(nights).ok_or(PriceError::TooHigh)?;
-    let subtotal = rent.checked_add(cleaning).ok_or(PriceError::TooHigh)?;
+/// Works the amounts out, or refuses because no card can be charged such a total.
+pub(super) fn amounts(currency: Currency, nightly: i64, cleaning: i64, nights: i64) -> Result<Amounts, PriceError> {
+    let charge = currency.stripe().ok_or(PriceError::NotCharged(currency))?;
+    let too_high = PriceError::TooHigh(charge.maximum);
+    let rent = nightly.checked_mul(nights).ok_or(too_high)?;
     // Before the fee, so that no percentage is taken of an amount near the end of the range.
-    if subtotal > MAX_TOTAL_MINOR {
-        return Err(PriceError::TooHigh);
+    if rent > charge.maximum || cleaning > charge.maximum {
+        return Err(too_high);
     }
-    let service_fee = percent_of(subtotal, GUEST_FEE_BASIS_POINTS);
+    let (rent, cleaning) = (charge.round(rent), charge.round(cleaning));
+    let subtotal = rent + cleaning;
+    let service_fee = charge.round(percent_of(subtotal, GUEST_FEE_BASIS_POINTS));
     let total_minor = subtotal + service_fee;
-    if total_minor > MAX_TOTAL_MINOR {
-        return Err(PriceError::TooHigh);
+    if total_minor > charge.maximum {
+        return Err(too_high);
+    }
+    if total_minor < charge.minimum {
+        return Err(PriceError::TooLow(charge.minimum));
     }
     Ok(Amounts {
         rent,
-        subtotal,
+        cleaning,
         service_fee,
+        host_fee: charge.round(percent_of(subtotal, HOST_FEE_BASIS_POINTS)),
         total_minor,
     })
 }
@@ -214,9 +227,9 @@ mod tests {
             (Currency::JPY, 9_800, 0, 1_176, 294),
             (Currency::JPY, 9_804, 0, 1_176, 294),      // 1,176.48 and 294.12
             (Currency::JPY, 10_050, 3_000, 1_566, 392), // 391.5 goes up
-            (Currency::KWD, 25_125, 5_500, 3_675, 919), // 918.75
-            (Currency::EUR, 4, 0, 0, 0),                // 0.48 and 0.12
-            (Currency::EUR, 13, 12, 3, 1),              // 3.00 and 0.75
+            (Currency::KWD, 25_130, 5_500, 3_680, 920), // 3,675.6 and 918.9, in tens
+            (Currency::EUR, 54, 0, 6, 2),               // 6.48 and 1.62
+            (Currency::EUR, 33, 17, 6, 2),              // 6.00 and 1.50
             (Currency::EUR, 9_999, 51, 1_206, 302),     // 301.5 goes up
         ] {
             let price = priced(currency, nightly, cleaning, 1).expect("a price");
@@ -277,9 +290,23 @@ mod tests {
         ] {
             assert_eq!(
                 priced(Currency::EUR, nightly, cleaning, nights),
-                Err(PriceError::TooHigh)
+                Err(PriceError::TooHigh(99_999_999))
             );
         }
+    }
+
+    #[test]
+    fn what_no_card_can_be_charged_is_refused() {
+        assert_eq!(priced(Currency::EUR, 44, 0, 1), Err(PriceError::TooLow(50)));
+        assert_eq!(priced(Currency::EUR, 45, 0, 1).expect("a price").total_minor, 50);
+        let rial: Currency = "IRR".parse().expect("a currency");
+        assert_eq!(priced(rial, 10_000, 0, 1), Err(PriceError::NotCharged(rial)));
+        // Eight digits at Stripe, two of which are zero.
+        let krona: Currency = "ISK".parse().expect("a currency");
+        assert_eq!(priced(krona, 999_999, 0, 1), Err(PriceError::TooHigh(999_999)));
+        // A third decimal other than zero cannot be charged.
+        let dinar = priced(Currency::KWD, 25_125, 5_504, 3).expect("a price");
+        assert!(dinar.lines.iter().all(|line| line.amount_minor % 10 == 0), "{dinar:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use chrono_tz::Tz;
 
 use super::PropertyDetails;
-use super::pricing::{MAX_TOTAL_MINOR, amounts};
+use super::pricing::{PriceError, amounts};
 
 /// The lengths of a title, in characters.
 pub const TITLE_LENGTH: (usize, usize) = (5, 120);
@@ -207,20 +207,36 @@ pub fn violations(details: &PropertyDetails) -> Vec<Violation> {
     );
     found.extend(amenity_violations(&details.amenities));
     // A property that nobody could pay for is a mistake in an amount.
-    if found.is_empty()
-        && amounts(
-            details.nightly_rate_minor,
-            details.cleaning_fee_minor,
-            i64::from(details.min_nights),
-        )
-        .is_err()
-    {
-        found.push(Violation::new(
-            "nightly_rate_minor",
-            format!("makes the shortest stay cost more than {MAX_TOTAL_MINOR}, the most that can be charged at once"),
-        ));
+    if found.is_empty() {
+        found.extend(price_violation(details));
     }
     found
+}
+
+fn price_violation(details: &PropertyDetails) -> Option<Violation> {
+    let shortest = amounts(
+        details.currency,
+        details.nightly_rate_minor,
+        details.cleaning_fee_minor,
+        i64::from(details.min_nights),
+    );
+    match shortest {
+        Ok(_) => None,
+        Err(PriceError::NotCharged(currency)) => Some(Violation::new(
+            "currency",
+            format!("must be one in which cards are charged, which {currency} is not"),
+        )),
+        Err(PriceError::TooLow(least)) => Some(Violation::new(
+            "nightly_rate_minor",
+            format!("makes the shortest stay cost less than {least}, the least that can be charged"),
+        )),
+        Err(PriceError::TooHigh(most)) => Some(Violation::new(
+            "nightly_rate_minor",
+            format!("makes the shortest stay cost more than {most}, the most that can be charged at once"),
+        )),
+        // min_nights has a rule of its own.
+        Err(PriceError::NoNights) => None,
+    }
 }
 
 fn amenity_violations(amenities: &[String]) -> Vec<Violation> {

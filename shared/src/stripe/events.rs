@@ -14,7 +14,7 @@ pub struct StoredEvent {
     pub id: String,
     /// `payment_intent.succeeded`, …
     pub kind: String,
-    /// The PaymentIntent it is about if there is one, else the object itself.
+    /// The refund or else the PaymentIntent it is about; without either the object itself.
     pub object_id: String,
     /// When Stripe made it.
     pub created_at: DateTime<Utc>,

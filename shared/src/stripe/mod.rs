@@ -4,22 +4,25 @@
 //! it does. [`Failure`] says what a caller may conclude. [`webhook`] checks what Stripe sends, [`events`] keeps it.
 
 mod client;
+mod currencies;
 pub mod events;
 pub mod webhook;
 
 use chrono::{DateTime, Utc};
 use stripe_client_core::{IdempotencyKey, RequestStrategy, StripeRequest};
 use stripe_core::payment_intent::{
-    CancelPaymentIntent, CapturePaymentIntent, CreatePaymentIntent, CreatePaymentIntentAutomaticPaymentMethods,
-    CreatePaymentIntentAutomaticPaymentMethodsAllowRedirects, ListPaymentIntent, RetrievePaymentIntent,
+    CancelPaymentIntent, CapturePaymentIntent, ConfirmPaymentIntent, CreatePaymentIntent,
+    CreatePaymentIntentAutomaticPaymentMethods, CreatePaymentIntentAutomaticPaymentMethodsAllowRedirects,
+    RetrievePaymentIntent,
 };
-use stripe_core::refund::CreateRefund;
-use stripe_core::{PaymentIntent, PaymentIntentCaptureMethod, PaymentIntentStatus};
-use stripe_types::RangeQueryTs;
+use stripe_core::refund::{CreateRefund, ListRefund, RetrieveRefund};
+use stripe_core::{PaymentIntent, PaymentIntentCaptureMethod, PaymentIntentStatus, Refund};
 use uuid::Uuid;
 
 use crate::money::Currency;
 use client::{CallError, PooledClient};
+
+pub use currencies::{ChargeTerms, round_to};
 
 /// Where Stripe is and who we are there.
 #[derive(Clone, clap::Args)]
@@ -41,6 +44,8 @@ pub struct Gateway {
 /// Where a PaymentIntent stands at Stripe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IntentStatus {
+    /// Created, and the card not asked yet: nothing is reserved.
+    RequiresConfirmation,
     /// The guest has to prove to be the card's owner (3-D Secure).
     RequiresAction,
     /// Authorised.
@@ -60,6 +65,8 @@ pub enum IntentStatus {
 pub struct Intent {
     /// `pi_…`
     pub id: String,
+    /// Which of our payments it was created for.
+    pub payment_id: Option<Uuid>,
     /// Where it stands.
     pub status: IntentStatus,
     /// What was asked for.
@@ -92,10 +99,23 @@ pub struct Decline {
 /// A refund at Stripe.
 #[derive(Clone, Debug)]
 pub struct StripeRefund {
-    /// `re_…`, unless only the amount is known.
-    pub id: Option<String>,
-    /// `succeeded`, `pending`, `failed`, …
-    pub status: String,
+    /// `re_…`
+    pub id: String,
+    /// Which of our refunds it was made for.
+    pub refund_id: Option<Uuid>,
+    /// Where it stands.
+    pub status: RefundStatus,
+}
+
+/// Where a refund stands at Stripe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefundStatus {
+    /// On its way; nothing may be concluded yet.
+    Pending,
+    /// Paid back. The card's bank may still send it back.
+    Succeeded,
+    /// Not paid back: refused, cancelled or sent back.
+    Failed,
 }
 
 /// Why a call brought no result, by what may be concluded.
@@ -172,6 +192,19 @@ pub struct Authorization<'a> {
     pub payment_method: &'a str,
 }
 
+/// Money to pay back.
+#[derive(Debug)]
+pub struct Repayment<'a> {
+    /// For the metadata at Stripe, by which the refund is found again.
+    pub refund_id: Uuid,
+    /// `pi_…`
+    pub intent_id: &'a str,
+    /// How much.
+    pub amount_minor: i64,
+    /// The payment's currency.
+    pub currency: Currency,
+}
+
 const EXPAND_CHARGE: &str = "latest_charge";
 
 impl Gateway {
@@ -185,11 +218,12 @@ impl Gateway {
         })
     }
 
-    /// Creates and confirms a PaymentIntent with manual capture.
+    /// Creates a PaymentIntent with manual capture. The card is not asked before [`Self::confirm`], so one that nobody
+    /// knows of holds no money.
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn authorize(&self, key: &str, request: &Authorization<'_>) -> Result<Intent, Failure> {
+    pub async fn create(&self, key: &str, request: &Authorization<'_>) -> Result<Intent, Failure> {
         let currency = request
             .currency
             .lowercase()
@@ -197,10 +231,10 @@ impl Gateway {
             .map_err(|_| Failure::Refused(format!("Stripe does not know the currency {}", request.currency)))?;
         let mut methods = CreatePaymentIntentAutomaticPaymentMethods::new(true);
         methods.allow_redirects = Some(CreatePaymentIntentAutomaticPaymentMethodsAllowRedirects::Never);
-        let intent = CreatePaymentIntent::new(request.amount_minor, currency)
+        let amount = at_stripe(request.currency, request.amount_minor)?;
+        let intent = CreatePaymentIntent::new(amount, currency)
             .automatic_payment_methods(methods)
             .capture_method(PaymentIntentCaptureMethod::Manual)
-            .confirm(true)
             .payment_method(request.payment_method)
             .metadata(
                 [("booking_id", request.booking_id), ("payment_id", request.payment_id)]
@@ -214,6 +248,20 @@ impl Gateway {
         Ok(intent.into())
     }
 
+    /// Asks the card of a PaymentIntent to reserve the amount.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn confirm(&self, key: &str, id: &str) -> Result<Intent, Failure> {
+        let request = ConfirmPaymentIntent::new(own_id(id, "pi_")?).expand(vec![EXPAND_CHARGE.to_owned()]);
+        Ok(request
+            .customize()
+            .request_strategy(idempotent(key)?)
+            .send(&self.client)
+            .await?
+            .into())
+    }
+
     /// Reads a PaymentIntent.
     ///
     /// # Errors
@@ -222,36 +270,6 @@ impl Gateway {
         let id = own_id(id, "pi_")?;
         let request = RetrievePaymentIntent::new(id).expand(vec![EXPAND_CHARGE.to_owned()]);
         Ok(request.customize().send(&self.client).await?.into())
-    }
-
-    /// The PaymentIntent that was created for a payment at or after `since`, if there is one. For the rare case that
-    /// its creation was answered with nothing of use.
-    ///
-    /// # Errors
-    /// See [`Failure`].
-    pub async fn intent_of_payment(&self, payment_id: Uuid, since: DateTime<Utc>) -> Result<Option<Intent>, Failure> {
-        let payment_id = payment_id.to_string();
-        // A minute for clocks that differ.
-        let since = since.timestamp() - 60;
-        let mut after: Option<String> = None;
-        loop {
-            let mut request = ListPaymentIntent::new().created(RangeQueryTs::gte(since)).limit(100);
-            if let Some(id) = after.take() {
-                request = request.starting_after(id);
-            }
-            let page = request.customize().send(&self.client).await?;
-            after = page.data.last().map(|intent| intent.id.to_string());
-            if let Some(intent) = page
-                .data
-                .into_iter()
-                .find(|intent| intent.metadata.get("payment_id") == Some(&payment_id))
-            {
-                return self.intent(&intent.id).await.map(Some);
-            }
-            if !page.has_more || after.is_none() {
-                return Ok(None);
-            }
-        }
     }
 
     /// Captures the whole authorised amount.
@@ -286,19 +304,38 @@ impl Gateway {
     ///
     /// # Errors
     /// See [`Failure`].
-    pub async fn refund(&self, key: &str, intent_id: &str, amount_minor: i64) -> Result<StripeRefund, Failure> {
-        let request = CreateRefund::new()
-            .payment_intent(own_id(intent_id, "pi_")?.to_owned())
-            .amount(amount_minor);
-        let refund = request
+    pub async fn refund(&self, key: &str, request: &Repayment<'_>) -> Result<StripeRefund, Failure> {
+        let refund = CreateRefund::new()
+            .payment_intent(own_id(request.intent_id, "pi_")?.to_owned())
+            .amount(at_stripe(request.currency, request.amount_minor)?)
+            .metadata([("refund_id".to_owned(), request.refund_id.to_string())])
             .customize()
             .request_strategy(idempotent(key)?)
             .send(&self.client)
             .await?;
-        Ok(StripeRefund {
-            id: Some(refund.id.to_string()),
-            status: refund.status.unwrap_or_else(|| "pending".to_owned()),
-        })
+        Ok(refund.into())
+    }
+
+    /// Reads a refund.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn read_refund(&self, id: &str) -> Result<StripeRefund, Failure> {
+        let request = RetrieveRefund::new(own_id(id, "re_")?);
+        Ok(request.customize().send(&self.client).await?.into())
+    }
+
+    /// The refund at Stripe that was made for one of ours, if there is one. A payment has few.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn refund_made_for(&self, refund_id: Uuid, intent_id: &str) -> Result<Option<StripeRefund>, Failure> {
+        let request = ListRefund::new()
+            .payment_intent(own_id(intent_id, "pi_")?.to_owned())
+            .limit(100);
+        let page = request.customize().send(&self.client).await?;
+        let mut refunds = page.data.into_iter().map(StripeRefund::from);
+        Ok(refunds.find(|refund| refund.refund_id == Some(refund_id)))
     }
 }
 
@@ -307,18 +344,33 @@ fn idempotent(key: &str) -> Result<RequestStrategy, Failure> {
     Ok(RequestStrategy::Idempotent(key))
 }
 
+/// The amount as Stripe writes it.
+fn at_stripe(currency: Currency, minor: i64) -> Result<i64, Failure> {
+    let terms = currency
+        .stripe()
+        .ok_or_else(|| Failure::Refused(format!("Stripe does not charge {currency}")))?;
+    terms
+        .to_stripe(minor)
+        .ok_or_else(|| Failure::Refused(format!("Stripe cannot charge {minor} minor units of {currency}")))
+}
+
 /// async-stripe puts ids into paths as they are: only what looks like one of Stripe's may pass.
 fn own_id<'a>(id: &'a str, prefix: &str) -> Result<&'a str, Failure> {
     let rest = id.strip_prefix(prefix).unwrap_or("");
     if !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
         Ok(id)
     } else {
-        Err(Failure::Refused("not the id of a PaymentIntent".to_owned()))
+        Err(Failure::Refused(format!("not an id that begins with {prefix}")))
     }
 }
 
 impl From<PaymentIntent> for Intent {
     fn from(intent: PaymentIntent) -> Self {
+        let terms = Currency::from_lowercase(&intent.currency.to_string())
+            .ok()
+            .and_then(Currency::stripe);
+        // A PaymentIntent of ours is in a currency that we know.
+        let ours = |amount| terms.map_or(amount, |terms| terms.from_stripe(amount));
         let charge = intent.latest_charge.as_ref().and_then(|charge| charge.as_object());
         let capture_before = charge
             .and_then(|charge| charge.payment_method_details.as_ref())
@@ -327,27 +379,43 @@ impl From<PaymentIntent> for Intent {
             .and_then(|seconds| DateTime::from_timestamp(seconds, 0));
         Self {
             id: intent.id.to_string(),
+            payment_id: intent.metadata.get("payment_id").and_then(|id| id.parse().ok()),
             status: match intent.status {
-                PaymentIntentStatus::RequiresAction | PaymentIntentStatus::RequiresConfirmation => {
-                    IntentStatus::RequiresAction
-                }
+                PaymentIntentStatus::RequiresConfirmation => IntentStatus::RequiresConfirmation,
+                PaymentIntentStatus::RequiresAction => IntentStatus::RequiresAction,
                 PaymentIntentStatus::RequiresCapture => IntentStatus::RequiresCapture,
                 PaymentIntentStatus::Succeeded => IntentStatus::Succeeded,
                 PaymentIntentStatus::Canceled => IntentStatus::Canceled,
                 PaymentIntentStatus::RequiresPaymentMethod => IntentStatus::RequiresPaymentMethod,
                 _ => IntentStatus::Processing,
             },
-            amount_minor: intent.amount,
-            capturable_minor: intent.amount_capturable,
-            received_minor: intent.amount_received,
+            amount_minor: ours(intent.amount),
+            capturable_minor: ours(intent.amount_capturable),
+            received_minor: ours(intent.amount_received),
             capture_before,
-            refunded_minor: charge.map_or(0, |charge| charge.amount_refunded),
+            refunded_minor: charge.map_or(0, |charge| ours(charge.amount_refunded)),
             decline: intent.last_payment_error.map(|error| Decline {
                 code: error.code.as_ref().map(ToString::to_string).unwrap_or_default(),
                 decline_code: error.decline_code,
                 message: error.message.unwrap_or_default(),
             }),
             client_secret: intent.client_secret,
+        }
+    }
+}
+
+impl From<Refund> for StripeRefund {
+    fn from(refund: Refund) -> Self {
+        let metadata = refund.metadata.unwrap_or_default();
+        Self {
+            id: refund.id.to_string(),
+            refund_id: metadata.get("refund_id").and_then(|id| id.parse().ok()),
+            status: match refund.status.as_deref() {
+                Some("succeeded") => RefundStatus::Succeeded,
+                Some("failed" | "canceled") => RefundStatus::Failed,
+                // `pending`, `requires_action`, and whatever comes to be.
+                _ => RefundStatus::Pending,
+            },
         }
     }
 }

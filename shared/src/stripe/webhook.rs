@@ -18,8 +18,8 @@ pub struct Event {
     pub id: String,
     /// `payment_intent.succeeded`, …
     pub kind: String,
-    /// The PaymentIntent it is about if there is one, else the object itself. Some events are about nothing that has an
-    /// id; those about payments are not.
+    /// The refund or else the PaymentIntent it is about; without either the object itself. Some events are about nothing that
+    /// has an id; those about payments are not.
     pub object_id: Option<String>,
     /// When Stripe made it.
     pub created_at: DateTime<Utc>,
@@ -147,8 +147,10 @@ fn read(payload: &str) -> Result<Event, Rejection> {
         .as_str()
         .or_else(|| object.payment_intent["id"].as_str())
         .map(str::to_owned);
+    // What became of a refund is not told by its PaymentIntent.
+    let refund = object.id.clone().filter(|id| id.starts_with("re_"));
     let event = Event {
-        object_id: intent.or(object.id),
+        object_id: refund.or(intent).or(object.id),
         created_at: match envelope.created {
             Created::Seconds(seconds) => DateTime::from_timestamp(seconds, 0).ok_or(Rejection::NotAnEvent)?,
             Created::Instant(instant) => instant,
@@ -197,6 +199,17 @@ mod tests {
         assert_eq!(
             check(&signature, &["whsec_new"], PAYLOAD),
             Err(Rejection::WrongSignature)
+        );
+    }
+
+    #[test]
+    fn an_event_about_a_refund_names_the_refund() {
+        let payload = r#"{"id":"evt_1","object":"event","type":"charge.refund.updated","created":1900000000,
+            "data":{"object":{"id":"re_1","object":"refund","charge":"ch_1","payment_intent":"pi_1"}}}"#;
+        let signature = sign(payload, "whsec_a", now().timestamp());
+        assert_eq!(
+            check(&signature, &["whsec_a"], payload).map(|event| event.object_id),
+            Ok("re_1".to_owned())
         );
     }
 

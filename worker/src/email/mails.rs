@@ -23,6 +23,9 @@ pub enum Mail {
     ReviewInvitation(ReviewInvitation),
     ReviewReminder(ReviewReminder),
     UnreadMessages(UnreadMessages),
+    PaymentLostGuest(PaymentLostGuest),
+    PaymentLostHost(PaymentLostHost),
+    RefundFailed(RefundFailed),
 }
 
 impl Mail {
@@ -40,6 +43,9 @@ impl Mail {
             Self::ReviewInvitation(_) => "review-invitation",
             Self::ReviewReminder(_) => "review-reminder",
             Self::UnreadMessages(_) => "unread-messages",
+            Self::PaymentLostGuest(_) => "payment-lost-guest",
+            Self::PaymentLostHost(_) => "payment-lost-host",
+            Self::RefundFailed(_) => "refund-failed",
         }
     }
 
@@ -58,6 +64,9 @@ impl Mail {
             Self::ReviewInvitation(mail) => (&mail.name, &mail.booking_url),
             Self::ReviewReminder(mail) => (&mail.name, &mail.booking_url),
             Self::UnreadMessages(mail) => (&mail.name, &mail.booking_url),
+            Self::PaymentLostGuest(mail) => (&mail.guest_name, &mail.search_url),
+            Self::PaymentLostHost(mail) => (&mail.host_name, &mail.booking_url),
+            Self::RefundFailed(mail) => (&mail.guest_name, &mail.booking_url),
         }
     }
 
@@ -75,6 +84,9 @@ impl Mail {
             Self::BookingDeclined(mail) => Some(&mail.stay),
             Self::ReviewInvitation(mail) => Some(&mail.stay),
             Self::ReviewReminder(mail) => Some(&mail.stay),
+            Self::PaymentLostGuest(mail) => Some(&mail.stay),
+            Self::PaymentLostHost(mail) => Some(&mail.stay),
+            Self::RefundFailed(mail) => Some(&mail.stay),
         }
     }
 }
@@ -212,6 +224,8 @@ pub enum Expiry {
     Unpaid,
     /// The host did not answer in time.
     Unanswered,
+    /// The payment came when somebody else had the nights.
+    PaidTooLate,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -275,4 +289,34 @@ pub struct QuotedMessage {
     pub sender_name: String,
     pub property_title: String,
     pub text: String,
+}
+
+/// To the guest of a confirmed booking whose card could not be charged.
+#[derive(Debug, Clone, Serialize)]
+pub struct PaymentLostGuest {
+    pub guest_name: String,
+    pub stay: Stay,
+    /// What was to be charged.
+    pub total_minor: i64,
+    pub currency: Currency,
+    pub search_url: String,
+}
+
+/// To the host of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct PaymentLostHost {
+    pub host_name: String,
+    pub guest_name: String,
+    pub stay: Stay,
+    pub booking_url: String,
+}
+
+/// To the guest whose card's bank did not take a refund.
+#[derive(Debug, Clone, Serialize)]
+pub struct RefundFailed {
+    pub guest_name: String,
+    pub stay: Stay,
+    pub refund_minor: i64,
+    pub currency: Currency,
+    pub booking_url: String,
 }

@@ -115,6 +115,9 @@ const FILES: &[(&str, &str)] = mail_templates![
     "review-invitation",
     "review-reminder",
     "unread-messages",
+    "payment-lost-guest",
+    "payment-lost-host",
+    "refund-failed",
 ];
 
 static TEMPLATES: LazyLock<Environment<'static>> = LazyLock::new(|| {

@@ -209,14 +209,31 @@ impl fmt::Debug for Mailer {
 }
 
 impl MailError {
-    /// Servers like to repeat the address in a refusal; errors are kept longer than people's data may be.
+    /// Servers like to repeat the address in a refusal, in a spelling of their own; errors are kept longer than people's
+    /// data may be.
     fn without(self, recipient: &Address) -> Self {
-        let hide = |text: String| text.replace(recipient.as_ref() as &str, "(recipient)");
         match self {
-            Self::Permanent(text) => Self::Permanent(hide(text)),
-            Self::Transient(text) => Self::Transient(hide(text)),
+            Self::Permanent(text) => Self::Permanent(without_addresses(&text, recipient.user())),
+            Self::Transient(text) => Self::Transient(without_addresses(&text, recipient.user())),
         }
     }
+}
+
+/// Hides whatever looks like an address, and the name before the recipient's `@` on its own.
+fn without_addresses(text: &str, user: &str) -> String {
+    let ends_word = |c: char| c.is_whitespace() || "<>()[],;:\"'`".contains(c);
+    let mut shown = String::with_capacity(text.len());
+    for piece in text.split_inclusive(ends_word) {
+        let word = piece.trim_end_matches(ends_word);
+        let bare = word.trim_end_matches('.');
+        if word.contains('@') || bare.to_lowercase() == user.to_lowercase() {
+            shown.push_str("(recipient)");
+            shown.push_str(&piece[word.len()..]);
+        } else {
+            shown.push_str(piece);
+        }
+    }
+    shown
 }
 
 /// The address of a person. The name may be anything: it cannot add a header.
@@ -331,6 +348,32 @@ mod tests {
             id.starts_with('<') && id.ends_with("@roost.example>") && !id.contains("booking"),
             "{id}"
         );
+    }
+
+    #[test]
+    fn an_address_is_hidden_however_the_server_spells_it() {
+        let recipient: Address = "Grace.Hopper@Example.com".parse().unwrap();
+        for (said, kept) in [
+            (
+                "550 5.1.1 <grace.hopper@EXAMPLE.com>: no such user",
+                "550 5.1.1 <(recipient)>: no such user",
+            ),
+            (
+                "550 5.1.1 user GRACE.HOPPER unknown",
+                "550 5.1.1 user (recipient) unknown",
+            ),
+            (
+                "450 4.2.1 mailto:grace.hopper%x@example.com.",
+                "450 4.2.1 mailto:(recipient)",
+            ),
+            ("421 4.3.2 try again", "421 4.3.2 try again"),
+        ] {
+            let error = MailError::Permanent(said.to_owned()).without(&recipient);
+            assert!(
+                matches!(&error, MailError::Permanent(text) if text == kept),
+                "{error:?}"
+            );
+        }
     }
 
     #[test]

@@ -10,8 +10,9 @@ use uuid::Uuid;
 
 use super::{
     BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed, PriceLine, QuotedMessage,
-    Rendered, ReviewInvitation, ReviewReminder, Stay, UnreadMessages, VerifyEmail, render,
+    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed, PaymentLostGuest,
+    PaymentLostHost, PriceLine, QuotedMessage, RefundFailed, Rendered, ReviewInvitation, ReviewReminder, Stay,
+    UnreadMessages, VerifyEmail, render,
 };
 
 const TITLE: &str = "Loft by the canal";
@@ -189,6 +190,26 @@ fn every_mail() -> Vec<Mail> {
             booking_url: booking_url(),
         }),
         Mail::UnreadMessages(unread("We are a quiet couple.")),
+        Mail::PaymentLostGuest(PaymentLostGuest {
+            guest_name: guest_name(),
+            stay: stay(),
+            total_minor: 364_550,
+            currency: Currency::EUR,
+            search_url: search_url(),
+        }),
+        Mail::PaymentLostHost(PaymentLostHost {
+            host_name: host_name(),
+            guest_name: guest_name(),
+            stay: stay(),
+            booking_url: booking_url(),
+        }),
+        Mail::RefundFailed(RefundFailed {
+            guest_name: guest_name(),
+            stay: stay(),
+            refund_minor: 120_000,
+            currency: Currency::EUR,
+            booking_url: booking_url(),
+        }),
     ]
 }
 

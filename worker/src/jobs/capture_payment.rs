@@ -1,4 +1,5 @@
-//! `payment.capture`: takes the reserved amount of a confirmed booking.
+//! `payment.capture`: takes the reserved amount of a confirmed booking. When there is nothing left to take, the booking
+//! ends and both sides are told.
 
 use roost_shared::bookings::Actor;
 use roost_shared::jobs::catalogue::CapturePayment;
@@ -7,6 +8,7 @@ use roost_shared::payments::{self, Payment, PaymentState};
 use roost_shared::stripe::{Failure, Intent, IntentStatus};
 
 use super::stripe_call;
+use super::void_payment::{record_release, release};
 use crate::context::Context;
 use crate::error::JobError;
 use crate::handler::{DONE, Done, Handler};
@@ -21,10 +23,14 @@ impl Handler for CapturePayment {
         if payment.state != PaymentState::Authorized {
             return Ok(DONE);
         }
+        let key = payments::capture_key(payment.id);
+        // An attempt before this one was refused and had begun to give the card up.
+        if payment.release_started_at.is_some() {
+            return give_up(ctx, lease, &payment, &key).await;
+        }
         let intent_id = payment.stripe_payment_intent_id.as_deref();
         let intent_id =
             intent_id.ok_or_else(|| JobError::Fail("an authorised payment without a PaymentIntent".to_owned()))?;
-        let key = payments::capture_key(payment.id);
         let effect = stripe_call::begin(ctx, &lease, &key, payment.id).await?;
         // A second try looks first: the first may have been done.
         let mut intent = if effect.fresh {
@@ -41,6 +47,10 @@ impl Handler for CapturePayment {
                 Ok(intent) => Some(intent),
                 // Captured, cancelled or lapsed behind our back: what it is now decides.
                 Err(Failure::UnexpectedState(_)) => Some(ctx.stripe.intent(intent_id).await?),
+                Err(Failure::Declined(decline, _)) => {
+                    tracing::error!(payment_id = %payment.id, code = decline.code, "the bank refuses a capture it had authorised");
+                    return give_up(ctx, lease, &payment, &key).await;
+                }
                 Err(failure) => return Err(failure.into()),
             };
         }
@@ -56,7 +66,7 @@ async fn record(ctx: &Context, lease: Lease, payment: &Payment, key: &str, inten
     let current = payments::lock(&mut tx, payment.id).await?;
     match intent.status {
         IntentStatus::Succeeded => effects::done(&mut tx, key, Some(&intent.id), None).await?,
-        IntentStatus::Canceled => {
+        IntentStatus::Canceled | IntentStatus::RequiresPaymentMethod => {
             tracing::error!(payment_id = %payment.id, "the authorisation of a confirmed booking is gone");
             effects::failed(&mut tx, key, Some(&intent.id), "the authorisation is gone").await?;
         }
@@ -64,6 +74,21 @@ async fn record(ctx: &Context, lease: Lease, payment: &Payment, key: &str, inten
     }
     if let Some(current) = current {
         payments::follow(&mut tx, &current, intent, Actor::System).await?;
+    }
+    lease.complete(&mut tx).await?;
+    tx.commit().await?;
+    Ok(Done::Settled)
+}
+
+/// The bank does not pay what it reserved: what is left of the reservation is released, and the booking ends with it.
+async fn give_up(ctx: &Context, lease: Lease, payment: &Payment, key: &str) -> Result<Done, JobError> {
+    let intent = release(ctx, &lease, payment).await?;
+    let mut tx = ctx.db.begin().await?;
+    record_release(&mut tx, payment, &intent).await?;
+    if intent.status == IntentStatus::Succeeded {
+        effects::done(&mut tx, key, Some(&intent.id), None).await?;
+    } else {
+        effects::failed(&mut tx, key, Some(&intent.id), "the bank refused the capture").await?;
     }
     lease.complete(&mut tx).await?;
     tx.commit().await?;

@@ -15,12 +15,13 @@ mod remind_reviewers;
 mod run_bulk_action;
 mod send_mail;
 mod stripe_call;
+mod sweep_overdue;
 mod void_payment;
 mod warm_cache;
 
 use roost_shared::jobs::catalogue::{
     AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage,
-    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, VoidPayment,
+    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, SweepOverdue, VoidPayment,
     WarmCache,
 };
 
@@ -46,4 +47,5 @@ pub fn registry() -> Registry {
         .with::<CompleteStays>()
         .with::<PruneOutbox>()
         .with::<RunBulkAction>()
+        .with::<SweepOverdue>()
 }

@@ -19,6 +19,8 @@ const MAIL_EFFECTS: TimeDelta = TimeDelta::days(90);
 const IDEMPOTENCY_KEYS: TimeDelta = TimeDelta::hours(24);
 /// Stripe repeats deliveries for three days.
 const STRIPE_EVENTS: TimeDelta = TimeDelta::days(30);
+/// Events whose job died: as long as the job can be retried.
+const UNHANDLED_STRIPE_EVENTS: TimeDelta = DEAD_JOBS;
 
 impl Handler for PruneOutbox {
     async fn run(self, ctx: &Context, _: Lease) -> Result<Done, JobError> {
@@ -31,6 +33,7 @@ impl Handler for PruneOutbox {
                 + mail_effects(pool, now - MAIL_EFFECTS).await?
                 + idempotency_keys(pool, now - IDEMPOTENCY_KEYS).await?
                 + stripe_events(pool, now - STRIPE_EVENTS).await?
+                + unhandled_stripe_events(pool, now - UNHANDLED_STRIPE_EVENTS).await?
                 + email_verifications(pool, now).await?;
             deleted += batch;
             if batch == 0 {
@@ -98,6 +101,17 @@ async fn stripe_events(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx
     let done = sqlx::query!(
         "DELETE FROM stripe_events WHERE ctid = ANY(ARRAY(
              SELECT ctid FROM stripe_events WHERE received_at < $1 AND handled_at IS NOT NULL ORDER BY received_at LIMIT 5000))",
+        before
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn unhandled_stripe_events(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "DELETE FROM stripe_events WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM stripe_events WHERE received_at < $1 AND handled_at IS NULL ORDER BY received_at LIMIT 5000))",
         before
     )
     .execute(pool)

@@ -1,12 +1,12 @@
-//! `payment.refund`: pays back what a cancellation promised.
+//! `payment.refund`: pays back what a cancellation promised, and looks after it until Stripe has settled it.
 
 use std::time::Duration;
 
-use roost_shared::jobs::catalogue::RefundPayment;
+use roost_shared::jobs::catalogue::{CapturePayment, RefundPayment};
 use roost_shared::jobs::effects::Effect;
 use roost_shared::jobs::{Lease, effects};
 use roost_shared::payments::{self, Payment, PaymentState, Refund};
-use roost_shared::stripe::{Failure, StripeRefund};
+use roost_shared::stripe::{Failure, RefundStatus, Repayment, StripeRefund};
 
 use super::stripe_call;
 use crate::context::Context;
@@ -27,32 +27,35 @@ impl Handler for RefundPayment {
         drop(connection);
         match payment.state {
             PaymentState::Captured => {}
-            // The capture of the confirmed booking is still under way.
             PaymentState::Pending | PaymentState::RequiresAction | PaymentState::Authorized => {
-                return Err(JobError::Snooze(Duration::from_secs(3)));
+                return wait_for_capture(ctx, lease, &refund, &payment).await;
             }
             PaymentState::Voided | PaymentState::Failed => {
                 return give_up(ctx, lease, &refund, &payment, "nothing was captured").await;
             }
+        }
+        // Stripe has it already: what became of it?
+        if let Some(stripe_refund_id) = &refund.stripe_refund_id {
+            let reply = ctx.stripe.read_refund(stripe_refund_id).await?;
+            return record(ctx, lease, &refund, &payment, &reply).await;
         }
         let intent_id = payment.stripe_payment_intent_id.as_deref();
         let intent_id =
             intent_id.ok_or_else(|| JobError::Fail("a captured payment without a PaymentIntent".to_owned()))?;
         let key = payments::refund_key(refund.id);
         let effect = stripe_call::begin(ctx, &lease, &key, payment.id).await?;
-        if let Some(reply) = done_already(ctx, &effect, &refund, &payment, intent_id).await? {
-            return record(ctx, lease, &refund, &payment, &key, &reply).await;
+        if let Some(reply) = made_already(ctx, &effect, &refund, intent_id).await? {
+            return record(ctx, lease, &refund, &payment, &reply).await;
         }
         let sent_key = stripe_call::idempotency_key(&key, &effect);
-        match stripe_call::call(
-            ctx,
-            &lease,
-            &key,
-            ctx.stripe.refund(&sent_key, intent_id, refund.amount_minor),
-        )
-        .await?
-        {
-            Ok(reply) => record(ctx, lease, &refund, &payment, &key, &reply).await,
+        let request = Repayment {
+            refund_id: refund.id,
+            intent_id,
+            amount_minor: refund.amount_minor,
+            currency: payment.currency,
+        };
+        match stripe_call::call(ctx, &lease, &key, ctx.stripe.refund(&sent_key, &request)).await? {
+            Ok(reply) => record(ctx, lease, &refund, &payment, &reply).await,
             Err(failure @ (Failure::UnexpectedState(_) | Failure::Refused(_) | Failure::Declined(..))) => {
                 give_up(ctx, lease, &refund, &payment, &failure.to_string()).await
             }
@@ -61,23 +64,30 @@ impl Handler for RefundPayment {
     }
 }
 
-/// Where the key protects no more, what Stripe has paid back in all tells whether this refund is part of it.
-async fn done_already(
+/// Where the key protects no more, Stripe's own list tells whether this refund was made.
+async fn made_already(
     ctx: &Context,
     effect: &Effect,
     refund: &Refund,
-    payment: &Payment,
     intent_id: &str,
 ) -> Result<Option<StripeRefund>, JobError> {
     if !stripe_call::must_look_first(ctx, effect) {
         return Ok(None);
     }
-    let intent = ctx.stripe.intent(intent_id).await?;
-    let paid_back = intent.refunded_minor - payment.refunded_minor >= refund.amount_minor;
-    Ok(paid_back.then(|| StripeRefund {
-        id: None,
-        status: "succeeded".to_owned(),
-    }))
+    Ok(ctx.stripe.refund_made_for(refund.id, intent_id).await?)
+}
+
+/// The capture of the booking that was confirmed is still under way, or its job was lost: it is asked for again, which
+/// does nothing while it has one.
+async fn wait_for_capture(ctx: &Context, lease: Lease, refund: &Refund, payment: &Payment) -> Result<Done, JobError> {
+    if payment.state == PaymentState::Authorized {
+        let mut tx = ctx.db.begin().await?;
+        tx.enqueue(&CapturePayment { payment_id: payment.id });
+        lease.guard(&mut tx).await?;
+        tx.commit().await?;
+    }
+    let pause = Duration::from_secs(2)..Duration::from_secs(600);
+    Err(JobError::wait(ctx.clock().now() - refund.created_at, pause))
 }
 
 async fn record(
@@ -85,24 +95,21 @@ async fn record(
     lease: Lease,
     refund: &Refund,
     payment: &Payment,
-    key: &str,
     reply: &StripeRefund,
 ) -> Result<Done, JobError> {
-    if matches!(reply.status.as_str(), "failed" | "canceled") {
-        return give_up(
-            ctx,
-            lease,
-            refund,
-            payment,
-            &format!("Stripe's refund is {}", reply.status),
-        )
-        .await;
-    }
     let mut tx = ctx.db.begin().await?;
     let current = payments::lock(&mut tx, payment.id).await?;
-    effects::done(&mut tx, key, reply.id.as_deref(), None).await?;
-    if let Some(current) = current {
-        payments::refunded(&mut tx, refund, &current, reply).await?;
+    let current_refund = payments::lock_refund(&mut tx, refund.id).await?;
+    effects::done(&mut tx, &payments::refund_key(refund.id), Some(&reply.id), None).await?;
+    if let (Some(current), Some(current_refund)) = (current, current_refund) {
+        payments::follow_refund(&mut tx, &current_refund, &current, reply).await?;
+    }
+    if reply.status == RefundStatus::Pending {
+        // An event tells, and should it be lost, looking again does.
+        lease.guard(&mut tx).await?;
+        tx.commit().await?;
+        let pause = Duration::from_secs(60)..Duration::from_secs(6 * 60 * 60);
+        return Err(JobError::wait(ctx.clock().now() - refund.created_at, pause));
     }
     lease.complete(&mut tx).await?;
     tx.commit().await?;
@@ -116,10 +123,12 @@ async fn give_up(
     payment: &Payment,
     reason: &str,
 ) -> Result<Done, JobError> {
-    tracing::error!(refund_id = %refund.id, reason, "refund not possible");
     let mut tx = ctx.db.begin().await?;
+    let current = payments::lock(&mut tx, payment.id).await?;
     effects::failed(&mut tx, &payments::refund_key(refund.id), None, reason).await?;
-    payments::refund_failed(&mut tx, refund, payment, reason).await?;
+    if let Some(current) = current {
+        payments::refund_refused(&mut tx, refund, &current, reason).await?;
+    }
     lease.guard(&mut tx).await?;
     tx.commit().await?;
     Err(JobError::Fail(reason.to_owned()))

@@ -4,6 +4,7 @@
 mod about_review;
 mod unread_messages;
 
+use chrono::{DateTime, Utc};
 use roost_shared::bookings::{self, Booking, BookingState, Side};
 use roost_shared::jobs::catalogue::{MailKind, SendMail};
 use roost_shared::jobs::effects;
@@ -11,26 +12,27 @@ use roost_shared::jobs::{FinishedEffect, Lease};
 use roost_shared::locale::Locale;
 use roost_shared::payments::{self, Payment};
 use roost_shared::users;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::context::Context;
 use crate::email::{
     BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, MailError, PaymentFailed, PriceLine, Stay,
-    VerifyEmail, mailbox, render,
+    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, MailError, PaymentFailed, PaymentLostGuest,
+    PaymentLostHost, PriceLine, RefundFailed, Stay, VerifyEmail, mailbox, render,
 };
 use crate::error::JobError;
 use crate::handler::{DONE, Done, Handler};
 
 impl Handler for SendMail {
     async fn run(self, ctx: &Context, lease: Lease) -> Result<Done, JobError> {
-        let Some((reader, mail)) = write(ctx, &self).await? else {
-            return Ok(DONE);
-        };
-        // A verification is asked for again by a new job; everything else is told once.
         let key = match self.mail {
-            MailKind::VerifyEmail => format!("mail:{}:{}:{}", self.mail.name(), self.subject_id, lease.job_id),
+            // Asked for again by a new job, or about what can happen to a booking twice.
+            MailKind::VerifyEmail | MailKind::BookingExpired => {
+                format!("mail:{}:{}:{}", self.mail.name(), self.subject_id, lease.job_id)
+            }
+            // Everything else is told once.
             _ => format!("mail:{}:{}", self.mail.name(), self.subject_id),
         };
         let now = ctx.clock().now();
@@ -38,6 +40,9 @@ impl Handler for SendMail {
         if effect.state == "done" {
             return Ok(DONE);
         }
+        let Some((reader, mail)) = write(ctx, &lease, &self, &key).await? else {
+            return Ok(DONE);
+        };
         let rendered =
             render(&mail, Locale::from(reader.locale.as_str())).map_err(|error| JobError::Fail(error.to_string()))?;
         let to = mailbox(&reader.name, &reader.email).map_err(|error| JobError::Fail(error.to_string()))?;
@@ -63,33 +68,61 @@ struct Reader {
 }
 
 /// Loads what the mail says. None: there is nobody to tell, or nothing to say any more.
-async fn write(ctx: &Context, job: &SendMail) -> Result<Option<(Reader, Mail)>, JobError> {
+async fn write(ctx: &Context, lease: &Lease, job: &SendMail, key: &str) -> Result<Option<(Reader, Mail)>, JobError> {
     match job.mail {
-        MailKind::VerifyEmail => verify_email(ctx, job.subject_id).await,
+        MailKind::VerifyEmail => verify_email(ctx, lease, job.subject_id, key).await,
         MailKind::PaymentFailed => payment_failed(ctx, job.subject_id).await,
         mail @ (MailKind::ReviewInvitationGuest
         | MailKind::ReviewInvitationHost
         | MailKind::ReviewReminderGuest
         | MailKind::ReviewReminderHost) => about_review::about_review(ctx, mail, job.subject_id).await,
         MailKind::UnreadMessages => unread_messages::unread_messages(ctx, job.subject_id).await,
+        MailKind::RefundFailed => refund_failed(ctx, job.subject_id).await,
         mail => about_booking(ctx, mail, job.subject_id).await,
     }
 }
 
-async fn verify_email(ctx: &Context, user_id: Uuid) -> Result<Option<(Reader, Mail)>, JobError> {
+/// The token of a verification, the same in every attempt at its mail: whichever of them arrives has to be good.
+#[derive(Serialize, Deserialize)]
+struct Verification {
+    token: String,
+    expires_at: DateTime<Utc>,
+}
+
+async fn verify_email(
+    ctx: &Context,
+    lease: &Lease,
+    user_id: Uuid,
+    key: &str,
+) -> Result<Option<(Reader, Mail)>, JobError> {
     let mut tx = ctx.db.begin().await?;
     let Some(reader) = reader(tx.conn(), user_id).await? else {
         return Ok(None);
     };
-    let expires_at = users::expires_at(tx.now());
-    let Some(token) = users::create_verification(&mut tx, user_id).await? else {
-        return Ok(None);
+    let now = tx.now();
+    let kept = effects::kept(&mut tx, key).await?;
+    let kept = kept.and_then(|kept| serde_json::from_value::<Verification>(kept).ok());
+    let verification = match kept.filter(|kept| kept.expires_at > now) {
+        Some(kept) => kept,
+        None => {
+            let Some(token) = users::create_verification(&mut tx, user_id).await? else {
+                return Ok(None);
+            };
+            let verification = Verification {
+                token,
+                expires_at: users::expires_at(now),
+            };
+            let kept = serde_json::to_value(&verification).map_err(|error| JobError::Fail(error.to_string()))?;
+            effects::keep(&mut tx, key, &kept).await?;
+            verification
+        }
     };
+    lease.guard(&mut tx).await?;
     tx.commit().await?;
     let mail = Mail::VerifyEmail(VerifyEmail {
         name: reader.name.clone(),
-        verify_url: ctx.links.verify_email(&token),
-        expires_at,
+        verify_url: ctx.links.verify_email(&verification.token),
+        expires_at: verification.expires_at,
     });
     Ok(Some((reader, mail)))
 }
@@ -99,7 +132,9 @@ async fn payment_failed(ctx: &Context, payment_id: Uuid) -> Result<Option<(Reade
     let Some(payment) = payments::get(&mut connection, payment_id).await? else {
         return Ok(None);
     };
-    let Some(booking) = bookings::get(&mut connection, payment.booking_id).await? else {
+    // Another card can be tried only while the nights are held.
+    let booking = bookings::get(&mut connection, payment.booking_id).await?;
+    let Some(booking) = booking.filter(|booking| booking.state == BookingState::Held) else {
         return Ok(None);
     };
     let Some(reader) = reader(&mut connection, booking.guest_id).await? else {
@@ -118,13 +153,65 @@ async fn payment_failed(ctx: &Context, payment_id: Uuid) -> Result<Option<(Reade
     Ok(Some((reader, mail)))
 }
 
+async fn refund_failed(ctx: &Context, refund_id: Uuid) -> Result<Option<(Reader, Mail)>, JobError> {
+    let mut connection = ctx.db.pool().acquire().await?;
+    let Some(refund) = payments::refund(&mut connection, refund_id).await? else {
+        return Ok(None);
+    };
+    let Some(payment) = payments::get(&mut connection, refund.payment_id).await? else {
+        return Ok(None);
+    };
+    let Some(booking) = bookings::get(&mut connection, payment.booking_id).await? else {
+        return Ok(None);
+    };
+    let Some(reader) = reader(&mut connection, booking.guest_id).await? else {
+        return Ok(None);
+    };
+    let place = place(&mut connection, booking.property_id).await?;
+    let mail = Mail::RefundFailed(RefundFailed {
+        guest_name: reader.name.clone(),
+        stay: stay(&booking, &place),
+        refund_minor: refund.amount_minor,
+        currency: payment.currency,
+        booking_url: ctx.links.booking(booking.id),
+    });
+    Ok(Some((reader, mail)))
+}
+
+/// Whether a booking in this state is still what the mail says of it: a mail may come late.
+fn still_holds(kind: MailKind, state: BookingState) -> bool {
+    match kind {
+        MailKind::BookingConfirmedGuest | MailKind::BookingConfirmedHost => state.is_bound(),
+        MailKind::BookingRequestedHost => state == BookingState::PendingApproval,
+        MailKind::BookingExpired => matches!(state, BookingState::Expired | BookingState::PaymentFailed),
+        MailKind::PaymentLostGuest | MailKind::PaymentLostHost => state == BookingState::PaymentFailed,
+        MailKind::BookingDeclined => state == BookingState::Declined,
+        MailKind::BookingCancelledGuest | MailKind::BookingCancelledHost => {
+            matches!(state, BookingState::CancelledByGuest | BookingState::CancelledByHost)
+        }
+        MailKind::PaymentTooLate => !state.is_bound(),
+        MailKind::VerifyEmail
+        | MailKind::PaymentFailed
+        | MailKind::RefundFailed
+        | MailKind::ReviewInvitationGuest
+        | MailKind::ReviewInvitationHost
+        | MailKind::ReviewReminderGuest
+        | MailKind::ReviewReminderHost
+        | MailKind::UnreadMessages => true,
+    }
+}
+
 async fn about_booking(ctx: &Context, kind: MailKind, booking_id: Uuid) -> Result<Option<(Reader, Mail)>, JobError> {
     let mut connection = ctx.db.pool().acquire().await?;
-    let Some(booking) = bookings::get(&mut connection, booking_id).await? else {
+    let booking = bookings::get(&mut connection, booking_id).await?;
+    let Some(booking) = booking.filter(|booking| still_holds(kind, booking.state)) else {
         return Ok(None);
     };
     let side = match kind {
-        MailKind::BookingConfirmedHost | MailKind::BookingRequestedHost | MailKind::BookingCancelledHost => Side::Host,
+        MailKind::BookingConfirmedHost
+        | MailKind::BookingRequestedHost
+        | MailKind::BookingCancelledHost
+        | MailKind::PaymentLostHost => Side::Host,
         _ => Side::Guest,
     };
     let (reader_id, other_id) = match side {
@@ -217,16 +304,31 @@ fn booking_mail(
         MailKind::BookingCancelledGuest | MailKind::BookingCancelledHost => {
             cancelled(kind, booking, payment, stay, guest_name, host_name, booking_url)?
         }
-        MailKind::BookingExpired => Mail::BookingExpired(BookingExpired {
+        MailKind::BookingExpired | MailKind::PaymentTooLate => Mail::BookingExpired(BookingExpired {
             guest_name,
             host_name,
             stay,
-            because: if booking.approval_expires_at.is_some() {
+            because: if kind == MailKind::PaymentTooLate {
+                Expiry::PaidTooLate
+            } else if booking.approval_expires_at.is_some() {
                 Expiry::Unanswered
             } else {
                 Expiry::Unpaid
             },
             search_url,
+        }),
+        MailKind::PaymentLostGuest => Mail::PaymentLostGuest(PaymentLostGuest {
+            guest_name,
+            stay,
+            total_minor,
+            currency,
+            search_url,
+        }),
+        MailKind::PaymentLostHost => Mail::PaymentLostHost(PaymentLostHost {
+            host_name,
+            guest_name,
+            stay,
+            booking_url,
         }),
         MailKind::BookingDeclined => Mail::BookingDeclined(BookingDeclined {
             guest_name,
@@ -237,6 +339,7 @@ fn booking_mail(
         }),
         MailKind::VerifyEmail
         | MailKind::PaymentFailed
+        | MailKind::RefundFailed
         | MailKind::ReviewInvitationGuest
         | MailKind::ReviewInvitationHost
         | MailKind::ReviewReminderGuest

@@ -46,11 +46,19 @@ pub(super) async fn call<T>(
         Ok(reply) => return Ok(Ok(reply)),
         Err(failure) => failure,
     };
-    match &failure {
-        Failure::Unknown(error) => effects::unknown(ctx.db.pool(), lease, key, error, false).await?,
-        Failure::Broken(error) => effects::unknown(ctx.db.pool(), lease, key, error, true).await?,
-        Failure::Busy(_) => {}
+    let outcome = match &failure {
+        Failure::Unknown(error) => {
+            effects::unknown(ctx.db.pool(), lease, key, error, false).await?;
+            "unknown"
+        }
+        Failure::Broken(error) => {
+            effects::unknown(ctx.db.pool(), lease, key, error, true).await?;
+            "broken"
+        }
+        Failure::Busy(_) => "busy",
         Failure::Declined(..) | Failure::UnexpectedState(_) | Failure::Refused(_) => return Ok(Err(failure)),
-    }
+    };
+    // These calls are repeated practically without end: somebody has to see that they are.
+    metrics::counter!("roost_stripe_calls_failed_total", "outcome" => outcome).increment(1);
     Err(failure.into())
 }

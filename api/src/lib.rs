@@ -46,6 +46,7 @@ use crate::rest::booking_events::BookingEventsApi;
 use crate::rest::bookings::BookingsApi;
 use crate::rest::health::HealthApi;
 use crate::rest::messages::MessagesApi;
+use crate::rest::notifications::NotificationsApi;
 use crate::rest::payments::PaymentsApi;
 use crate::rest::properties::PropertiesApi;
 use crate::rest::quotes::QuotesApi;
@@ -66,6 +67,7 @@ type Resources = (
     MessagesApi,
     PaymentsApi,
     ReviewsApi,
+    NotificationsApi,
     StripeWebhookApi,
 );
 
@@ -81,6 +83,7 @@ fn resources(state: &AppState) -> Resources {
         MessagesApi(state.clone()),
         PaymentsApi(state.clone()),
         ReviewsApi(state.clone()),
+        NotificationsApi(state.clone()),
         StripeWebhookApi(state.clone()),
     )
 }

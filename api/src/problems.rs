@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::ApiError;
 
 /// Code and meaning, in the order of the alphabet.
-pub const PROBLEMS: [(&str, &str); 56] = [
+pub const PROBLEMS: [(&str, &str); 57] = [
     (
         "already_answered",
         "The host has answered the review; hosts answer once.",
@@ -152,6 +152,10 @@ pub const PROBLEMS: [(&str, &str); 56] = [
     ("token_expired", "The access token has expired: POST /auth/refresh."),
     ("too_early", "The time for this has not come; `from` says when it does."),
     ("unauthorized", "An access token is needed: Authorization: Bearer …"),
+    (
+        "unsubscribe_token_invalid",
+        "The token is not that of a link in a mail of ours.",
+    ),
     (
         "unsupported_media_type",
         "The body must be sent as Content-Type: application/json.",

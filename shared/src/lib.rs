@@ -3,7 +3,7 @@
 //! Ground: [`clock`], [`ids`], [`locale`], [`money`], [`config`], [`telemetry`], [`db`], [`redis`].
 //! Background work: [`jobs`]. The outside: [`stripe`].
 //! The domain, one module a resource: [`users`], [`sessions`], [`tokens`], [`properties`], [`bookings`], [`payments`], [`ledger`],
-//! [`reviews`], [`messages`]. Who runs it: [`operators`].
+//! [`reviews`], [`messages`], [`notifications`]. Who runs it: [`operators`].
 
 pub mod bookings;
 pub mod clock;
@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod locale;
 pub mod messages;
 pub mod money;
+pub mod notifications;
 pub mod operators;
 pub mod payments;
 pub mod properties;

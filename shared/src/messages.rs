@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::db::Tx;
 use crate::ids;
 use crate::jobs::catalogue::NotifyOfMessage;
+use crate::notifications::{self, Event};
 
 /// How long a message waits to be read before it is mailed.
 pub const PATIENCE: TimeDelta = TimeDelta::minutes(10);
@@ -77,6 +78,7 @@ pub async fn send(tx: &mut Tx, sender_id: Uuid, booking_id: Uuid, text: &str) ->
     )
     .execute(tx.conn())
     .await?;
+    notifications::tell(tx, Event::MessageReceived, booking_id, &[recipient_id]).await?;
     tx.enqueue_at(&NotifyOfMessage { message_id: id }, now + PATIENCE);
     Ok(Message {
         id,

@@ -102,6 +102,7 @@ async fn lines_of_dots_survive() {
         subject: "dots".into(),
         text: text.clone(),
         html: "<p>.\n.\n</p>".into(),
+        unsubscribe_url: None,
     };
     let to = mailbox("", "grace@example.com").unwrap();
     mailer.send(to, &dotted, "<1@roost.example>", at()).await.unwrap();
@@ -133,6 +134,7 @@ async fn many_at_once_do_not_mix() {
                 subject: text.clone(),
                 html: text.clone(),
                 text,
+                unsubscribe_url: None,
             };
             let id = mailer.message_id(&format!("mail:test:{number}"));
             mailer.send(to, &rendered, &id, at()).await

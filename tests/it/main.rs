@@ -21,6 +21,7 @@ mod leaving;
 mod mail;
 mod mailbox;
 mod messages;
+mod notifications;
 mod ops;
 mod ops_browser;
 mod money;

@@ -6,6 +6,7 @@ pub mod bookings;
 pub mod health;
 pub mod messages;
 mod mirror;
+pub mod notifications;
 pub mod payments;
 pub mod prices;
 pub mod properties;
@@ -33,6 +34,8 @@ pub enum Tag {
     Payments,
     /// What guests say of stays and hosts of guests
     Reviews,
+    /// What you were told, and how you want to be told
+    Notifications,
     /// For Stripe, not for you
     Webhooks,
     /// Whether this process is alive and ready

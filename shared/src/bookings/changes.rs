@@ -7,6 +7,7 @@ use super::timeline::transition;
 use super::{Actor, Booking, BookingError, BookingState, RefundDecision, actor_of, note, of_either, reload, rules};
 use crate::db::Tx;
 use crate::jobs::catalogue::{MailKind, SendMail, WarmCache};
+use crate::notifications::{self, Event};
 use crate::payments;
 use crate::properties::stay::property_today;
 use crate::reviews;
@@ -67,6 +68,8 @@ pub async fn cancel(
         mail: MailKind::BookingCancelledHost,
         subject_id: booking_id,
     });
+    let both = [booking.guest_id, booking.host_id];
+    notifications::tell(tx, Event::BookingCancelled, booking_id, &both).await?;
     tx.enqueue(&WarmCache {
         property_id: booking.property_id,
     });

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::db::Tx;
 use crate::jobs::catalogue::{CapturePayment, ExpireHold, MailKind, SendMail, VoidPayment, WarmCache};
+use crate::notifications::{self, Event};
 use crate::payments::{self, Payment, PaymentState};
 use crate::properties::lock_terms;
 
@@ -82,6 +83,8 @@ async fn bind(tx: &mut Tx, booking: &Booking, payment: &Payment, actor: Actor) -
     .execute(tx.conn())
     .await?;
     transition(tx, booking, BookingState::Confirmed, "confirmed", actor, None).await?;
+    let both = [booking.guest_id, booking.host_id];
+    notifications::tell(tx, Event::BookingConfirmed, booking.id, &both).await?;
     tx.enqueue(&CapturePayment { payment_id: payment.id });
     tx.enqueue(&SendMail {
         mail: MailKind::BookingConfirmedGuest,
@@ -123,6 +126,7 @@ async fn await_approval(tx: &mut Tx, booking: &Booking, payment: &Payment) -> Re
         mail: MailKind::BookingRequestedHost,
         subject_id: booking.id,
     });
+    notifications::tell(tx, Event::BookingRequested, booking.id, &[booking.host_id]).await?;
     Ok(())
 }
 
@@ -178,6 +182,7 @@ pub async fn decline(
         mail: MailKind::BookingDeclined,
         subject_id: booking_id,
     });
+    notifications::tell(tx, Event::BookingDeclined, booking_id, &[booking.guest_id]).await?;
     reload(tx, booking_id).await
 }
 
@@ -240,5 +245,6 @@ pub async fn expire(tx: &mut Tx, booking: &Booking) -> Result<(), BookingError> 
         mail: MailKind::BookingExpired,
         subject_id: booking.id,
     });
+    notifications::tell(tx, Event::BookingExpired, booking.id, &[booking.guest_id]).await?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::bookings::{self, Actor};
 use crate::db::Tx;
 use crate::jobs::catalogue::{ConfirmBooking, MailKind, SendMail, VoidPayment};
 use crate::ledger::{self, Account};
+use crate::notifications::{self, Event};
 use crate::stripe::{Decline, Intent, IntentStatus};
 
 /// Moves our record forward to what Stripe says, never back. The payment must be locked.
@@ -190,6 +191,7 @@ pub async fn failed(
             mail: MailKind::PaymentFailed,
             subject_id: payment.id,
         });
+        notifications::tell(tx, Event::PaymentFailed, payment.booking_id, &[payment.guest_id]).await?;
         // The guest holds its client secret and could still confirm it with another card.
         if payment.state == PaymentState::RequiresAction {
             tx.enqueue(&VoidPayment { payment_id: payment.id });

@@ -7,6 +7,7 @@ use super::rules::Side;
 use super::store::{self, lock_review};
 use super::{Review, ReviewError};
 use crate::db::{self, Tx};
+use crate::notifications::{self, Event};
 
 /// The host answers what a guest wrote, once.
 ///
@@ -29,6 +30,7 @@ pub async fn answer(tx: &mut Tx, user_id: Uuid, review_id: Uuid, text: &str) -> 
     if answered.rows_affected() == 0 {
         return Err(ReviewError::AlreadyAnswered);
     }
+    notifications::tell(tx, Event::ReviewAnswered, review.booking_id, &[review.author_id]).await?;
     store::get(tx.conn(), review_id).await?.ok_or(ReviewError::NoSuchReview)
 }
 

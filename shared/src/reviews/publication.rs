@@ -11,6 +11,7 @@ use super::{Ratings, ReviewError};
 use crate::bookings::{self, Actor};
 use crate::db::Tx;
 use crate::jobs::catalogue::WarmCache;
+use crate::notifications::{self, Event};
 
 /// What publishing came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +52,9 @@ pub async fn publish(tx: &mut Tx, booking_id: Uuid) -> Result<Publication, Revie
             count(tx, review, 1).await?;
         }
     }
-    if !written.is_empty() {
+    if let Some(review) = written.first() {
+        let both = [review.author_id, review.subject_id];
+        notifications::tell(tx, Event::ReviewsPublished, booking_id, &both).await?;
         bookings::note(tx, booking_id, "reviews_published", Actor::System, None).await?;
     }
     Ok(Publication::Done(written.len()))

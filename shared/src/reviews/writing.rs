@@ -9,6 +9,7 @@ use crate::bookings::{self, Booking, BookingState};
 use crate::db::{self, Tx};
 use crate::ids;
 use crate::jobs::catalogue::{OpenReviews, PublishReviews, RemindReviewers};
+use crate::notifications::{self, Event};
 
 /// The stay is over: both sides may write from now on.
 ///
@@ -29,6 +30,8 @@ pub async fn open(tx: &mut Tx, booking: &Booking) -> Result<(), sqlx::Error> {
         return Ok(());
     }
     let booking_id = booking.id;
+    let both = [booking.guest_id, booking.host_id];
+    notifications::tell(tx, Event::ReviewInvited, booking_id, &both).await?;
     tx.enqueue(&OpenReviews { booking_id });
     tx.enqueue_at(&RemindReviewers { booking_id }, closes_at - rules::REMINDER);
     tx.enqueue_at(&PublishReviews { booking_id }, closes_at);

@@ -216,6 +216,12 @@ pub(super) async fn erase(conn: &mut PgConnection, id: Uuid, now: DateTime<Utc>)
     sqlx::query!("DELETE FROM email_verifications WHERE user_id = $1", id)
         .execute(&mut *conn)
         .await?;
+    sqlx::query!("DELETE FROM notifications WHERE user_id = $1", id)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query!("DELETE FROM notification_preferences WHERE user_id = $1", id)
+        .execute(&mut *conn)
+        .await?;
     sqlx::query!(
         "UPDATE users SET email = '', password_hash = '', full_name = '', locale = 'en', email_verified_at = NULL,
                           is_moderator = false, updated_at = $2, deleted_at = $2

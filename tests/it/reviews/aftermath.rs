@@ -41,6 +41,22 @@ async fn a_host_answers_once_and_everybody_reads_it() {
         .send()
         .await
         .refused(409, "already_answered");
+    let told = world.get("/notifications/").by(&scene.guest).send().await.expect(200);
+    let events: Vec<&str> = told["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|item| item["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        events,
+        [
+            "review_answered",
+            "reviews_published",
+            "review_invited",
+            "booking_confirmed"
+        ]
+    );
     let shown = world.get(&format!("/reviews/{review}")).send().await;
     assert_eq!(shown.json()["answer"]["text"], "<script>alert('thanks')</script>");
     assert_eq!(shown.header("content-type"), "application/json; charset=utf-8");
@@ -162,7 +178,7 @@ async fn many_publish_at_the_same_time_and_no_star_is_lost() {
     for number in 0..6 {
         let guest = world.guest().await;
         let flat = if number % 2 == 0 { scene.flat } else { another };
-        let booking = scene.ended_stay_at(&guest, flat, number).await;
+        let booking = scene.ended_stay_at(&guest, flat).await;
         stays.push((guest, booking, 1 + number % 5));
     }
     let both = stays.iter().flat_map(|(guest, booking, stars)| {

@@ -24,6 +24,11 @@ impl Links {
         format!("{}/bookings/{booking_id}/", self.base)
     }
 
+    /// `token` by `notifications::unsubscribe_token`: URL-safe by construction.
+    pub fn unsubscribe(&self, token: &str) -> String {
+        format!("{}/notifications/unsubscribe?token={token}", self.base)
+    }
+
     /// Where a guest looks for another stay.
     pub fn properties(&self) -> String {
         format!("{}/properties/", self.base)

@@ -70,6 +70,24 @@ impl Mail {
         }
     }
 
+    /// Where its reader ends mails of its kind, if it is not about a transaction.
+    pub(super) fn unsubscribe_url(&self) -> Option<&str> {
+        match self {
+            Self::ReviewInvitation(mail) => Some(&mail.unsubscribe_url),
+            Self::ReviewReminder(mail) => Some(&mail.unsubscribe_url),
+            Self::UnreadMessages(mail) => Some(&mail.unsubscribe_url),
+            Self::VerifyEmail(_)
+            | Self::BookingRequestedHost(_)
+            | Self::BookingConfirmedGuest(_)
+            | Self::BookingConfirmedHost(_)
+            | Self::PaymentFailed(_)
+            | Self::BookingCancelledGuest(_)
+            | Self::BookingCancelledHost(_)
+            | Self::BookingExpired(_)
+            | Self::BookingDeclined(_) => None,
+        }
+    }
+
     /// The stay it is about, if any.
     pub(super) fn stay(&self) -> Option<&Stay> {
         match self {
@@ -259,6 +277,7 @@ pub struct ReviewInvitation {
     /// Until when a review can be written.
     pub closes_at: DateTime<Utc>,
     pub booking_url: String,
+    pub unsubscribe_url: String,
 }
 
 /// To a side that has not written, shortly before the end.
@@ -270,6 +289,7 @@ pub struct ReviewReminder {
     pub stay: Stay,
     pub closes_at: DateTime<Utc>,
     pub booking_url: String,
+    pub unsubscribe_url: String,
 }
 
 /// Everything that somebody has not read.
@@ -281,6 +301,7 @@ pub struct UnreadMessages {
     /// Oldest first; at least one.
     pub messages: Vec<QuotedMessage>,
     pub booking_url: String,
+    pub unsubscribe_url: String,
 }
 
 #[derive(Debug, Clone, Serialize)]

@@ -22,6 +22,8 @@ pub struct Rendered {
     pub subject: String,
     pub text: String,
     pub html: String,
+    /// For the header by which mail programs unsubscribe.
+    pub unsubscribe_url: Option<String>,
 }
 
 /// A template and its struct disagree: a defect of the program, not of the data.
@@ -62,6 +64,7 @@ fn render_parts(mail: &Mail, locale: Locale) -> Result<Rendered, minijinja::Erro
         text: part("body.txt", &facts)?,
         html: part("body.html", &facts)?,
         subject,
+        unsubscribe_url: mail.unsubscribe_url().map(single_line),
     })
 }
 

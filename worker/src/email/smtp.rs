@@ -103,17 +103,24 @@ impl Mailer {
         message_id: &str,
         at: DateTime<Utc>,
     ) -> Result<(Envelope, Vec<u8>), MailError> {
-        let message = Message::builder()
+        let mut message = Message::builder()
             .from(self.inner.sender.clone())
             .to(Mailbox::new(to.name.map(|name| single_line(&name)), to.email))
             .subject(single_line(&rendered.subject))
             .date(at.into())
             .message_id(Some(single_line(message_id)))
             // RFC 3834: no holiday notices in reply.
-            .raw_header(header::HeaderValue::new(
-                header::HeaderName::new_from_ascii_str("Auto-Submitted"),
-                "auto-generated".to_owned(),
-            ))
+            .raw_header(raw_header("Auto-Submitted", "auto-generated".to_owned()));
+        if let Some(url) = &rendered.unsubscribe_url {
+            // RFC 2369, and RFC 8058: one click, answered by a POST.
+            message = message
+                .raw_header(raw_header("List-Unsubscribe", format!("<{url}>")))
+                .raw_header(raw_header(
+                    "List-Unsubscribe-Post",
+                    "List-Unsubscribe=One-Click".to_owned(),
+                ));
+        }
+        let message = message
             .multipart(MultiPart::alternative_plain_html(
                 rendered.text.clone(),
                 rendered.html.clone(),
@@ -260,6 +267,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+fn raw_header(name: &'static str, value: String) -> header::HeaderValue {
+    header::HeaderValue::new(header::HeaderName::new_from_ascii_str(name), value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +281,7 @@ mod tests {
             subject: subject.into(),
             text: "Grüße\n.\n".into(),
             html: "<p>Grüße</p>".into(),
+            unsubscribe_url: None,
         };
         let to = mailbox(name, "grace@example.com").unwrap();
         let at = "2030-05-01T08:15:00Z".parse().unwrap();

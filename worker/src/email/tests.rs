@@ -47,6 +47,10 @@ fn booking_url() -> String {
     Links::new("https://roost.example").booking(Uuid::from_u128(7))
 }
 
+fn unsubscribe_url() -> String {
+    Links::new("https://roost.example").unsubscribe("v1.abc.def")
+}
+
 fn search_url() -> String {
     Links::new("https://roost.example").properties()
 }
@@ -110,6 +114,7 @@ fn unread(text: &str) -> UnreadMessages {
         count: 5,
         messages: vec![quoted(text), quoted("See you on Saturday!")],
         booking_url: booking_url(),
+        unsubscribe_url: unsubscribe_url(),
     }
 }
 
@@ -180,6 +185,7 @@ fn every_mail() -> Vec<Mail> {
             stay: stay(),
             closes_at: instant("2030-06-18T08:40:00Z"),
             booking_url: booking_url(),
+            unsubscribe_url: unsubscribe_url(),
         }),
         Mail::ReviewReminder(ReviewReminder {
             name: host_name(),
@@ -188,6 +194,7 @@ fn every_mail() -> Vec<Mail> {
             stay: stay(),
             closes_at: instant("2030-06-18T08:40:00Z"),
             booking_url: booking_url(),
+            unsubscribe_url: unsubscribe_url(),
         }),
         Mail::UnreadMessages(unread("We are a quiet couple.")),
         Mail::PaymentLostGuest(PaymentLostGuest {
@@ -277,7 +284,14 @@ fn every_mail_greets_its_reader_and_has_one_button() {
             mail_out.text
         );
         assert!(mail_out.text.contains(url), "{name}");
-        assert_eq!(mail_out.html.matches("<a ").count(), 1, "{name}");
+        let unsubscribe = mail.unsubscribe_url();
+        let links = 1 + usize::from(unsubscribe.is_some());
+        assert_eq!(mail_out.html.matches("<a ").count(), links, "{name}");
+        assert_eq!(mail_out.unsubscribe_url.as_deref(), unsubscribe, "{name}");
+        let told = "No more mails of this kind";
+        assert_eq!(mail_out.html.contains(told), unsubscribe.is_some(), "{name}");
+        assert_eq!(mail_out.text.contains(told), unsubscribe.is_some(), "{name}");
+        assert!(unsubscribe.is_none_or(|url| mail_out.text.contains(url)), "{name}");
         let href = format!("<a href=\"{}\"", url.replace('/', "&#x2f;"));
         assert!(mail_out.html.contains(&href), "{name}");
         let read = seen(&mail_out.html);
@@ -509,7 +523,9 @@ fn preview() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mails");
     std::fs::create_dir_all(&folder).unwrap();
     for mail in every_mail() {
-        let Rendered { subject, text, html } = rendered(&mail, "en-GB");
+        let Rendered {
+            subject, text, html, ..
+        } = rendered(&mail, "en-GB");
         std::fs::write(folder.join(format!("{}.html", mail.name())), html).unwrap();
         std::fs::write(
             folder.join(format!("{}.txt", mail.name())),

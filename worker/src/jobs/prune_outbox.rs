@@ -21,6 +21,8 @@ const IDEMPOTENCY_KEYS: TimeDelta = TimeDelta::hours(24);
 const STRIPE_EVENTS: TimeDelta = TimeDelta::days(30);
 /// Events whose job died: as long as the job can be retried.
 const UNHANDLED_STRIPE_EVENTS: TimeDelta = DEAD_JOBS;
+/// What users were told inside the product.
+const NOTIFICATIONS: TimeDelta = TimeDelta::days(180);
 
 impl Handler for PruneOutbox {
     async fn run(self, ctx: &Context, _: Lease) -> Result<Done, JobError> {
@@ -34,6 +36,7 @@ impl Handler for PruneOutbox {
                 + idempotency_keys(pool, now - IDEMPOTENCY_KEYS).await?
                 + stripe_events(pool, now - STRIPE_EVENTS).await?
                 + unhandled_stripe_events(pool, now - UNHANDLED_STRIPE_EVENTS).await?
+                + notifications(pool, now - NOTIFICATIONS).await?
                 + email_verifications(pool, now).await?;
             deleted += batch;
             if batch == 0 {
@@ -124,6 +127,17 @@ async fn email_verifications(pool: &PgPool, now: DateTime<Utc>) -> Result<u64, s
         "DELETE FROM email_verifications WHERE ctid = ANY(ARRAY(
              SELECT ctid FROM email_verifications WHERE expires_at < $1 ORDER BY expires_at LIMIT 5000))",
         now
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+async fn notifications(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
+    let done = sqlx::query!(
+        "DELETE FROM notifications WHERE ctid = ANY(ARRAY(
+             SELECT ctid FROM notifications WHERE created_at < $1 ORDER BY created_at LIMIT 5000))",
+        before
     )
     .execute(pool)
     .await?;

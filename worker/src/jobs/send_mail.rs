@@ -10,6 +10,7 @@ use roost_shared::jobs::catalogue::{MailKind, SendMail};
 use roost_shared::jobs::effects;
 use roost_shared::jobs::{FinishedEffect, Lease};
 use roost_shared::locale::Locale;
+use roost_shared::notifications::{self, Channel, Kind};
 use roost_shared::payments::{self, Payment};
 use roost_shared::users;
 use serde::{Deserialize, Serialize};
@@ -432,6 +433,21 @@ async fn reader(connection: &mut PgConnection, user_id: Uuid) -> Result<Option<R
     )
     .fetch_optional(connection)
     .await
+}
+
+/// The link by which the reader ends mails of this kind. None: they have.
+async fn unsubscribe_url(
+    ctx: &Context,
+    connection: &mut PgConnection,
+    user_id: Uuid,
+    kind: Kind,
+) -> Result<Option<String>, sqlx::Error> {
+    let choice = notifications::preferences(connection, user_id).await?;
+    if !choice.wants(kind, Channel::Email) {
+        return Ok(None);
+    }
+    let token = notifications::unsubscribe_token(connection, user_id, kind).await?;
+    Ok(Some(ctx.links.unsubscribe(&token)))
 }
 
 /// What the other side may know of a person.

@@ -2,10 +2,11 @@
 
 use roost_shared::bookings;
 use roost_shared::jobs::catalogue::MailKind;
+use roost_shared::notifications::Kind;
 use roost_shared::reviews::{self, Side};
 use uuid::Uuid;
 
-use super::{Reader, first_name, place, reader, stay};
+use super::{Reader, first_name, place, reader, stay, unsubscribe_url};
 use crate::context::Context;
 use crate::email::{Mail, ReviewInvitation, ReviewReminder};
 use crate::error::JobError;
@@ -33,6 +34,9 @@ pub(super) async fn about_review(
     let Some(reader) = reader(&mut connection, reader_id).await? else {
         return Ok(None);
     };
+    let Some(unsubscribe_url) = unsubscribe_url(ctx, &mut connection, reader_id, Kind::Review).await? else {
+        return Ok(None);
+    };
     let other_name = first_name(&mut connection, other_id).await?;
     let place = place(&mut connection, booking.property_id).await?;
     let name = reader.name.clone();
@@ -46,6 +50,7 @@ pub(super) async fn about_review(
             stay,
             closes_at,
             booking_url,
+            unsubscribe_url,
         })
     } else {
         Mail::ReviewInvitation(ReviewInvitation {
@@ -55,6 +60,7 @@ pub(super) async fn about_review(
             stay,
             closes_at,
             booking_url,
+            unsubscribe_url,
         })
     };
     Ok(Some((reader, mail)))

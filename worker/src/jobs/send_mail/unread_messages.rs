@@ -1,9 +1,10 @@
 //! The mail that quotes what somebody has not read.
 
 use roost_shared::messages;
+use roost_shared::notifications::Kind;
 use uuid::Uuid;
 
-use super::{Reader, reader};
+use super::{Reader, reader, unsubscribe_url};
 use crate::context::Context;
 use crate::email::{Mail, QuotedMessage, UnreadMessages};
 use crate::error::JobError;
@@ -15,6 +16,9 @@ pub(super) async fn unread_messages(ctx: &Context, digest_id: Uuid) -> Result<Op
         return Ok(None);
     };
     let Some(reader) = reader(&mut connection, digest.recipient_id).await? else {
+        return Ok(None);
+    };
+    let Some(unsubscribe_url) = unsubscribe_url(ctx, &mut connection, digest.recipient_id, Kind::Message).await? else {
         return Ok(None);
     };
     let first = digest.messages.first().map(|message| message.booking_id);
@@ -31,6 +35,7 @@ pub(super) async fn unread_messages(ctx: &Context, digest_id: Uuid) -> Result<Op
             })
             .collect(),
         booking_url: first.map_or_else(|| ctx.links.properties(), |booking_id| ctx.links.booking(booking_id)),
+        unsubscribe_url,
     });
     Ok(Some((reader, mail)))
 }

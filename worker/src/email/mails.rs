@@ -84,7 +84,10 @@ impl Mail {
             | Self::BookingCancelledGuest(_)
             | Self::BookingCancelledHost(_)
             | Self::BookingExpired(_)
-            | Self::BookingDeclined(_) => None,
+            | Self::BookingDeclined(_)
+            | Self::PaymentLostGuest(_)
+            | Self::PaymentLostHost(_)
+            | Self::RefundFailed(_) => None,
         }
     }
 

@@ -21,8 +21,8 @@ mod warm_cache;
 
 use roost_shared::jobs::catalogue::{
     AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage,
-    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, SweepOverdue, VoidPayment,
-    WarmCache,
+    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, SweepOverdue,
+    VoidPayment, WarmCache,
 };
 
 use crate::handler::Registry;

@@ -1,5 +1,6 @@
 //! Accounts that end, change their password or their role while something else is under way.
 
+use base64::Engine;
 use futures::future::{join, join_all};
 use roost_api::server;
 use roost_api::state::{AppConfig, AppState};
@@ -8,6 +9,7 @@ use roost_shared::{db, users};
 use roost_tests::app::{Actor, Call, JWT_SECRET, PASSWORD, TestApp};
 use roost_tests::world::{World, a_flat};
 use serde_json::{Value, json};
+use sha2::Digest;
 use uuid::Uuid;
 
 /// Sends a request that gets stuck on the row of an account that is being deleted, and lets the deletion finish.
@@ -140,4 +142,51 @@ async fn a_refresh_that_fails_spends_no_token() {
     assert_eq!(refused.status(), 503);
     app.post("/auth/refresh", body).send().await.expect(200);
     without_postgres.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_link_of_a_mail_is_a_page_that_spends_nothing_by_itself() {
+    let app = TestApp::start().await;
+    let ada = app.guest().await;
+    let mut tx = app.state.db.begin().await.unwrap();
+    let token = users::create_verification(&mut tx, Uuid::parse_str(&ada.id).unwrap())
+        .await
+        .unwrap()
+        .unwrap();
+    tx.commit().await.unwrap();
+    let link = format!("/auth/verify-email?token={token}");
+    for _ in 0..2 {
+        let page = app.get(&link).send().await;
+        assert_eq!(page.status, 200, "{}", page.text());
+        assert!(page.header("content-type").starts_with("text/html"));
+        assert_eq!(page.header("cache-control"), "no-store");
+        let text = page.text();
+        assert!(
+            !text.contains(&token),
+            "nothing of the address is written into the page"
+        );
+        // What the page may run is what it holds, and nothing else.
+        let policy = page.header("content-security-policy");
+        for (tag, directive) in [("script", "script-src"), ("style", "style-src")] {
+            let inline = text
+                .split_once(&format!("<{tag}>"))
+                .unwrap()
+                .1
+                .split_once(&format!("</{tag}>"))
+                .unwrap()
+                .0;
+            let hash = base64::engine::general_purpose::STANDARD.encode(sha2::Sha256::digest(inline.as_bytes()));
+            assert!(policy.contains(&format!("{directive} 'sha256-{hash}';")), "{policy}");
+        }
+    }
+    assert_eq!(
+        app.get("/users/me").by(&ada).send().await.expect(200)["email_verified"],
+        false
+    );
+    let verified = app
+        .post("/auth/verify-email", json!({"token": token}))
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(verified["email_verified"], true);
 }

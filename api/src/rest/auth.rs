@@ -1,10 +1,12 @@
 //! Signing in and out, refreshing tokens, and proving an e-mail address.
 
+mod verify_page;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use poem_openapi::param::Path;
-use poem_openapi::payload::Json;
+use poem_openapi::param::{Path, Query};
+use poem_openapi::payload::{Html, Json, Response};
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::sessions::{Opened, RefreshError, Session};
@@ -218,6 +220,19 @@ impl AuthApi {
         } else {
             Err(ApiError::not_found("session"))
         }
+    }
+
+    /// The page that a verification mail links to
+    ///
+    /// For people: a button that sends `POST /auth/verify-email`. Reading it spends nothing.
+    #[oai(path = "/auth/verify-email", method = "get", operation_id = "get_verification_page")]
+    async fn verification_page(
+        &self,
+        /// From the mail; read by the page itself
+        #[oai(name = "token")]
+        _token: Query<Option<String>>,
+    ) -> Response<Html<&'static str>> {
+        verify_page::page()
     }
 
     /// Prove an e-mail address

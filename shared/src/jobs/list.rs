@@ -2,7 +2,8 @@
 //!
 //! Ids are made in the order of time, so they page the list and bound it in time. What a filter asks for decides the
 //! index: arguments and error text are looked up, kinds and states are walked one by one in the order of ids, and
-//! without either the primary key is walked.
+//! without either the primary key is walked. The walk orders by the bytes of the id, because that order is in its own
+//! index only.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -338,7 +339,12 @@ impl<'a> Matching<'a> {
         }
         self.conditions(query, before);
         if let Some(limit) = limit {
-            query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+            let order = if self.walk.is_some() { "uuid_send(id)" } else { "id" };
+            query
+                .push(" ORDER BY ")
+                .push(order)
+                .push(" DESC LIMIT ")
+                .push_bind(limit);
         }
         if self.walk.is_some() {
             query.push(") AS page");
@@ -353,14 +359,15 @@ impl<'a> Matching<'a> {
         if let Some(queue) = &filter.queue {
             query.push(" AND queue = ").push_bind(queue.clone());
         }
-        if let Some(from) = filter.from {
-            query.push(" AND id >= ").push_bind(first_id_of(from));
-        }
-        if let Some(to) = filter.to {
-            query.push(" AND id < ").push_bind(first_id_of(to));
-        }
-        if let Some(before) = before {
-            query.push(" AND id < ").push_bind(before);
+        let (from, to) = (filter.from.map(first_id_of), filter.to.map(first_id_of));
+        for (comparison, bound) in [(">=", from), ("<", to), ("<", before)] {
+            let Some(bound) = bound else { continue };
+            if self.walk.is_some() {
+                query.push(" AND uuid_send(id) ").push(comparison).push(" uuid_send(");
+                query.push_bind(bound).push(")");
+            } else {
+                query.push(" AND id ").push(comparison).push(" ").push_bind(bound);
+            }
         }
         if let Some(attempts) = filter.attempts.filter(|attempts| *attempts > 1) {
             // The first half is the condition of an index.

@@ -596,7 +596,7 @@ async fn no_list_reads_the_whole_table() {
         assert!(!plan.contains("Seq Scan on jobs"), "{filter:?}\n{plan}");
         let walks =
             filter.q.is_none() && (filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty());
-        assert_eq!(plan.contains("jobs_by_kind"), walks, "{filter:?}\n{plan}");
+        assert!(!walks || plan.contains("jobs_by_kind"), "{filter:?}\n{plan}");
     }
     // Pages hold every match once.
     let filter = some(|filter| filter.states = vec!["dead".to_owned()]);

@@ -37,24 +37,16 @@ async fn a_wrong_password_and_an_unknown_address_look_the_same() {
     unknown["request_id"] = Value::Null;
     assert_eq!(wrong, unknown);
 
-    // And take the same time: what dominates it, one argon2, is done in both.
-    let time = |email: &'static str| {
-        let app = &app;
-        async move {
-            let mut times = Vec::new();
-            for _ in 0..9 {
-                let began = Instant::now();
-                app.post("/auth/login", json!({"email": email, "password": "not the password"}))
-                    .send()
-                    .await;
-                times.push(began.elapsed());
-            }
-            times.sort();
-            times[4]
+    // And take the same time: what dominates it, one argon2, is done in both. They take turns, and the shortest of each
+    // counts, which a busy machine disturbs least.
+    let (mut wrong, mut unknown) = (Duration::MAX, Duration::MAX);
+    for _ in 0..9 {
+        for (email, shortest) in [(ada.email.as_str(), &mut wrong), ("nobody@example.com", &mut unknown)] {
+            let began = Instant::now();
+            attempt(email).send().await;
+            *shortest = began.elapsed().min(*shortest);
         }
-    };
-    let known: &'static str = Box::leak(ada.email.clone().into_boxed_str());
-    let (wrong, unknown) = (time(known).await, time("nobody@example.com").await);
+    }
     let (longer, shorter) = (wrong.max(unknown), wrong.min(unknown));
     assert!(
         shorter > Duration::from_millis(5),

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::catalogue::{
     AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage,
-    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, VoidPayment,
-    WarmCache,
+    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, SweepOverdue,
+    VoidPayment, WarmCache,
 };
 use super::{Job, Queue};
 
@@ -112,6 +112,7 @@ pub const KINDS: &[Kind] = &[
     ),
     Kind::of::<SendMail>("Sends one mail.", &["mail", "subject_id"]),
     Kind::of::<WarmCache>("Renders a property's public page into the cache.", &["property_id"]),
+    Kind::of::<SweepOverdue>("Puts back to work what is past its time and has lost its job.", &[]),
     Kind::of::<PruneOutbox>("Deletes finished jobs, old replies and spent tokens.", &[]),
     Kind::of::<CompleteStays>("Completes the stays that are over.", &[]),
     Kind::of::<RunBulkAction>("Works off an operator's action on many jobs.", &["action_id"]),

@@ -231,8 +231,8 @@ impl AuthApi {
         /// From the mail; read by the page itself
         #[oai(name = "token")]
         _token: Query<Option<String>>,
-    ) -> Response<Html<&'static str>> {
-        verify_page::page()
+    ) -> ApiResult<Response<Html<&'static str>>> {
+        Ok(verify_page::page())
     }
 
     /// Prove an e-mail address

@@ -31,8 +31,6 @@ use crate::handler::{Done, Registry};
 use crate::postgres::{self, STATEMENT_TIMEOUT};
 
 const CLAIM_BATCH: usize = 256;
-/// Batches under way at the same time, so that Postgres has work while a commit reaches its disk.
-const BATCHES: usize = 2;
 /// Jobs between their claim and their settlement, all queues together. Beyond it Postgres is too slow for what runs here.
 const IN_HAND: usize = 1_024;
 /// Of the time that a stop may take, what is kept for settling and handing back after the grace.

@@ -9,7 +9,7 @@ use tokio::time::error::Elapsed;
 /// A statement that takes longer than this is given up and tried again: the connection may be dead without saying so.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections of the engine in one process: claims and settlements, two of each at a time, leases, and the relay share them.
+/// Connections of the engine in one process: claims, settlements, leases, suspects and the relay use one each at a time.
 pub(crate) const CONNECTIONS: u32 = 5;
 
 /// A connection, within the three seconds that the pool waits for one.

@@ -118,20 +118,6 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<RunBulkAction>("Works off an operator's action on many jobs.", &["action_id"]),
 ];
 
-/// The names under which arguments hold ids, for finding what belongs to one.
-pub const ID_FIELDS: &[&str] = &[
-    "booking_id",
-    "payment_id",
-    "refund_id",
-    "property_id",
-    "subject_id",
-    "user_id",
-    "review_id",
-    "message_id",
-    "event_id",
-    "action_id",
-];
-
 /// The kind of that name; none for a job that a newer or older build wrote.
 #[must_use]
 pub fn kind(name: &str) -> Option<&'static Kind> {

@@ -1,18 +1,17 @@
 //! The job list: a filter, and pages of the jobs that match it, the newest first.
 //!
 //! Ids are made in the order of time, so they page the list and bound it in time. What a filter asks for decides the
-//! index: arguments and error text are looked up, kinds and states are walked one by one in the order of ids, and
-//! without either the primary key is walked. The walk orders by the bytes of the id, because that order is in its own
-//! index only.
+//! index: values of arguments are walked in `job_terms`, error text is looked up, kinds and states are walked one by one
+//! in the order of ids, and without any the primary key is walked. The walk of kinds and states orders by the bytes of
+//! the id, because that order is in its own index only.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::Queue;
-use super::kinds::ID_FIELDS;
 
 /// Every state, in the order of a job's life.
 pub const STATES: [&str; 8] = [
@@ -30,6 +29,8 @@ pub const STATES: [&str; 8] = [
 const MOST_RELATED: i64 = 40;
 /// Shorter texts are in too many errors, and no index finds them.
 const SHORTEST_TEXT: usize = 3;
+/// Characters of an argument that `job_terms` keeps.
+const LONGEST_TERM: usize = 100;
 
 /// Which jobs. Everything that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +74,8 @@ pub struct FilterError {
 enum Search {
     Anything,
     Id(String),
-    Args(Value),
+    /// What the arguments contain, and the longest value in it: the rarest, as far as one can tell.
+    Args(Value, String),
     Text(String),
 }
 
@@ -114,9 +116,10 @@ impl JobFilter {
             return Ok(Search::Anything);
         };
         if q.starts_with('{') {
-            return serde_json::from_str(q)
-                .map(Search::Args)
-                .map_err(|error| wrong(format!("not a JSON object: {error}")));
+            let args: Value = serde_json::from_str(q).map_err(|error| wrong(format!("not a JSON object: {error}")))?;
+            let term = longest_term(&args)
+                .ok_or_else(|| wrong(r#"name a text or a number, as in {"payment_id": "…"}"#.to_owned()))?;
+            return Ok(Search::Args(args, term));
         }
         if Uuid::parse_str(q).is_ok() || q.starts_with("evt_") {
             return Ok(Search::Id(q.to_owned()));
@@ -261,55 +264,47 @@ pub async fn kinds_present(conn: &mut PgConnection) -> Result<Vec<String>, sqlx:
 struct Matching<'a> {
     filter: &'a JobFilter,
     search: Search,
-    /// Any of these in the arguments.
-    args: Vec<Value>,
-    job: Option<Uuid>,
-    /// Kinds and states to walk one by one; none: all jobs by id.
-    walk: Option<(Vec<String>, Vec<String>)>,
+    way: Way,
+}
+
+/// How the matching jobs are found.
+enum Way {
+    /// By this id.
+    One(Uuid),
+    /// Value by value of the arguments.
+    Terms(Vec<String>),
+    /// Kind by kind and state by state.
+    Walk(Vec<String>, Vec<String>),
+    /// All, by id.
+    All,
 }
 
 impl<'a> Matching<'a> {
     async fn of(conn: &mut PgConnection, filter: &'a JobFilter) -> Result<Self, ListError> {
         filter.check()?;
         let search = filter.search()?;
-        let (mut args, mut job) = (Vec::new(), None);
-        match &search {
-            Search::Id(id) => {
-                let mut ids = vec![id.clone()];
-                if let Ok(uuid) = Uuid::parse_str(id) {
-                    job = Some(uuid);
-                    ids = related(conn, uuid).await?;
-                }
-                for id in &ids {
-                    args.extend(ID_FIELDS.iter().map(|field| json!({ *field: id })));
-                }
+        let way = match &search {
+            Search::Id(id) => match Uuid::parse_str(id) {
+                Ok(id) if is_job(conn, id).await? => Way::One(id),
+                Ok(id) => Way::Terms(related(conn, id).await?),
+                Err(_) => Way::Terms(vec![id.clone()]),
+            },
+            Search::Args(_, term) => Way::Terms(vec![term.clone()]),
+            Search::Anything if filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty() => {
+                let kinds = match &filter.kind {
+                    Some(kind) => vec![kind.clone()],
+                    None => kinds_present(conn).await?,
+                };
+                let states = if filter.states.is_empty() {
+                    STATES.map(str::to_owned).to_vec()
+                } else {
+                    filter.states.clone()
+                };
+                Way::Walk(kinds, states)
             }
-            Search::Args(value) => args.push(value.clone()),
-            Search::Anything | Search::Text(_) => {}
-        }
-        let looked_up = !matches!(search, Search::Anything);
-        let walks = !looked_up && (filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty());
-        let walk = if walks {
-            let kinds = match &filter.kind {
-                Some(kind) => vec![kind.clone()],
-                None => kinds_present(conn).await?,
-            };
-            let states = if filter.states.is_empty() {
-                STATES.map(str::to_owned).to_vec()
-            } else {
-                filter.states.clone()
-            };
-            Some((kinds, states))
-        } else {
-            None
+            Search::Anything | Search::Text(_) => Way::All,
         };
-        Ok(Self {
-            filter,
-            search,
-            args,
-            job,
-            walk,
-        })
+        Ok(Self { filter, search, way })
     }
 
     fn select(
@@ -319,73 +314,116 @@ impl<'a> Matching<'a> {
         before: Option<Uuid>,
         limit: Option<i64>,
     ) {
-        if let Some((kinds, states)) = &self.walk {
-            query.push("SELECT page.* FROM unnest(");
-            query.push_bind(kinds.clone()).push(") AS k, unnest(");
-            query.push_bind(states.clone()).push(") AS s CROSS JOIN LATERAL (");
-            query.push("SELECT ").push(columns);
-            query.push(" FROM jobs WHERE jobs.kind = k AND jobs.state = s");
-        } else {
-            query.push("SELECT ").push(columns).push(" FROM jobs WHERE true");
-            if let Some(kind) = &self.filter.kind {
-                query.push(" AND kind = ").push_bind(kind.clone());
+        let (id, many) = match &self.way {
+            Way::One(id) => {
+                query.push("SELECT ").push(columns).push(" FROM jobs WHERE id = ");
+                query.push_bind(*id);
+                ("id", false)
             }
-            if !self.filter.states.is_empty() {
-                query
-                    .push(" AND state = ANY(")
-                    .push_bind(self.filter.states.clone())
-                    .push(")");
+            Way::Terms(terms) => {
+                // One job may have several of the values.
+                query.push("SELECT DISTINCT ON (page.id) page.* FROM unnest(");
+                query.push_bind(terms.clone()).push(") AS t CROSS JOIN LATERAL (");
+                query.push("SELECT ").push(columns);
+                query.push(" FROM job_terms JOIN jobs ON jobs.id = job_terms.job_id WHERE job_terms.term = t");
+                ("job_id", true)
             }
-        }
-        self.conditions(query, before);
+            Way::Walk(kinds, states) => {
+                query.push("SELECT page.* FROM unnest(");
+                query.push_bind(kinds.clone()).push(") AS k, unnest(");
+                query.push_bind(states.clone()).push(") AS s CROSS JOIN LATERAL (");
+                query.push("SELECT ").push(columns);
+                query.push(" FROM jobs WHERE jobs.kind = k AND jobs.state = s");
+                ("id", true)
+            }
+            Way::All => {
+                query.push("SELECT ").push(columns).push(" FROM jobs WHERE true");
+                ("id", false)
+            }
+        };
+        self.conditions(query, id, before);
         if let Some(limit) = limit {
-            let order = if self.walk.is_some() { "uuid_send(id)" } else { "id" };
+            let order = if matches!(self.way, Way::Walk(..)) {
+                "uuid_send(id)"
+            } else {
+                id
+            };
             query
                 .push(" ORDER BY ")
                 .push(order)
                 .push(" DESC LIMIT ")
                 .push_bind(limit);
         }
-        if self.walk.is_some() {
+        if many {
             query.push(") AS page");
             if let Some(limit) = limit {
-                query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+                query.push(" ORDER BY page.id DESC LIMIT ").push_bind(limit);
             }
         }
     }
 
-    fn conditions(&self, query: &mut QueryBuilder<Postgres>, before: Option<Uuid>) {
+    fn conditions(&self, query: &mut QueryBuilder<Postgres>, id: &'static str, before: Option<Uuid>) {
         let filter = self.filter;
+        let walks = matches!(self.way, Way::Walk(..));
+        if !walks {
+            if let Some(kind) = &filter.kind {
+                query.push(" AND kind = ").push_bind(kind.clone());
+            }
+            if !filter.states.is_empty() {
+                query
+                    .push(" AND state = ANY(")
+                    .push_bind(filter.states.clone())
+                    .push(")");
+            }
+        }
         if let Some(queue) = &filter.queue {
             query.push(" AND queue = ").push_bind(queue.clone());
         }
         let (from, to) = (filter.from.map(first_id_of), filter.to.map(first_id_of));
         for (comparison, bound) in [(">=", from), ("<", to), ("<", before)] {
             let Some(bound) = bound else { continue };
-            if self.walk.is_some() {
+            if walks {
                 query.push(" AND uuid_send(id) ").push(comparison).push(" uuid_send(");
                 query.push_bind(bound).push(")");
             } else {
-                query.push(" AND id ").push(comparison).push(" ").push_bind(bound);
+                query.push(" AND ").push(id).push(" ").push(comparison).push(" ");
+                query.push_bind(bound);
             }
         }
         if let Some(attempts) = filter.attempts.filter(|attempts| *attempts > 1) {
             // The first half is the condition of an index.
             query.push(" AND attempt > 1 AND attempt >= ").push_bind(attempts);
         }
-        if let Search::Text(text) = &self.search {
-            let pattern = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-            query.push(" AND last_error IS NOT NULL AND last_error ILIKE ");
-            query.push_bind(format!("%{pattern}%"));
-        }
-        if !self.args.is_empty() {
-            query.push(" AND (args @> ANY(").push_bind(self.args.clone()).push(")");
-            if let Some(job) = self.job {
-                query.push(" OR id = ").push_bind(job);
+        match &self.search {
+            Search::Text(text) => {
+                let pattern = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+                query.push(" AND last_error IS NOT NULL AND last_error ILIKE ");
+                query.push_bind(format!("%{pattern}%"));
             }
-            query.push(")");
+            Search::Args(args, _) => {
+                query.push(" AND args @> ").push_bind(args.clone());
+            }
+            Search::Anything | Search::Id(_) => {}
         }
     }
+}
+
+fn longest_term(args: &Value) -> Option<String> {
+    args.as_object()?
+        .values()
+        .filter_map(|value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
+        })
+        .max_by_key(String::len)
+        .map(|term| term.chars().take(LONGEST_TERM).collect())
+}
+
+async fn is_job(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM jobs WHERE id = $1) AS "is!""#, id)
+        .fetch_one(conn)
+        .await
 }
 
 /// The id itself and what belongs to it: a booking's payments and their refunds, a user's newest bookings and theirs.
@@ -415,6 +453,8 @@ fn first_id_of(at: DateTime<Utc>) -> Uuid {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::ids;
 
@@ -441,14 +481,15 @@ mod tests {
             Search::Id(_)
         ));
         assert_eq!(
-            search(r#"{"mail": "verify-email"}"#).unwrap(),
-            Search::Args(json!({"mail": "verify-email"}))
+            search(r#"{"mail": "verify-email", "n": 7}"#).unwrap(),
+            Search::Args(json!({"mail": "verify-email", "n": 7}), "verify-email".to_owned())
         );
         assert_eq!(
             search("card declined").unwrap(),
             Search::Text("card declined".to_owned())
         );
         assert_eq!(search("{oops").unwrap_err().field, "q");
+        assert_eq!(search(r#"{"deep": {"n": 7}}"#).unwrap_err().field, "q");
         assert_eq!(search("ab").unwrap_err().field, "q");
     }
 }

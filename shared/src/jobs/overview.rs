@@ -210,8 +210,10 @@ pub async fn workers(pool: &PgPool) -> Result<Vec<WorkerState>, sqlx::Error> {
         WorkerState,
         r#"SELECT name, host, version, queues, concurrency, started_at, seen_at, stopped_at,
                   extract(epoch FROM now() - seen_at)::float8 AS "silent_seconds!",
-                  (SELECT count(*) FROM jobs WHERE jobs.lease_owner = workers.name AND jobs.state = 'running') AS "running!"
-           FROM workers WHERE seen_at > now() - interval '1 day' ORDER BY seen_at DESC, name LIMIT 200"#
+                  coalesce(running.count, 0) AS "running!"
+           FROM workers LEFT JOIN (
+               SELECT lease_owner, count(*) FROM jobs WHERE state = 'running' GROUP BY lease_owner) AS running ON running.lease_owner = workers.name
+           WHERE seen_at > now() - interval '1 day' ORDER BY seen_at DESC, name LIMIT 200"#
     )
     .fetch_all(pool)
     .await

@@ -8,19 +8,18 @@ use metrics::counter;
 use roost_shared::jobs::{self, ClaimedJob};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{BATCHES, CLAIM_BATCH, Engine, Ticket};
+use super::{CLAIM_BATCH, Engine, Ticket};
 use crate::postgres::{self, STATEMENT_TIMEOUT};
 
 /// Looks at jobs that somebody was writing, and the pause before each: an enqueue of the same key holds one for milliseconds.
 const SECOND_LOOKS: u32 = 5;
 const SECOND_LOOK_AFTER: Duration = Duration::from_millis(4);
 
+/// One batch after the other: what arrives meanwhile is the next one, so batches grow with the load.
 pub(super) async fn run(engine: Arc<Engine>, mut tickets: mpsc::Receiver<Ticket>) {
     let mut batch = Vec::with_capacity(CLAIM_BATCH);
-    let mut claims = JoinSet::new();
     loop {
         let received = tokio::select! {
             received = tickets.recv_many(&mut batch, CLAIM_BATCH) => received,
@@ -29,13 +28,8 @@ pub(super) async fn run(engine: Arc<Engine>, mut tickets: mpsc::Receiver<Ticket>
         if received == 0 {
             break;
         }
-        let (engine, tickets) = (Arc::clone(&engine), std::mem::take(&mut batch));
-        claims.spawn(async move { engine.claim(tickets).await });
-        if claims.len() == BATCHES {
-            claims.join_next().await;
-        }
+        engine.claim(std::mem::take(&mut batch)).await;
     }
-    while claims.join_next().await.is_some() {}
     // Ids that were taken in and not claimed: let another worker have them.
     tickets.close();
     while let Ok(ticket) = tickets.try_recv() {
@@ -45,8 +39,6 @@ pub(super) async fn run(engine: Arc<Engine>, mut tickets: mpsc::Receiver<Ticket>
 
 impl Engine {
     async fn claim(self: &Arc<Self>, tickets: Vec<Ticket>) {
-        // While a job that is suspected of ending its worker begins, nothing else does.
-        let _gate = self.gate.read().await;
         let mut wanted: HashMap<Uuid, Ticket> = HashMap::with_capacity(tickets.len());
         for ticket in tickets {
             if self.is_paused(ticket.queue) {
@@ -55,32 +47,48 @@ impl Engine {
                 wanted.insert(ticket.id, ticket);
             }
         }
-        for look in 0..=SECOND_LOOKS {
-            let ids: Vec<Uuid> = wanted.keys().copied().collect();
-            if ids.is_empty() {
-                return;
-            }
-            let Some(claimed) = self.claim_surely(&ids).await else {
-                return self.refuse(ids);
-            };
-            for job in claimed {
-                if let Some(ticket) = wanted.remove(&job.id) {
-                    self.spawn(job, ticket);
+        if self.look(&mut wanted).await {
+            let engine = Arc::clone(self);
+            self.tasks.spawn(async move {
+                for _ in 0..SECOND_LOOKS {
+                    tokio::time::sleep(SECOND_LOOK_AFTER).await;
+                    if engine.draining.is_cancelled() {
+                        break;
+                    }
+                    if !engine.look(&mut wanted).await {
+                        return;
+                    }
                 }
-            }
-            if wanted.is_empty() {
-                return;
-            }
-            let left: Vec<Uuid> = wanted.keys().copied().collect();
-            let waiting = self.still_queued(&left).await.unwrap_or_default();
-            counter!("roost_messages_dropped_total").increment(left.len().saturating_sub(waiting.len()) as u64);
-            wanted.retain(|id, _| waiting.contains(id));
-            if look == SECOND_LOOKS {
-                self.refuse(waiting);
-            } else if !wanted.is_empty() {
-                tokio::time::sleep(SECOND_LOOK_AFTER).await;
+                engine.refuse(wanted.into_keys());
+            });
+        }
+    }
+
+    /// Runs those that can be claimed and keeps those that somebody was writing. True: there are some.
+    async fn look(self: &Arc<Self>, wanted: &mut HashMap<Uuid, Ticket>) -> bool {
+        // While a job that is suspected of ending its worker begins, nothing else does.
+        let _gate = self.gate.read().await;
+        let ids: Vec<Uuid> = wanted.keys().copied().collect();
+        if ids.is_empty() {
+            return false;
+        }
+        let Some(claimed) = self.claim_surely(&ids).await else {
+            self.refuse(ids);
+            return false;
+        };
+        for job in claimed {
+            if let Some(ticket) = wanted.remove(&job.id) {
+                self.spawn(job, ticket);
             }
         }
+        if wanted.is_empty() {
+            return false;
+        }
+        let left: Vec<Uuid> = wanted.keys().copied().collect();
+        let waiting = self.still_queued(&left).await.unwrap_or_default();
+        counter!("roost_messages_dropped_total").increment(left.len().saturating_sub(waiting.len()) as u64);
+        wanted.retain(|id, _| waiting.contains(id));
+        !wanted.is_empty()
     }
 
     /// Until Postgres answers: meanwhile the intake is full, and apalis leaves the messages in Redis. None: the worker

@@ -8,17 +8,16 @@ use metrics::counter;
 use roost_shared::jobs::{self, Lease, Outcome, Settlement};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::{BATCHES, Engine, Finished};
+use super::{Engine, Finished};
 use crate::postgres::{self, STATEMENT_TIMEOUT};
 
 const SETTLE_BATCH: usize = 256;
 
+/// One batch after the other: what ends meanwhile is the next one, so batches grow with the load.
 pub(super) async fn run(engine: Arc<Engine>, mut ended: mpsc::UnboundedReceiver<Finished>) {
     let mut batch = Vec::with_capacity(SETTLE_BATCH);
-    let mut settling = JoinSet::new();
     loop {
         let received = tokio::select! {
             biased;
@@ -28,15 +27,11 @@ pub(super) async fn run(engine: Arc<Engine>, mut ended: mpsc::UnboundedReceiver<
         if received == 0 {
             break;
         }
-        settling.spawn(settle_batch(Arc::clone(&engine), std::mem::take(&mut batch)));
-        if settling.len() == BATCHES {
-            settling.join_next().await;
-        }
+        settle_batch(&engine, std::mem::take(&mut batch)).await;
     }
-    while settling.join_next().await.is_some() {}
 }
 
-async fn settle_batch(engine: Arc<Engine>, batch: Vec<Finished>) {
+async fn settle_batch(engine: &Engine, batch: Vec<Finished>) {
     let (settlements, places): (Vec<Settlement>, Vec<_>) = batch
         .into_iter()
         .map(|one| (one.settlement, (one.kind, one.place)))

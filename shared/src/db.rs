@@ -129,6 +129,11 @@ impl Tx {
         self.jobs.push(NewJob::of(job, self.now, Some(run_at)));
     }
 
+    /// Enqueues a job of a batch that has not ended: see [`jobs::batches`].
+    pub fn enqueue_in<J: Job>(&mut self, batch_id: Uuid, job: &J) {
+        self.jobs.push(NewJob::of(job, self.now, None).in_batch(batch_id));
+    }
+
     /// Tells those who wait for this booking, after the commit, that it changed.
     pub fn booking_changed(&mut self, booking_id: Uuid) {
         if !self.changed_bookings.contains(&booking_id) {

@@ -9,6 +9,7 @@ use std::io::IsTerminal;
 use rand::RngCore;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
+use uuid::Uuid;
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -69,6 +70,8 @@ pub struct TraceContext {
     pub traceparent: String,
     /// The signed-in user, if any: an id, nothing personal.
     pub actor: Option<String>,
+    /// The running job, if it is one that enqueues.
+    pub job_id: Option<Uuid>,
 }
 
 impl TraceContext {
@@ -81,7 +84,15 @@ impl TraceContext {
         Self {
             traceparent,
             actor: None,
+            job_id: None,
         }
+    }
+
+    /// The same, within this job.
+    #[must_use]
+    pub fn of_job(mut self, job_id: Uuid) -> Self {
+        self.job_id = Some(job_id);
+        self
     }
 
     /// The trace id: 32 hex digits.

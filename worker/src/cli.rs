@@ -1,6 +1,8 @@
 //! `roost-worker jobs …`: the operators' view of the jobs on a terminal, with the rules and the audit log of the
 //! dashboard. Whoever may reach the database may do everything; the log names them as `cli:<user>`.
 
+mod settings;
+
 use anyhow::{Context as _, bail};
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
@@ -13,6 +15,8 @@ use roost_shared::jobs::kinds;
 use roost_shared::jobs::list::{self, JobFilter};
 use roost_shared::jobs::{Publisher, Queue};
 use uuid::Uuid;
+
+use settings::{Kept, LimitChange, Told};
 
 /// What to do with jobs.
 #[derive(Subcommand, Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,21 @@ pub enum JobsCommand {
     Pause(PausedQueue),
     /// Let workers take a queue's jobs again
     Resume(PausedQueue),
+    /// Print the queues: what waits, what runs, time to breach, limits
+    Queues,
+    /// Limit a queue or kind across all workers, or set a queue's target and weight
+    Limit(LimitChange),
+    /// Print the workers
+    Workers,
+    /// Tell a worker to take nothing new, to go on, or to end
+    Worker(Told),
+    /// Print or set how long jobs are kept after their end
+    Keep(Kept),
+    /// Print how far a batch is
+    Batch {
+        /// The batch
+        id: Uuid,
+    },
 }
 
 /// Which jobs.
@@ -100,6 +119,12 @@ pub async fn run(command: &JobsCommand, database: &DatabaseArgs, redis: &RedisAr
         JobsCommand::Cancel(target) => act(&db, target, JobAction::Cancel).await,
         JobsCommand::Pause(paused) => set_paused(&db, paused, true).await,
         JobsCommand::Resume(paused) => set_paused(&db, paused, false).await,
+        JobsCommand::Queues => settings::print_queues(&db).await,
+        JobsCommand::Limit(change) => settings::limit(&db, change).await,
+        JobsCommand::Workers => settings::print_workers(&db).await,
+        JobsCommand::Worker(told) => settings::tell(&db, told).await,
+        JobsCommand::Keep(kept) => settings::keep(&db, kept).await,
+        JobsCommand::Batch { id } => settings::print_batch(&db, *id).await,
     }
 }
 
@@ -156,6 +181,24 @@ async fn print_job(db: &Db, id: Uuid) -> anyhow::Result<()> {
     );
     if let Some(booking) = detail.booking_id {
         println!("  booking   {booking}");
+    }
+    if let Some(parent) = job.parent_id {
+        println!("  parent    {parent}");
+    }
+    for child in &detail.children {
+        println!("  child     {}  {}  {}", child.id, child.state, plain(&child.kind));
+    }
+    if let Some(batch) = &detail.batch {
+        println!(
+            "  batch     {}  {} of {} done, {} failed",
+            batch.id, batch.done, batch.total, batch.failed
+        );
+    }
+    if let Some(batch) = &detail.follows {
+        println!(
+            "  follows   {}  {} of {} done, {} failed",
+            batch.id, batch.done, batch.total, batch.failed
+        );
     }
     if let Some(trace) = job.trace_id() {
         println!("  trace     {}", plain(trace));

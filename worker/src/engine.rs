@@ -5,7 +5,9 @@
 
 mod claims;
 mod leases;
+mod limited;
 mod settlements;
+mod shares;
 mod suspects;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -46,6 +48,7 @@ pub(crate) struct Ticket {
 
 struct Running {
     lease: Lease,
+    queue: Queue,
     stop: CancellationToken,
     cancelled: CancellationToken,
 }
@@ -82,6 +85,10 @@ pub(crate) struct Engine {
     /// By job and fence, until settled: a claim that was lost can run on for a moment beside its successor.
     running: Mutex<BTreeMap<(Uuid, i64), Running>>,
     paused: Mutex<HashSet<Queue>>,
+    limited: limited::Limited,
+    held_back: shares::AllHeldBack,
+    /// Slots of each queue.
+    concurrency: usize,
     tasks: TaskTracker,
     /// Read by whoever claims; written by a suspect that begins alone.
     gate: RwLock<()>,
@@ -101,6 +108,7 @@ pub(crate) struct Engine {
 /// The engine's loops, to be waited for when it stops.
 pub(crate) struct Loops {
     claimer: JoinHandle<()>,
+    limited: JoinHandle<()>,
     settler: JoinHandle<()>,
     renewer: JoinHandle<()>,
     suspects: JoinHandle<()>,
@@ -132,6 +140,9 @@ impl Engine {
             finished,
             running: Mutex::default(),
             paused: Mutex::default(),
+            limited: limited::Limited::default(),
+            held_back: Mutex::default(),
+            concurrency,
             tasks: TaskTracker::new(),
             gate: RwLock::default(),
             suspected: Notify::new(),
@@ -144,6 +155,7 @@ impl Engine {
         });
         let loops = Loops {
             claimer: tokio::spawn(claims::run(Arc::clone(&engine), tickets)),
+            limited: tokio::spawn(limited::run(Arc::clone(&engine))),
             settler: tokio::spawn(settlements::run(Arc::clone(&engine), ended)),
             renewer: tokio::spawn(leases::run(Arc::clone(&engine))),
             suspects: tokio::spawn(suspects::run(Arc::clone(&engine))),
@@ -167,7 +179,7 @@ impl Engine {
     pub fn room(&self) -> Vec<(Queue, usize)> {
         self.slots
             .iter()
-            .filter(|(queue, _)| !self.is_paused(**queue))
+            .filter(|(queue, _)| !self.is_paused(**queue) && !self.limited.contains(**queue))
             .map(|(queue, slots)| (*queue, slots.available_permits()))
             .collect()
     }
@@ -181,7 +193,10 @@ impl Engine {
     }
 
     fn forget(&self, lease: &Lease) {
-        lock(&self.running).remove(&(lease.job_id, lease.fence));
+        let ended = lock(&self.running).remove(&(lease.job_id, lease.fence));
+        if ended.is_some_and(|job| self.limited.contains(job.queue)) {
+            self.limited.ring();
+        }
     }
 
     /// Postgres did not answer just now.
@@ -201,6 +216,11 @@ impl Engine {
     /// Takes an id in as soon as a slot of its queue is free.
     pub async fn take(&self, queue: Queue, id: Uuid) {
         let Some(slots) = self.slots.get(&queue) else { return };
+        if self.limited.contains(queue) {
+            self.refuse([id]);
+            self.limited.ring();
+            return;
+        }
         let permits = async {
             let slot = Arc::clone(slots).acquire_owned().await.ok()?;
             Some((slot, Arc::clone(&self.places).acquire_owned().await.ok()?))
@@ -252,6 +272,10 @@ impl Engine {
         *lock(&self.paused) = paused;
     }
 
+    pub fn set_limited(&self, limited: HashSet<Queue>) {
+        self.limited.set(limited);
+    }
+
     pub fn is_paused(&self, queue: Queue) -> bool {
         lock(&self.paused).contains(&queue)
     }
@@ -264,6 +288,9 @@ impl Engine {
         self.draining.cancel();
         if tokio::time::timeout_at(grace_ends, loops.claimer).await.is_err() {
             tracing::warn!("claims under way were left, their leases will expire");
+        }
+        if tokio::time::timeout_at(grace_ends, loops.limited).await.is_err() {
+            tracing::warn!("a claim within limits was left, its leases will expire");
         }
         self.tasks.close();
         if tokio::time::timeout_at(grace_ends, self.tasks.wait()).await.is_err() {
@@ -304,6 +331,7 @@ impl Engine {
                 (job.id, job.fence),
                 Running {
                     lease,
+                    queue: ticket.queue,
                     stop: stop.clone(),
                     cancelled: cancelled.clone(),
                 },
@@ -311,7 +339,7 @@ impl Engine {
         }
         histogram!("roost_job_wait_seconds", "queue" => job.queue.clone()).record(job.waited.max(0.0));
         let engine = Arc::clone(self);
-        let context = TraceContext::from_header(job.trace_context.as_deref());
+        let context = TraceContext::from_header(job.trace_context.as_deref()).of_job(job.id);
         let span = tracing::info_span!("job", id = %job.id, kind = job.kind, attempt = job.attempt, trace_id = context.trace_id());
         self.tasks.spawn(
             async move {

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use roost_shared::jobs::{FinishedEffect, Job, Lease};
+use roost_shared::jobs::{FinishedEffect, Job, Lease, Queue};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 
@@ -38,6 +38,7 @@ type Attempt = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
 #[derive(Clone)]
 pub(crate) struct Entry {
     start: Arc<dyn Fn(Value, Arc<Context>, Lease) -> Attempt + Send + Sync>,
+    queue: Queue,
     pub timeout: Duration,
     /// At most so many at a time in this process.
     pub limit: Option<Arc<Semaphore>>,
@@ -67,6 +68,7 @@ impl Registry {
                     job.run(&ctx, lease).await
                 })
             }),
+            queue: J::QUEUE,
             timeout: J::TIMEOUT,
             limit: J::CONCURRENCY.map(|limit| Arc::new(Semaphore::new(limit))),
         };
@@ -80,6 +82,12 @@ impl Registry {
         let mut kinds: Vec<String> = self.entries.keys().map(|kind| (*kind).to_owned()).collect();
         kinds.sort();
         kinds
+    }
+
+    /// The names of the kinds that run in a queue.
+    pub(crate) fn kinds_of(&self, queue: Queue) -> Vec<String> {
+        let entries = self.entries.iter().filter(|(_, entry)| entry.queue == queue);
+        entries.map(|(kind, _)| (*kind).to_owned()).collect()
     }
 
     pub(crate) fn entry(&self, kind: &str) -> Option<(&'static str, &Entry)> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::Rng;
-use roost_shared::jobs::Queue;
 use roost_shared::jobs::presence::{Presence, Standing, leave, show};
+use roost_shared::jobs::{Queue, pressure};
 use sqlx::PgPool;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,8 @@ pub(crate) async fn run(
                     paused.extend(Queue::ALL);
                 }
                 engine.set_paused(paused);
+                engine.set_limited(learnt.limited.iter().filter_map(|name| Queue::by_name(name)).collect());
+                engine.share_out(&pressure::shares(&learnt, &worker.queues, worker.concurrency));
                 if learnt.suspects {
                     engine.look_for_suspects();
                 }

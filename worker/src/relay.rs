@@ -11,7 +11,7 @@ use metrics::{counter, gauge};
 use rand::Rng;
 use roost_shared::jobs::presence::{self, Standing};
 use roost_shared::jobs::relay::Head;
-use roost_shared::jobs::{self, MAX_DEPTH, Queue, Transport, Waiting, relay};
+use roost_shared::jobs::{self, MAX_DEPTH, Queue, Transport, Waiting, batches, pressure, relay};
 use roost_shared::redis::Redis;
 use sqlx::PgConnection;
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ const GAUGES_EVERY: u64 = 10;
 pub(crate) async fn run(
     engine: Arc<Engine>,
     redis: Redis,
-    standing: watch::Receiver<Option<Standing>>,
+    mut standing: watch::Receiver<Option<Standing>>,
     stop: CancellationToken,
 ) {
     let transport = match Transport::new(&redis) {
@@ -70,6 +70,8 @@ pub(crate) async fn run(
             tokio::select! {
                 () = tokio::time::sleep(if more { rest.min(wait) } else { rest }) => {}
                 () = stop.cancelled() => {}
+                // A queue that was resumed or is not limited any more does not wait for the next round.
+                Ok(_) = standing.wait_for(|now| open_now(now.as_ref(), learnt.as_ref())) => break,
             }
             if let (true, Some(learnt)) = (more && !stop.is_cancelled(), &learnt) {
                 let filled = relay.top_up(learnt).await;
@@ -78,6 +80,17 @@ pub(crate) async fn run(
                 wait = if filled.published > 0 { TOP_UP } else { wait * 2 };
             }
         }
+    }
+}
+
+/// Whether a queue is open that was not.
+fn open_now(now: Option<&Standing>, before: Option<&Standing>) -> bool {
+    fn shut(standing: &Standing) -> impl Iterator<Item = &String> {
+        standing.paused.iter().chain(&standing.limited)
+    }
+    match (now, before) {
+        (Some(now), Some(before)) => shut(before).any(|name| shut(now).all(|still| still != name)),
+        _ => false,
     }
 }
 
@@ -216,6 +229,8 @@ impl Relay {
     /// What the leading worker does in a round.
     async fn lead(&mut self, db: &mut PgConnection, standing: &Standing) -> Result<Filled, Trouble> {
         let promoted = relay::promote_due(&mut *db, PROMOTE_BATCH.cast_signed()).await?;
+        batches::finish(&mut *db).await?;
+        pressure::note(&mut *db, &standing.fleet_kinds).await?;
         // After an outage the living get a chance to renew before their jobs are taken from them.
         if self.engine.all_could_renew() {
             let reaped = jobs::reap(&mut *db).await?;
@@ -314,7 +329,10 @@ impl Relay {
     ) -> Result<Filled, Trouble> {
         let room: Vec<(Queue, usize)> = waiting
             .iter()
-            .filter(|(queue, _)| !standing.paused.iter().any(|name| name == queue.name()))
+            .filter(|(queue, _)| {
+                let mut left_alone = standing.paused.iter().chain(&standing.limited);
+                !left_alone.any(|name| name == queue.name())
+            })
             .map(|(queue, waiting)| (*queue, MAX_DEPTH.saturating_sub(waiting.depth).min(MOST_AT_ONCE)))
             .collect();
         let due = relay::take_unpublished(&mut *db, &room, &standing.fleet_kinds).await?;

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::access::{self, Signed};
 use super::acting::role_for;
 use super::fault::Fault;
+use super::settings_api::BatchView;
 use crate::body::JsonBody;
 use crate::client::Client;
 use crate::error::{ApiError, ApiResult};
@@ -48,14 +49,14 @@ async fn check(request: &Request, _: Bearer) -> poem::Result<Signed> {
 }
 
 impl OpsAuth {
-    fn by<'a>(&'a self, reason: Option<&'a str>) -> By<'a> {
+    pub(super) fn by<'a>(&'a self, reason: Option<&'a str>) -> By<'a> {
         By {
             actor: &self.0.operator().email,
             reason,
         }
     }
 
-    fn require(&self, role: Role) -> ApiResult<()> {
+    pub(super) fn require(&self, role: Role) -> ApiResult<()> {
         Ok(self.0.require(role)?)
     }
 }
@@ -186,14 +187,30 @@ struct JobDetailView {
     /// The newest first
     attempts: Vec<AttemptView>,
     effects: Vec<EffectView>,
+    /// The job that enqueued it
+    parent_id: Option<Uuid>,
+    /// Jobs that it enqueued; 50 at most
+    children: Vec<RelativeView>,
+    /// The batch that it is one of
+    batch: Option<BatchView>,
+    /// The batch that it comes after
+    follows: Option<BatchView>,
+}
+
+/// A job beside another one
+#[derive(Object)]
+struct RelativeView {
+    id: Uuid,
+    kind: String,
+    state: String,
 }
 
 /// Why
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
-struct Reason {
+pub(super) struct Reason {
     /// Needed where money is touched; 500 characters at most
-    reason: Option<String>,
+    pub reason: Option<String>,
 }
 
 /// New arguments
@@ -309,6 +326,10 @@ struct WorkerView {
     queues: Vec<String>,
     concurrency: i32,
     alive: bool,
+    /// It is to take nothing new
+    quiet: bool,
+    /// It is to end
+    stop: bool,
     running: i64,
     started_at: DateTime<Utc>,
     seen_at: DateTime<Utc>,
@@ -473,6 +494,18 @@ impl OpsApi {
             max_attempts: job.max_attempts,
             last_error: job.last_error,
             booking_id: detail.booking_id,
+            parent_id: job.parent_id,
+            batch: detail.batch.map(BatchView::from),
+            follows: detail.follows.map(BatchView::from),
+            children: detail
+                .children
+                .into_iter()
+                .map(|child| RelativeView {
+                    id: child.id,
+                    kind: child.kind,
+                    state: child.state,
+                })
+                .collect(),
             outlook: detail
                 .outlook
                 .into_iter()
@@ -597,6 +630,8 @@ impl OpsApi {
         let workers = overview::workers(self.0.db.pool()).await?;
         let views = workers.into_iter().map(|worker| WorkerView {
             alive: worker.is_alive(),
+            quiet: worker.quiet,
+            stop: worker.stop,
             name: worker.name,
             version: worker.version,
             queues: worker.queues,
@@ -761,6 +796,7 @@ impl From<ActionError> for ApiError {
         let field = match &error {
             ActionError::ReasonNeeded => "reason",
             ActionError::InvalidArgs { .. } | ActionError::UnknownKind(_) => "args",
+            ActionError::InvalidSetting { field, .. } => field,
             ActionError::Database(_)
             | ActionError::NotFound(_)
             | ActionError::WrongState { .. }

@@ -53,7 +53,7 @@ impl Fault {
             Self::SignIn => "Sign in and try again.",
             Self::Forbidden(_) => "Ask an admin for the role, or have somebody with it do this.",
             Self::NotFound(_) => {
-                "It may have been pruned: finished jobs are kept for 7 days, dead ones for 180. The audit log keeps what operators did."
+                "It may have been pruned: the queues page says how long jobs are kept. The audit log keeps what operators did."
             }
             Self::Bad(_) => "Go back, change it, and try again.",
             Self::Conflict(_) => "Nothing was changed. Go back and reload to see how things stand now.",
@@ -164,9 +164,10 @@ impl From<ActionError> for Fault {
         match error {
             ActionError::NotFound(what) => Self::NotFound(what),
             ActionError::WrongState { .. } | ActionError::Duplicate => Self::Conflict(error.to_string()),
-            ActionError::ReasonNeeded | ActionError::UnknownKind(_) | ActionError::InvalidArgs { .. } => {
-                Self::Bad(error.to_string())
-            }
+            ActionError::ReasonNeeded
+            | ActionError::UnknownKind(_)
+            | ActionError::InvalidArgs { .. }
+            | ActionError::InvalidSetting { .. } => Self::Bad(error.to_string()),
             ActionError::Database(error) => error.into(),
         }
     }

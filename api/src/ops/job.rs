@@ -6,7 +6,8 @@ use poem::web::{Data, Path};
 use poem::{Response, handler};
 use roost_shared::jobs::Outlook;
 use roost_shared::jobs::actions::{self, JobAction};
-use roost_shared::jobs::inspect::{self, JobDetail};
+use roost_shared::jobs::batches::Batch;
+use roost_shared::jobs::inspect::{self, JobDetail, Relative};
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::recorder::{self, Flight};
 use roost_shared::operators::audit::{self, Written};
@@ -16,7 +17,7 @@ use super::access::Signed;
 use super::fault::Fault;
 use super::params::Params;
 use super::shell::{Shell, html};
-use super::view::{span, when};
+use super::view::{count, span, when};
 use crate::state::AppState;
 
 struct AttemptRow {
@@ -96,6 +97,51 @@ struct AuditRow {
     reason: Option<String>,
 }
 
+struct RelativeRow {
+    id: String,
+    kind: String,
+    state: String,
+}
+
+impl From<&Relative> for RelativeRow {
+    fn from(job: &Relative) -> Self {
+        Self {
+            id: job.id.to_string(),
+            kind: job.kind.clone(),
+            state: job.state.clone(),
+        }
+    }
+}
+
+/// A batch that the job is one of, or comes after.
+struct BatchRow {
+    id: String,
+    role: &'static str,
+    total: String,
+    ended: i64,
+    of: i64,
+    done: String,
+    failed: String,
+    after_id: Option<String>,
+    after_kind: String,
+}
+
+impl BatchRow {
+    fn of(batch: &Batch, role: &'static str) -> Self {
+        Self {
+            id: batch.id.to_string(),
+            role,
+            total: count(batch.total),
+            ended: batch.done + batch.failed,
+            of: batch.total.max(1),
+            done: count(batch.done),
+            failed: count(batch.failed),
+            after_id: batch.finished_at.map(|_| batch.after_id.to_string()),
+            after_kind: batch.after_kind.clone(),
+        }
+    }
+}
+
 #[derive(Template)]
 #[template(path = "ops/job.html")]
 struct Page {
@@ -115,6 +161,9 @@ struct Page {
     effects: Vec<EffectRow>,
     recorder: Option<Recorder>,
     audit: Vec<AuditRow>,
+    parent: Option<RelativeRow>,
+    children: Vec<RelativeRow>,
+    batches: Vec<BatchRow>,
     moves_money: bool,
     can_retry: bool,
     can_run: bool,
@@ -190,6 +239,14 @@ impl Page {
                     action: entry.action.clone(),
                     reason: entry.reason.clone(),
                 })
+                .collect(),
+            parent: detail.parent.as_ref().map(RelativeRow::from),
+            children: detail.children.iter().map(RelativeRow::from).collect(),
+            batches: detail
+                .batch
+                .iter()
+                .map(|batch| BatchRow::of(batch, "one of"))
+                .chain(detail.follows.iter().map(|batch| BatchRow::of(batch, "after")))
                 .collect(),
             outlook: detail.outlook,
             shell,

@@ -18,6 +18,8 @@ mod live;
 mod overview;
 mod params;
 mod queues;
+mod settings;
+mod settings_api;
 mod shell;
 mod view;
 mod workers;
@@ -48,7 +50,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> + 'static> {
     let live = Live::spawn(state.db.pool().clone(), state.stopping.clone());
     let service = OpenApiService::new(
-        api::OpsApi(state.clone()),
+        (api::OpsApi(state.clone()), settings_api::SettingsApi(state.clone())),
         "Roost operations",
         env!("CARGO_PKG_VERSION"),
     )
@@ -69,8 +71,12 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
         .at("/ops/jobs/:id/:action", post(acting::act))
         .at("/ops/bookings/:id", get(job::flight_page))
         .at("/ops/queues", get(queues::page))
+        .at("/ops/queues/:name/settings", post(settings::queue))
         .at("/ops/queues/:name/:action", post(acting::queue))
+        .at("/ops/kinds/:name/limits", post(settings::kind))
+        .at("/ops/retention/:state", post(settings::retention))
         .at("/ops/workers", get(workers::page))
+        .at("/ops/workers/:name/:wish", post(settings::worker))
         .at("/ops/schedules", get(queues::schedules_page))
         .at("/ops/schedules/:name/run", post(acting::schedule))
         .at("/ops/audit", get(audit::page))

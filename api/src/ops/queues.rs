@@ -4,7 +4,9 @@ use askama::Template;
 use poem::web::Data;
 use poem::{Response, handler};
 use roost_shared::jobs::kinds::KINDS;
-use roost_shared::jobs::overview::{self, QueueState};
+use roost_shared::jobs::overview::{self, LimitedKind, QueueState};
+use roost_shared::jobs::retention;
+use roost_shared::jobs::settings::queue_moves_money;
 
 use super::access::Signed;
 use super::fault::Fault;
@@ -18,6 +20,28 @@ struct Row {
     kinds: String,
     workers: usize,
     moves_money: bool,
+    to_breach: String,
+    target: String,
+    concurrency: String,
+    rate_limit: String,
+    rate: Option<String>,
+}
+
+/// A kind and its limits; empty: none.
+struct KindRow {
+    name: &'static str,
+    queue: &'static str,
+    moves_money: bool,
+    concurrency: String,
+    rate_limit: String,
+    rate_seconds: i32,
+    rate: Option<String>,
+}
+
+struct KeptRow {
+    state: String,
+    text: String,
+    days: i32,
 }
 
 #[derive(Template)]
@@ -25,6 +49,47 @@ struct Row {
 struct Page {
     shell: Shell,
     queues: Vec<Row>,
+    kinds: Vec<KindRow>,
+    kept: Vec<KeptRow>,
+}
+
+/// A limit in a field of a form.
+fn field(limit: Option<i32>) -> String {
+    limit.map_or_else(String::new, |limit| limit.to_string())
+}
+
+/// `20 in 1.0 s`
+fn rate(limit: Option<i32>, seconds: i32) -> Option<String> {
+    limit.map(|limit| format!("{limit} in {}", span(f64::from(seconds))))
+}
+
+fn to_breach(queue: &QueueState) -> String {
+    let left = queue.seconds_to_breach();
+    match queue.due {
+        0 => "–".to_owned(),
+        _ if left < 0.0 => format!("missed by {}", span(-left)),
+        _ => span(left),
+    }
+}
+
+fn kind_rows(limited: &[LimitedKind]) -> Vec<KindRow> {
+    KINDS
+        .iter()
+        .map(|kind| {
+            let limits = limited.iter().find(|limited| limited.name == kind.name);
+            let rate_limit = limits.and_then(|limits| limits.rate_limit);
+            let rate_seconds = limits.map_or(1, |limits| limits.rate_seconds);
+            KindRow {
+                name: kind.name,
+                queue: kind.queue.name(),
+                moves_money: kind.moves_money,
+                concurrency: field(limits.and_then(|limits| limits.concurrency)),
+                rate_limit: field(rate_limit),
+                rate: rate(rate_limit, rate_seconds),
+                rate_seconds,
+            }
+        })
+        .collect()
 }
 
 #[handler]
@@ -45,14 +110,29 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
                     .iter()
                     .filter(|worker| worker.is_alive() && worker.queues.contains(&queue.name))
                     .count(),
-                moves_money: matches!(queue.name.as_str(), "payments" | "confirmation"),
+                moves_money: queue_moves_money(&queue.name),
+                to_breach: to_breach(&queue),
+                target: span(f64::from(queue.target_seconds)),
+                concurrency: field(queue.concurrency),
+                rate_limit: field(queue.rate_limit),
+                rate: rate(queue.rate_limit, queue.rate_seconds),
                 state: queue,
             }
         })
         .collect();
+    let kept = retention::kept(state.db.pool()).await?;
     html(&Page {
         shell: Shell::new(&signed, "queues", "Queues").with_notice(params.get("notice")),
         queues,
+        kinds: kind_rows(&overview::limited_kinds(state.db.pool()).await?),
+        kept: kept
+            .into_iter()
+            .map(|kept| KeptRow {
+                text: span(f64::from(kept.seconds)),
+                days: (kept.seconds / 86_400).max(1),
+                state: kept.state,
+            })
+            .collect(),
     })
 }
 

@@ -7,6 +7,7 @@ use roost_shared::jobs::overview;
 
 use super::access::Signed;
 use super::fault::Fault;
+use super::params::Params;
 use super::shell::{Shell, html};
 use super::view::when;
 use crate::state::AppState;
@@ -20,6 +21,8 @@ struct Row {
     seen: String,
     running: i64,
     state: &'static str,
+    quiet: bool,
+    stop: bool,
 }
 
 #[derive(Template)]
@@ -30,12 +33,12 @@ struct Page {
 }
 
 #[handler]
-pub async fn page(state: Data<&AppState>, signed: Signed) -> Result<Response, Fault> {
+pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Result<Response, Fault> {
     // Postgres' clock wrote the instants; that of this process may be a little off.
     let now = state.clock.now();
     let workers = overview::workers(state.db.pool()).await?;
     html(&Page {
-        shell: Shell::new(&signed, "workers", "Workers"),
+        shell: Shell::new(&signed, "workers", "Workers").with_notice(params.get("notice")),
         workers: workers
             .into_iter()
             .map(|worker| Row {
@@ -49,6 +52,8 @@ pub async fn page(state: Data<&AppState>, signed: Signed) -> Result<Response, Fa
                 started: when(worker.started_at, now).to_string(),
                 seen: when(worker.seen_at, now).to_string(),
                 running: worker.running,
+                quiet: worker.quiet,
+                stop: worker.stop,
                 version: worker.version,
                 name: worker.name,
             })

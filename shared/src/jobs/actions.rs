@@ -22,7 +22,7 @@ pub struct By<'a> {
 }
 
 impl By<'_> {
-    fn reason(&self) -> Option<&str> {
+    pub(super) fn reason(&self) -> Option<&str> {
         self.reason.map(str::trim).filter(|reason| !reason.is_empty())
     }
 
@@ -67,6 +67,14 @@ pub enum ActionError {
         /// The kind.
         kind: String,
         /// Which field, and why.
+        message: String,
+    },
+    /// A setting is out of its range.
+    #[error("{field} {message}")]
+    InvalidSetting {
+        /// Which.
+        field: &'static str,
+        /// What it has to be.
         message: String,
     },
     /// Postgres refused or could not be reached.

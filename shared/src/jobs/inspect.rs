@@ -5,11 +5,14 @@ use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::batches::{self, Batch};
 use super::outlook::{Facts, Outlook, PaymentFacts, RefundFacts, outlook};
 use crate::money::{Currency, Money};
 
 /// The newest attempts that are shown.
 const MOST_ATTEMPTS: i64 = 50;
+/// Children that are shown.
+const MOST_CHILDREN: i64 = 50;
 
 /// Everything there is to know of a job.
 #[derive(Clone, Debug)]
@@ -24,6 +27,25 @@ pub struct JobDetail {
     pub booking_id: Option<Uuid>,
     /// What running it again would do.
     pub outlook: Vec<Outlook>,
+    /// The job that enqueued it, if that is still kept.
+    pub parent: Option<Relative>,
+    /// Jobs that it enqueued, the first ones first; 50 at most.
+    pub children: Vec<Relative>,
+    /// The batch that it is one of.
+    pub batch: Option<Batch>,
+    /// The batch that it comes after.
+    pub follows: Option<Batch>,
+}
+
+/// A job beside another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relative {
+    /// The job.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: String,
+    /// Its state.
+    pub state: String,
 }
 
 /// The row.
@@ -73,6 +95,10 @@ pub struct Job {
     pub started_at: Option<DateTime<Utc>>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+    /// The batch that it is one of.
+    pub batch_id: Option<Uuid>,
+    /// The job that enqueued it.
+    pub parent_id: Option<Uuid>,
 }
 
 impl Job {
@@ -125,7 +151,8 @@ pub async fn inspect(pool: &PgPool, id: Uuid) -> Result<Option<JobDetail>, sqlx:
     let Some(job) = sqlx::query_as!(
         Job,
         "SELECT id, kind, queue, priority, args, dedupe_key, state, run_at, attempt, max_attempts, crash_count, lease_owner,
-             lease_until, published_at, progress, cancel_requested, trace_context, actor, last_error, created_at, started_at, finished_at
+             lease_until, published_at, progress, cancel_requested, trace_context, actor, last_error, created_at, started_at, finished_at,
+             batch_id, parent_id
          FROM jobs WHERE id = $1",
         id
     )
@@ -152,13 +179,46 @@ pub async fn inspect(pool: &PgPool, id: Uuid) -> Result<Option<JobDetail>, sqlx:
         payment: subject.payment.as_ref().map(|payment| payment.facts),
         refund: subject.refund.as_ref().map(|refund| refund.facts),
     });
+    let batch = match job.batch_id {
+        Some(id) => batches::find(pool, id).await?,
+        None => None,
+    };
+    let follows = match batches::before(pool, job.id).await? {
+        Some(id) => batches::find(pool, id).await?,
+        None => None,
+    };
+    let parent = match job.parent_id {
+        Some(id) => relative(pool, id).await?,
+        None => None,
+    };
     Ok(Some(JobDetail {
+        children: children(pool, job.id).await?,
+        parent,
+        batch,
+        follows,
         job,
         attempts,
         effects,
         booking_id: subject.booking_id,
         outlook,
     }))
+}
+
+async fn relative(pool: &PgPool, id: Uuid) -> Result<Option<Relative>, sqlx::Error> {
+    sqlx::query_as!(Relative, "SELECT id, kind, state FROM jobs WHERE id = $1", id)
+        .fetch_optional(pool)
+        .await
+}
+
+async fn children(pool: &PgPool, id: Uuid) -> Result<Vec<Relative>, sqlx::Error> {
+    sqlx::query_as!(
+        Relative,
+        "SELECT id, kind, state FROM jobs WHERE parent_id = $1 ORDER BY id LIMIT $2",
+        id,
+        MOST_CHILDREN
+    )
+    .fetch_all(pool)
+    .await
 }
 
 /// What a job's arguments point at.

@@ -3,9 +3,10 @@
 //! Postgres holds the truth about every job; Redis carries ids to the workers. [`Job`] is implemented by each
 //! payload of the [`catalogue`]; [`crate::db::Tx::enqueue`] writes it in the transaction of the work that wants it.
 //!
-//! For operators: [`overview`], [`list`], [`inspect`] and [`recorder`] read, [`actions`] and [`bulk`] change.
+//! For operators: [`overview`], [`list`], [`inspect`] and [`recorder`] read, [`actions`], [`settings`] and [`bulk`] change.
 
 pub mod actions;
+pub mod batches;
 pub mod bulk;
 pub mod catalogue;
 pub mod effects;
@@ -13,15 +14,20 @@ mod insert;
 pub mod inspect;
 pub mod kinds;
 mod lease;
+pub mod limits;
 pub mod list;
 mod outcome;
 mod outlook;
 pub mod overview;
 pub mod presence;
+pub mod pressure;
 mod publish;
+mod rate;
 pub mod recorder;
 mod recover;
 pub mod relay;
+pub mod retention;
+pub mod settings;
 mod transport;
 
 use std::time::Duration;
@@ -37,6 +43,7 @@ pub use lease::{
 pub use outcome::{FinishedEffect, Outcome, backoff};
 pub use outlook::{Outlook, Tone};
 pub use publish::{JobRef, Publisher};
+pub use rate::Rate;
 pub use recover::{Reaped, hand_back, reap};
 pub use transport::{MAX_DEPTH, Transport, Waiting, ids_of};
 

@@ -64,6 +64,24 @@ pub struct QueueState {
     pub publish_lag_seconds: f64,
     /// Running jobs, up to [`COUNTED`].
     pub running: i64,
+    /// So many jobs run at the same time at most.
+    pub concurrency: Option<i32>,
+    /// So many jobs begin at most …
+    pub rate_limit: Option<i32>,
+    /// … in any span of so many seconds.
+    pub rate_seconds: i32,
+    /// A due job should begin within so many seconds.
+    pub target_seconds: i32,
+    /// While a heavier queue comes near its target, this one has its share of the slots only.
+    pub weight: i32,
+}
+
+impl QueueState {
+    /// How long the job that would run next may still wait, in seconds; negative: the target is missed.
+    #[must_use]
+    pub fn seconds_to_breach(&self) -> f64 {
+        f64::from(self.target_seconds) - self.oldest_due_seconds
+    }
 }
 
 /// All queues, by name.
@@ -78,15 +96,43 @@ pub async fn queues(pool: &PgPool) -> Result<Vec<QueueState>, sqlx::Error> {
                   count(due.run_at) FILTER (WHERE due.unpublished) AS "unpublished!",
                   greatest(coalesce(extract(epoch FROM now() - min(due.run_at)), 0), 0)::float8 AS "oldest_due_seconds!",
                   greatest(coalesce(extract(epoch FROM now() - min(due.run_at) FILTER (WHERE due.unpublished)), 0), 0)::float8 AS "publish_lag_seconds!",
-                  coalesce(max(busy.running), 0) AS "running!"
+                  coalesce(max(busy.running), 0) AS "running!",
+                  queues.concurrency, queues.rate_limit, queues.rate_seconds AS "rate_seconds!",
+                  queues.target_seconds AS "target_seconds!", queues.weight AS "weight!"
            FROM queues LEFT JOIN busy ON busy.queue = queues.name LEFT JOIN LATERAL (
                (SELECT run_at, false AS unpublished FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NOT NULL
                 ORDER BY published_at LIMIT $1 / 2)
                UNION ALL
                (SELECT run_at, true FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
                 ORDER BY priority, run_at LIMIT $1 / 2)) AS due ON true
-           GROUP BY queues.name, queues.paused ORDER BY queues.name"#,
+           GROUP BY queues.name ORDER BY queues.name"#,
         COUNTED
+    )
+    .fetch_all(pool)
+    .await
+}
+
+/// A kind with limits of its own.
+#[derive(Clone, Debug)]
+pub struct LimitedKind {
+    /// The kind.
+    pub name: String,
+    /// So many jobs run at the same time at most.
+    pub concurrency: Option<i32>,
+    /// So many jobs begin at most …
+    pub rate_limit: Option<i32>,
+    /// … in any span of so many seconds.
+    pub rate_seconds: i32,
+}
+
+/// The kinds that have limits, by name.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn limited_kinds(pool: &PgPool) -> Result<Vec<LimitedKind>, sqlx::Error> {
+    sqlx::query_as!(
+        LimitedKind,
+        "SELECT name, concurrency, rate_limit, rate_seconds FROM kinds ORDER BY name"
     )
     .fetch_all(pool)
     .await
@@ -191,6 +237,10 @@ pub struct WorkerState {
     pub silent_seconds: f64,
     /// What it runs now.
     pub running: i64,
+    /// An operator wants it to take nothing new.
+    pub quiet: bool,
+    /// An operator wants it to end.
+    pub stop: bool,
 }
 
 impl WorkerState {
@@ -210,7 +260,7 @@ pub async fn workers(pool: &PgPool) -> Result<Vec<WorkerState>, sqlx::Error> {
         WorkerState,
         r#"SELECT name, host, version, queues, concurrency, started_at, seen_at, stopped_at,
                   extract(epoch FROM now() - seen_at)::float8 AS "silent_seconds!",
-                  coalesce(running.count, 0) AS "running!"
+                  coalesce(running.count, 0) AS "running!", quiet, stop
            FROM workers LEFT JOIN (
                SELECT lease_owner, count(*) FROM jobs WHERE state = 'running' GROUP BY lease_owner) AS running ON running.lease_owner = workers.name
            WHERE seen_at > now() - interval '1 day' ORDER BY seen_at DESC, name LIMIT 200"#

@@ -4,6 +4,7 @@
 use sqlx::PgExecutor;
 
 use super::Queue;
+use super::pressure::PRESSED;
 
 /// A worker as it presents itself.
 #[derive(Clone, Debug)]
@@ -31,6 +32,14 @@ pub struct Standing {
     pub fleet_kinds: Vec<String>,
     /// Queues that are paused.
     pub paused: Vec<String>,
+    /// Queues with a limit, their own or that of a kind: their jobs do not go through Redis.
+    pub limited: Vec<String>,
+    /// All queues, by name,
+    pub queues: Vec<String>,
+    /// the weight of each,
+    pub weights: Vec<i32>,
+    /// and whether one of its jobs has waited for most of its target, without a limit that makes it wait.
+    pub pressed: Vec<bool>,
     /// An operator wants it to take nothing new.
     pub quiet: bool,
     /// An operator wants it to end.
@@ -58,6 +67,13 @@ pub async fn show(db: impl PgExecutor<'_>, worker: &Presence, running: usize) ->
                ARRAY(SELECT DISTINCT unnest(kinds) FROM workers
                    WHERE seen_at > now() - interval '10 seconds' AND stopped_at IS NULL UNION SELECT unnest($5::text[])) AS "fleet_kinds!",
                ARRAY(SELECT name FROM queues WHERE paused) AS "paused!",
+               ARRAY(SELECT name FROM queues WHERE concurrency IS NOT NULL OR rate_limit IS NOT NULL
+                   UNION SELECT queue FROM kinds) AS "limited!",
+               ARRAY(SELECT name FROM queues ORDER BY name) AS "queues!",
+               ARRAY(SELECT weight FROM queues ORDER BY name) AS "weights!",
+               ARRAY(SELECT coalesce(oldest_due_at < now() - make_interval(secs => target_seconds * $8::float8), false) AND NOT paused
+                   AND concurrency IS NULL AND rate_limit IS NULL AND NOT EXISTS (SELECT 1 FROM kinds WHERE kinds.queue = queues.name)
+                   FROM queues ORDER BY name) AS "pressed!",
                EXISTS (SELECT 1 FROM jobs WHERE state = 'queued' AND crash_count > 0 AND queue = ANY($4)) AS "suspects!"
            FROM me"#,
         worker.name,
@@ -66,7 +82,8 @@ pub async fn show(db: impl PgExecutor<'_>, worker: &Presence, running: usize) ->
         &queues,
         &worker.kinds,
         i32::try_from(worker.concurrency).unwrap_or(i32::MAX),
-        i32::try_from(running).unwrap_or(i32::MAX)
+        i32::try_from(running).unwrap_or(i32::MAX),
+        PRESSED
     )
     .fetch_one(db)
     .await

@@ -41,7 +41,7 @@ impl Engine {
     async fn claim(self: &Arc<Self>, tickets: Vec<Ticket>) {
         let mut wanted: HashMap<Uuid, Ticket> = HashMap::with_capacity(tickets.len());
         for ticket in tickets {
-            if self.is_paused(ticket.queue) {
+            if self.is_paused(ticket.queue) || self.limited.contains(ticket.queue) {
                 self.refuse([ticket.id]);
             } else {
                 wanted.insert(ticket.id, ticket);

@@ -36,26 +36,29 @@ pub(super) async fn run(engine: Arc<Engine>) {
 
 impl Engine {
     async fn next_suspect(&self) -> Result<Option<(ClaimedJob, Ticket)>, sqlx::Error> {
-        let queues: Vec<Queue> = self
+        let (limited, queues): (Vec<Queue>, Vec<Queue>) = self
             .slots
             .iter()
             .filter(|(queue, slots)| !self.is_paused(**queue) && slots.available_permits() > 0)
             .map(|(queue, _)| *queue)
-            .collect();
+            .partition(|queue| self.limited.contains(*queue));
+        for queue in limited {
+            if let Some(job) = self.claim_limited_suspect(queue).await? {
+                return Ok(self.with_ticket(job));
+            }
+        }
         let names: Vec<String> = queues.iter().map(|queue| queue.name().to_owned()).collect();
         let mut connection = postgres::connection(self.pool()).await?;
         let claiming = jobs::claim_suspect(&mut *connection, &names, &self.claimant);
         let answer = tokio::time::timeout(STATEMENT_TIMEOUT, claiming).await;
-        let Some(job) = postgres::answer(connection, answer)? else {
-            return Ok(None);
-        };
-        let Some(queue) = Queue::by_name(&job.queue) else {
-            return Ok(None);
-        };
-        let id = job.id;
-        // Claimed already: it runs at once, beyond the bound if somebody took the last slot just now.
+        Ok(postgres::answer(connection, answer)?.and_then(|job| self.with_ticket(job)))
+    }
+
+    /// Claimed already: it runs at once, beyond the bound if somebody took the last slot just now.
+    fn with_ticket(&self, job: ClaimedJob) -> Option<(ClaimedJob, Ticket)> {
+        let queue = Queue::by_name(&job.queue)?;
         let ticket = Ticket {
-            id,
+            id: job.id,
             queue,
             slot: self
                 .slots
@@ -63,7 +66,7 @@ impl Engine {
                 .and_then(|slots| Arc::clone(slots).try_acquire_owned().ok()),
             place: Arc::clone(&self.places).try_acquire_owned().ok(),
         };
-        Ok(Some((job, ticket)))
+        Some((job, ticket))
     }
 
     async fn run_suspect(self: &Arc<Self>, job: ClaimedJob, ticket: Ticket) {

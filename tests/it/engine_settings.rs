@@ -1,7 +1,7 @@
 //! What operators set while all runs, what waits for its time, and what an idle fleet costs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use roost_shared::db::{self, Db};
@@ -9,7 +9,7 @@ use roost_shared::jobs::actions::By;
 use roost_shared::jobs::settings::{self, WorkerWish};
 use roost_shared::jobs::{Publisher, Queue};
 use roost_tests::world::World;
-use roost_worker::{Context, Worker};
+use roost_worker::{Context, Registry, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
@@ -133,8 +133,22 @@ async fn jobs_are_kept_by_state_as_long_as_is_set() {
     assert_eq!(attempts, 2);
 }
 
+/// What a worker asked Postgres.
+#[derive(Default)]
+struct Seen {
+    statements: AtomicU64,
+    /// Each text once a connection.
+    texts: Mutex<Vec<String>>,
+}
+
+impl Seen {
+    fn asked(&self, what: &str) -> bool {
+        self.texts.lock().unwrap().iter().any(|text| text.contains(what))
+    }
+}
+
 /// Stands between a worker and Postgres and counts the statements that go by.
-async fn counting(postgres: String, counted: Arc<AtomicU64>) -> u16 {
+async fn counting(postgres: String, seen: Arc<Seen>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
@@ -145,7 +159,7 @@ async fn counting(postgres: String, counted: Arc<AtomicU64>) -> u16 {
             tokio::spawn(async move {
                 let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
             });
-            let counted = Arc::clone(&counted);
+            let seen = Arc::clone(&seen);
             tokio::spawn(async move {
                 let mut begun = false;
                 let mut message = Vec::new();
@@ -164,7 +178,11 @@ async fn counting(postgres: String, counted: Arc<AtomicU64>) -> u16 {
                     whole.extend(&message);
                     // Execute, and a statement as text.
                     if begun && matches!(kind, b'E' | b'Q') {
-                        counted.fetch_add(1, Ordering::Relaxed);
+                        seen.statements.fetch_add(1, Ordering::Relaxed);
+                    }
+                    if begun && kind == b'P' {
+                        let text = String::from_utf8_lossy(&message).into_owned();
+                        seen.texts.lock().unwrap().push(text);
                     }
                     begun = begun || message.starts_with(&196_608_u32.to_be_bytes());
                     if to_server.write_all(&whole).await.is_err() {
@@ -177,32 +195,59 @@ async fn counting(postgres: String, counted: Arc<AtomicU64>) -> u16 {
     port
 }
 
+/// A worker that reaches Postgres through a counter.
+async fn counted_worker(world: &World, registry: Registry) -> (Worker, Arc<Seen>) {
+    let mut url = reqwest::Url::parse(world.database_url()).unwrap();
+    let postgres = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let seen = Arc::new(Seen::default());
+    let port = counting(postgres, Arc::clone(&seen)).await;
+    url.set_port(Some(port)).unwrap();
+    let pool = db::connect(url.as_str(), 10).unwrap();
+    let publisher = Publisher::spawn(pool.clone(), &world.redis()).unwrap();
+    let ctx = Context {
+        db: Db::new(pool, publisher, world.clock.clone()),
+        ..world.context()
+    };
+    let worker = Worker::run(ctx, registry, &Queue::ALL, 64, Duration::from_secs(5));
+    (worker, seen)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_asks_for_limits_while_there_are_none() {
+    let world = world().await;
+    let (worker, seen) = counted_worker(&world, registry()).await;
+    enqueue(&world, "succeed", 200).await;
+    world.run_jobs().await;
+    assert!(seen.asked("UPDATE jobs SET state = 'running'") && !seen.asked("rate_spent"));
+    let mut tx = world.state.db.begin().await.unwrap();
+    let mut wanted = settings::queue(&mut tx, "maintenance").await.unwrap();
+    wanted.limits.rate_limit = Some(1_000);
+    settings::set_queue(&mut tx, "maintenance", wanted, BY).await.unwrap();
+    tx.commit().await.unwrap();
+    world
+        .eventually("it is asked for", async || seen.asked("rate_spent"))
+        .await;
+    worker.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_fleet_of_eight_asks_postgres_at_most_twenty_times_a_second() {
     let world = World::without_worker().await;
-    let url = reqwest::Url::parse(world.database_url()).unwrap();
-    let address = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
     let mut workers = Vec::new();
     let mut counts = Vec::new();
     for _ in 0..2 {
-        let counted = Arc::new(AtomicU64::new(0));
-        let mut through = url.clone();
-        through
-            .set_port(Some(counting(address.clone(), Arc::clone(&counted)).await))
-            .unwrap();
-        let pool = db::connect(through.as_str(), 10).unwrap();
-        let publisher = Publisher::spawn(pool.clone(), &world.redis()).unwrap();
-        let ctx = Context {
-            db: Db::new(pool, publisher, world.clock.clone()),
-            ..world.context()
-        };
-        let registry = roost_worker::jobs::registry();
-        workers.push(Worker::run(ctx, registry, &Queue::ALL, 64, Duration::from_secs(5)));
-        counts.push(counted);
+        let (worker, seen) = counted_worker(&world, roost_worker::jobs::registry()).await;
+        workers.push(worker);
+        counts.push(seen);
     }
     // The cron table is written, and one of the two leads.
     tokio::time::sleep(Duration::from_secs(7)).await;
-    let seen = || -> Vec<u64> { counts.iter().map(|count| count.load(Ordering::Relaxed)).collect() };
+    let seen = || -> Vec<u64> {
+        counts
+            .iter()
+            .map(|count| count.statements.load(Ordering::Relaxed))
+            .collect()
+    };
     let (before, begun) = (seen(), Instant::now());
     tokio::time::sleep(Duration::from_secs(20)).await;
     let seconds = begun.elapsed().as_secs_f64();

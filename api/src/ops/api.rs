@@ -31,7 +31,7 @@ use crate::state::AppState;
 /// The beginning of the document.
 pub const DESCRIPTION: &str = "Jobs, queues, workers and the audit log, for operators. `POST /session` gives a token; send it as \
 `Authorization: Bearer …`. It ends after 30 minutes without a request and after 12 hours in any case. Viewers read; operators \
-retry, run, cancel, pause and resume; admins also delete and edit. What touches money needs a reason. Refusals are problems \
+retry, run, cancel, pause, resume, limit, and quiet or stop workers; admins also delete, edit, and set how long jobs are kept. What touches money needs a reason. Refusals are problems \
 (RFC 9457) with a stable `code`.";
 
 /// The operations.

@@ -13,7 +13,7 @@ use sqlx::PgPool;
 use super::access::Signed;
 use super::fault::Fault;
 use super::shell::{Shell, html};
-use super::view::{bounded, count, span};
+use super::view::{bounded, count, span, to_breach};
 use crate::state::AppState;
 
 /// A due job that waits longer than this is trouble, in seconds.
@@ -228,10 +228,12 @@ fn alarms(queues: &[QueueState], workers: &[WorkerState], trouble: overview::Tro
                 "No living worker takes this queue: start one with it among its --queues.",
                 "/ops/workers".to_owned(),
             );
-        } else if queue.oldest_due_seconds > WAITING_TOO_LONG {
+        } else if queue.due > 0 && queue.seconds_to_breach() < 0.0 {
             alarm(
                 format!("{} is behind: {} waiting", queue.name, span(queue.oldest_due_seconds)),
-                if queue.publish_lag_seconds > WAITING_TOO_LONG {
+                if queue.limited {
+                    "It, or one of its kinds, is limited: see its limits on the queues page."
+                } else if queue.publish_lag_seconds > WAITING_TOO_LONG {
                     "Jobs do not reach Redis: is it up? Workers publish them as soon as it is."
                 } else {
                     "More workers, or something that each of its jobs waits for."

@@ -12,7 +12,7 @@ use super::access::Signed;
 use super::fault::Fault;
 use super::params::Params;
 use super::shell::{Shell, html};
-use super::view::{bounded, span, when};
+use super::view::{bounded, span, to_breach, when};
 use crate::state::AppState;
 
 struct Row {
@@ -61,15 +61,6 @@ fn field(limit: Option<i32>) -> String {
 /// `20 in 1.0 s`
 fn rate(limit: Option<i32>, seconds: i32) -> Option<String> {
     limit.map(|limit| format!("{limit} in {}", span(f64::from(seconds))))
-}
-
-fn to_breach(queue: &QueueState) -> String {
-    let left = queue.seconds_to_breach();
-    match queue.due {
-        0 => "–".to_owned(),
-        _ if left < 0.0 => format!("missed by {}", span(-left)),
-        _ => span(left),
-    }
 }
 
 fn kind_rows(limited: &[LimitedKind]) -> Vec<KindRow> {

@@ -4,7 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use roost_shared::jobs::overview::COUNTED;
+use roost_shared::jobs::overview::{COUNTED, QueueState};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -76,6 +76,17 @@ pub fn bounded(value: impl Borrow<i64>) -> String {
         format!("{}+", count(COUNTED))
     } else {
         count(value)
+    }
+}
+
+/// What a queue has left until a due job of it misses the target: `4.0 s`, or `missed by 12 s`.
+#[must_use]
+pub fn to_breach(queue: &QueueState) -> String {
+    let left = queue.seconds_to_breach();
+    match queue.due {
+        0 => "–".to_owned(),
+        _ if left < 0.0 => format!("missed by {}", span(-left)),
+        _ => span(left),
     }
 }
 

@@ -64,6 +64,8 @@ pub struct QueueState {
     pub publish_lag_seconds: f64,
     /// Running jobs, up to [`COUNTED`].
     pub running: i64,
+    /// Whether it or one of its kinds has a limit: its jobs do not go through Redis then.
+    pub limited: bool,
     /// So many jobs run at the same time at most.
     pub concurrency: Option<i32>,
     /// So many jobs begin at most …
@@ -97,6 +99,8 @@ pub async fn queues(pool: &PgPool) -> Result<Vec<QueueState>, sqlx::Error> {
                   greatest(coalesce(extract(epoch FROM now() - min(due.run_at)), 0), 0)::float8 AS "oldest_due_seconds!",
                   greatest(coalesce(extract(epoch FROM now() - min(due.run_at) FILTER (WHERE due.unpublished)), 0), 0)::float8 AS "publish_lag_seconds!",
                   coalesce(max(busy.running), 0) AS "running!",
+                  queues.concurrency IS NOT NULL OR queues.rate_limit IS NOT NULL
+                      OR EXISTS (SELECT 1 FROM kinds WHERE kinds.queue = queues.name) AS "limited!",
                   queues.concurrency, queues.rate_limit, queues.rate_seconds AS "rate_seconds!",
                   queues.target_seconds AS "target_seconds!", queues.weight AS "weight!"
            FROM queues LEFT JOIN busy ON busy.queue = queues.name LEFT JOIN LATERAL (

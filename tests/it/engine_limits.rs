@@ -100,6 +100,20 @@ async fn most_at_once(world: &World, since: f64) -> i64 {
     .unwrap()
 }
 
+/// Waits until the workers know whether `payments` is late.
+async fn is_late(world: &World, late: bool) {
+    world
+        .eventually("noted", async || {
+            sqlx::query_scalar::<_, bool>("SELECT oldest_due_at IS NOT NULL FROM queues WHERE name = 'payments'")
+                .fetch_one(world.pool())
+                .await
+                .unwrap()
+                == late
+        })
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+}
+
 async fn succeeded(world: &World, kind: &str) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM jobs WHERE kind = $1 AND state = 'succeeded'")
         .bind(kind)
@@ -188,7 +202,7 @@ async fn a_limited_kind_does_not_hold_up_the_others_of_its_queue() {
 async fn a_limit_is_heeded_and_lifted_within_two_seconds() {
     let world = world().await;
     let workers = [world.another_worker(registry()), world.another_worker(registry())];
-    enqueue(&world, 4_000, Hold { milliseconds: 25 }).await;
+    enqueue(&world, 10_000, Hold { milliseconds: 25 }).await;
     world
         .eventually("many at once", async || most_at_once(&world, 60.0).await > 5)
         .await;
@@ -254,7 +268,7 @@ async fn while_a_heavy_queue_is_late_light_ones_have_their_share_of_the_slots() 
         .execute(&mut *held)
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    is_late(&world, true).await;
     enqueue(&world, 60, Hold { milliseconds: 50 }).await;
     world
         .eventually("done", async || succeeded(&world, "test.hold").await == 60)
@@ -267,7 +281,7 @@ async fn while_a_heavy_queue_is_late_light_ones_have_their_share_of_the_slots() 
         .execute(world.pool())
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    is_late(&world, false).await;
     enqueue(&world, 60, Hold { milliseconds: 50 }).await;
     world.run_jobs().await;
     let many = most_at_once(&world, 3.0).await;

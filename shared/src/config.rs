@@ -125,7 +125,7 @@ pub struct LogArgs {
 /// Where clients find this deployment.
 #[derive(Args, Clone, Debug)]
 pub struct PublicUrlArgs {
-    /// Public base URL of the API: in the OpenAPI document and in the links of mails
+    /// Public base URL of the API: in the OpenAPI document, and in links of mails that the API itself answers
     #[arg(
         long,
         env = "PUBLIC_URL",

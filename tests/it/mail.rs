@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use roost_tests::mailbox::{Fault, Mailbox, MailboxConfig, Misbehaviour, Stage};
+use roost_tests::mailbox::{Fault, Mailbox, MailboxConfig, Message, Misbehaviour, Stage};
+use roost_tests::world::{WEB_URL, World, id_of};
 use roost_worker::email::{BookingExpired, Expiry, Links, Mail, MailError, Mailer, Rendered, Stay, mailbox, render};
+use serde_json::json;
 use uuid::Uuid;
 
 const SENDER: &str = "Roost <stay@roost.example>";
@@ -31,7 +33,7 @@ fn letter() -> Rendered {
         host_name: "Heinz".into(),
         stay,
         because: Expiry::Unanswered,
-        search_url: Links::new("https://roost.example").properties(),
+        search_url: Links::new("https://api.roost.example", "https://roost.example").properties(),
     });
     render(&mail, "de".into()).unwrap()
 }
@@ -303,4 +305,25 @@ async fn where_tls_is_required_nothing_goes_in_the_clear() {
     assert!(matches!(refused, MailError::Transient(_)), "{refused}");
     assert!(refused.to_string().contains("STARTTLS"), "{refused}");
     assert!(inbox.messages().is_empty());
+}
+
+#[tokio::test]
+async fn a_booking_is_looked_at_on_its_page_and_an_address_is_proved_at_the_api() {
+    let world = World::start().await;
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let booked = world
+        .books(&guest, flat, world.day(30), world.day(33), "pm_card_visa")
+        .await;
+    let page = format!("{WEB_URL}/bookings/{}/", id_of(&booked.expect(201)));
+
+    for (reader, subject) in [(&guest, "Booked: "), (&host, "New booking: ")] {
+        let of_booking = |mail: &Message| mail.is_to(&reader.email) && mail.subject.starts_with(subject);
+        let mail = world.mailbox.wait_for(of_booking, PATIENCE).await.unwrap();
+        assert_eq!(mail.links, [page.as_str()], "{subject}");
+    }
+    let of_address = |mail: &Message| mail.is_to(&guest.email) && mail.subject.starts_with("Confirm your");
+    let mail = world.mailbox.wait_for(of_address, PATIENCE).await.unwrap();
+    let (path, _token) = mail.links[0].split_once("?token=").unwrap();
+    assert_eq!(path, "http://roost.test/auth/verify-email");
 }

@@ -28,6 +28,9 @@ use crate::stripe::{PaymentRecord, SandboxConfig, StripeSandbox};
 /// Long enough for a loaded machine; what is waited for usually comes within milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Where the pages are that mails link to.
+pub const WEB_URL: &str = "http://pages.roost.test";
+
 /// See the module. Everything of [`TestApp`] is there as well.
 pub struct World {
     /// Stripe.
@@ -99,7 +102,7 @@ impl World {
             redis: self.redis(),
             stripe: Gateway::new(&stripe).unwrap(),
             mailer: Mailer::with_timeout(&self.mailbox.smtp_url(), sender, Duration::from_secs(3)).unwrap(),
-            links: Links::new(&self.state.settings.public_url),
+            links: Links::new(&self.state.settings.public_url, WEB_URL),
         }
     }
 

@@ -40,6 +40,10 @@ pub struct Options {
     pub mail_from: String,
     #[command(flatten)]
     pub public_url: PublicUrlArgs,
+    /// Base URL of the marketplace's web pages, which mails link to: `/bookings/{id}/` and `/properties/` below it. Default:
+    /// PUBLIC_URL
+    #[arg(long, env = "WEB_URL", value_name = "URL")]
+    pub web_url: Option<String>,
 
     /// Queues to work on, separated by commas; all without this option
     #[arg(

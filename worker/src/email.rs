@@ -4,7 +4,7 @@
 //! ```
 //! # use roost_worker::email::{Links, Mail, VerifyEmail, render};
 //! # use chrono::{TimeZone, Utc};
-//! let links = Links::new("https://roost.example");
+//! let links = Links::new("https://api.roost.example", "https://roost.example");
 //! let mail = Mail::VerifyEmail(VerifyEmail {
 //!     name: "Ada".into(),
 //!     verify_url: links.verify_email("t0ken"),
@@ -12,7 +12,7 @@
 //! });
 //! let rendered = render(&mail, "en".into())?;
 //! assert_eq!(rendered.subject, "Confirm your e-mail address");
-//! assert!(rendered.text.contains("https://roost.example/auth/verify-email?token=t0ken"));
+//! assert!(rendered.text.contains("https://api.roost.example/auth/verify-email?token=t0ken"));
 //! # Ok::<(), roost_worker::email::RenderError>(())
 //! ```
 

@@ -70,7 +70,7 @@ impl Worker {
             redis,
             stripe: Gateway::new(&options.stripe).context("STRIPE_SECRET_KEY")?,
             mailer: Mailer::from_url(options.smtp_url.expose(), &options.mail_from).context("SMTP_URL")?,
-            links: Links::new(&options.public_url.public_url),
+            links: Links::from_options(&options.public_url, options.web_url.as_deref()),
         };
         let queues = if options.queues.is_empty() {
             Queue::ALL.to_vec()

@@ -43,16 +43,20 @@ fn stay() -> Stay {
     }
 }
 
+fn links() -> Links {
+    Links::new("https://api.roost.example", "https://roost.example")
+}
+
 fn booking_url() -> String {
-    Links::new("https://roost.example").booking(Uuid::from_u128(7))
+    links().booking(Uuid::from_u128(7))
 }
 
 fn unsubscribe_url() -> String {
-    Links::new("https://roost.example").unsubscribe("v1.abc.def")
+    links().unsubscribe("v1.abc.def")
 }
 
 fn search_url() -> String {
-    Links::new("https://roost.example").properties()
+    links().properties()
 }
 
 fn confirmed() -> BookingConfirmedGuest {
@@ -124,7 +128,7 @@ fn every_mail() -> Vec<Mail> {
     vec![
         Mail::VerifyEmail(VerifyEmail {
             name: guest_name(),
-            verify_url: Links::new("https://roost.example").verify_email("abc123"),
+            verify_url: links().verify_email("abc123"),
             expires_at: instant("2030-05-02T08:00:00Z"),
         }),
         Mail::BookingRequestedHost(BookingRequestedHost {

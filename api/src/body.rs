@@ -69,7 +69,7 @@ impl<'a, T: ParseFromJSON + 'static> ApiExtractor<'a> for JsonBody<T> {
     ) -> poem::Result<Self> {
         if !request.content_type().is_some_and(Json::<T>::check_content_type) {
             return Err(ApiError::new(
-                poem::http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_media_type",
                 "Send the body as Content-Type: application/json.",
             )

@@ -1,6 +1,7 @@
 //! The command line of `roost-api`: its options, each also an environment variable, and its subcommands.
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
@@ -14,7 +15,7 @@ use roost_shared::users::Passwords;
 use roost_shared::{db, telemetry, users};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::server;
+use crate::server::{self, Bounds};
 use crate::state::{AppConfig, AppState, Settings};
 
 /// Roost's HTTP API. Without a subcommand it serves.
@@ -138,8 +139,30 @@ pub struct ServeArgs {
     #[arg(long, env = "REGISTRATIONS_PER_HOUR", value_name = "COUNT", default_value_t = 100)]
     registrations_per_hour: u32,
 
+    /// Connections that are open at the same time, at the API and again at the dashboard. One more closes those that have
+    /// waited longest for a request
+    #[arg(long, env = "API_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 4_096, value_parser = parse_connections)]
+    max_connections: usize,
+
+    /// Seconds that the head of a request may take
+    #[arg(long, env = "API_HEAD_TIMEOUT", value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    head_timeout: u64,
+
+    /// Seconds that a connection may wait for its next request: longer than a proxy in front keeps it
+    #[arg(long, env = "API_IDLE_TIMEOUT", value_name = "SECONDS", default_value_t = 75,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    idle_timeout: u64,
+
     #[command(flatten)]
     log: LogArgs,
+}
+
+fn parse_connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_000_000) => Ok(count),
+        _ => Err("a number from 1 to 1000000".to_owned()),
+    }
 }
 
 impl Cli {
@@ -192,6 +215,11 @@ impl ServeArgs {
             client_ip_header: self.client_ip_header.clone(),
             logins_per_minute: self.logins_per_minute,
             registrations_per_hour: self.registrations_per_hour,
+            connections: Bounds {
+                head: Duration::from_secs(self.head_timeout),
+                idle: Duration::from_secs(self.idle_timeout),
+                open: self.max_connections,
+            },
             stripe_webhook_secrets: [&self.stripe_webhook_secret, &self.stripe_webhook_secret_previous]
                 .into_iter()
                 .flatten()
@@ -310,6 +338,7 @@ fn print_document(public_url: String) -> anyhow::Result<()> {
             client_ip_header: None,
             logins_per_minute: 0,
             registrations_per_hour: 0,
+            connections: Bounds::default(),
             stripe_webhook_secrets: Vec::new(),
         },
     })?;
@@ -330,7 +359,7 @@ async fn healthcheck(listen: &str) -> anyhow::Result<()> {
         stream.read_to_string(&mut reply).await?;
         anyhow::Ok(reply)
     };
-    let reply = tokio::time::timeout(std::time::Duration::from_secs(3), asked)
+    let reply = tokio::time::timeout(Duration::from_secs(3), asked)
         .await
         .context("no answer in 3 s")??;
     if !reply.starts_with("HTTP/1.1 200") {

@@ -56,7 +56,7 @@ impl<'a> FromRequest<'a> for Client {
             (None, _) => "unknown".to_owned(),
         };
         let user_agent = request
-            .header(poem::http::header::USER_AGENT)
+            .header(http::header::USER_AGENT)
             .map(|agent| agent.chars().take(LONGEST_USER_AGENT).collect());
         Ok(Self { ip, user_agent })
     }

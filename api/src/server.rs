@@ -1,24 +1,28 @@
 //! Listening, and stopping without dropping a request.
 
+mod accept;
+mod connections;
+mod stream;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
 use poem::endpoint::make_sync;
-use poem::listener::{Acceptor, Listener, TcpListener};
-use poem::{Endpoint, IntoEndpoint, Route, Server};
+use poem::{Endpoint, IntoEndpoint, Route};
 use sqlx::PgPool;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::middleware::guard;
 use crate::state::AppState;
 
+pub use connections::Bounds;
+
 /// How long running requests may take to finish once the process is told to stop: longer than one may take at all.
 pub const GRACE: Duration = Duration::from_secs(35);
 const _: () = assert!(GRACE.as_secs() > guard::TIMEOUT.as_secs());
-/// Longer than a request may take, so that only connections that wait for nothing are closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// A listening server. Dropped, it goes on; call [`Running::stop`].
 #[derive(Debug)]
@@ -51,7 +55,8 @@ impl Running {
 /// The address is taken or is none.
 pub async fn start(state: AppState, listen: &str) -> anyhow::Result<Running> {
     let stopping = state.stopping.clone();
-    run(crate::app(state)?, listen, "api", stopping).await
+    let bounds = state.settings.connections;
+    run(crate::app(state)?, listen, "api", bounds, stopping).await
 }
 
 /// Serves the job dashboard at `listen`.
@@ -60,7 +65,8 @@ pub async fn start(state: AppState, listen: &str) -> anyhow::Result<Running> {
 /// The address is taken or is none.
 pub async fn start_ops(state: AppState, listen: &str) -> anyhow::Result<Running> {
     let stopping = state.stopping.clone();
-    run(crate::ops::app(state)?, listen, "ops", stopping).await
+    let bounds = state.settings.connections;
+    run(crate::ops::app(state)?, listen, "ops", bounds, stopping).await
 }
 
 /// Serves `/metrics` at `listen`, for Prometheus.
@@ -83,37 +89,29 @@ pub async fn start_metrics(pool: PgPool, listen: &str) -> anyhow::Result<Running
         Route::new().at("/metrics", poem::get(page)),
         listen,
         "metrics",
+        Bounds::default(),
         CancellationToken::new(),
     )
     .await
 }
 
-async fn run<E>(app: E, listen: &str, name: &'static str, stopping: CancellationToken) -> anyhow::Result<Running>
+async fn run<E>(
+    app: E,
+    listen: &str,
+    name: &'static str,
+    bounds: Bounds,
+    stopping: CancellationToken,
+) -> anyhow::Result<Running>
 where
     E: IntoEndpoint,
     E::Endpoint: Endpoint + 'static,
 {
-    let acceptor = TcpListener::bind(listen.to_owned())
-        .into_acceptor()
+    let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("listening on {listen}"))?;
-    let address = acceptor
-        .local_addr()
-        .first()
-        .and_then(|address| address.as_socket_addr().copied())
-        .context("the listener has no address")?;
+    let address = listener.local_addr().context("the listener has no address")?;
     let app = app.into_endpoint();
-    let server = Server::new_with_acceptor(acceptor)
-        .name(name)
-        .idle_timeout(IDLE_TIMEOUT);
-    let task = tokio::spawn({
-        let stopping = stopping.clone();
-        async move {
-            server
-                .run_with_graceful_shutdown(app, stopping.cancelled_owned(), Some(GRACE))
-                .await
-        }
-    });
+    let task = tokio::spawn(accept::serve(listener, app, name, bounds, stopping.clone()));
     Ok(Running {
         address,
         stopping,

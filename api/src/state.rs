@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::PropertyCache;
 use crate::ratelimit::RateLimiter;
 use crate::rest::booking_events::OpenStreams;
+use crate::server::Bounds;
 use crate::waiting::Announcements;
 
 /// How this deployment is set up.
@@ -34,6 +35,8 @@ pub struct Settings {
     pub logins_per_minute: u32,
     /// Registrations per hour from one address; 0: without bound.
     pub registrations_per_hour: u32,
+    /// What clients may take of the API's and the dashboard's listener.
+    pub connections: Bounds,
     /// Stripe signs webhooks with one of these.
     pub stripe_webhook_secrets: Vec<Secret>,
 }

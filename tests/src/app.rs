@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use chrono::{NaiveDate, TimeDelta};
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder};
-use roost_api::server::{self, Running};
+use roost_api::server::{self, Bounds, Running};
 use roost_api::state::{AppConfig, AppState, Settings};
 use roost_shared::clock::Clock;
 use roost_shared::config::Secret;
@@ -78,6 +78,7 @@ impl TestApp {
             client_ip_header: None,
             logins_per_minute: 0,
             registrations_per_hour: 0,
+            connections: Bounds::default(),
             stripe_webhook_secrets: vec![Secret::new(WEBHOOK_SECRET)],
         };
         change(&mut settings);

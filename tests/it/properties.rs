@@ -329,10 +329,18 @@ async fn every_field_is_looked_at() {
             .await
             .refused_field(422, "validation_failed", field);
     }
-    for (field, value) in [("cancellation_policy", "strict"), ("status", "sold")] {
-        create(flat(&json!({field: value})))
-            .await
-            .refused_field(400, "invalid_body", field);
+    for (field, values) in [
+        ("cancellation_policy", ["strict", "Flexible", ""]),
+        ("status", ["sold", "Listed", ""]),
+    ] {
+        for value in values {
+            create(flat(&json!({field: value})))
+                .await
+                .refused_field(400, "invalid_body", field);
+            change(json!({field: value}))
+                .await
+                .refused_field(400, "invalid_body", field);
+        }
     }
     create(flat(&json!({"colour": "red"})))
         .await
@@ -340,9 +348,21 @@ async fn every_field_is_looked_at() {
     create(flat(&json!({"title": "a\u{0}bcdef"})))
         .await
         .refused(400, "invalid_json");
-    change(json!({"version": 7}))
-        .await
-        .refused_field(400, "invalid_body", "version");
+    // What the API itself keeps is nobody's to change.
+    for field in [
+        "colour",
+        "id",
+        "host_id",
+        "version",
+        "rating",
+        "review_count",
+        "created_at",
+        "updated_at",
+    ] {
+        change(json!({field: 7}))
+            .await
+            .refused_field(400, "invalid_body", field);
+    }
     change(json!({"status": "archived"}))
         .await
         .refused_field(422, "validation_failed", "status");
@@ -356,24 +376,53 @@ async fn every_field_is_looked_at() {
     for field in ["title", "currency", "beds"] {
         several.refused_field(422, "validation_failed", field);
     }
-    app.post("/properties/", json!([]))
-        .by(&host)
-        .send()
-        .await
-        .refused_field(400, "invalid_body", "body");
-    app.request(reqwest::Method::POST, "/properties/")
-        .by(&host)
-        .bytes("{")
-        .send()
-        .await
-        .refused(400, "invalid_json");
-    app.request(reqwest::Method::POST, "/properties/")
-        .by(&host)
-        .body("text/plain", "flat")
-        .send()
-        .await
-        .refused(415, "unsupported_media_type");
+    let several = change(json!({"title": "x", "currency": "x", "beds": 0, "city": null})).await;
+    for field in ["title", "currency", "beds", "city"] {
+        several.refused_field(422, "validation_failed", field);
+    }
+    for (method, at) in [("POST", "/properties/"), ("PATCH", path.as_str())] {
+        let send = || app.request(method.parse().unwrap(), at).by(&host);
+        let list = send().bytes("[]").send().await;
+        list.refused_field(400, "invalid_body", "body");
+        send().bytes("{").send().await.refused(400, "invalid_json");
+        let twice = send().bytes(r#"{"beds": 1, "beds": 2}"#).send().await;
+        twice.refused(400, "invalid_json");
+        let plain = send().body("text/plain", "flat").send().await;
+        plain.refused(415, "unsupported_media_type");
+    }
     assert_eq!(app.get(&path).send().await.expect(200)["version"], 1);
+}
+
+/// What a change may say of each field: so that a field that is added is not forgotten above.
+#[tokio::test]
+async fn the_flat_of_the_tests_has_every_field_that_can_be_changed() {
+    let app = TestApp::start().await;
+    let document = app.get("/openapi.json").send().await.expect(200);
+    let schema = &document["components"]["schemas"]["PropertyPatch"]["properties"];
+    let fields: Vec<&String> = schema.as_object().unwrap().keys().collect();
+    let mut known: Vec<String> = a_flat().as_object().unwrap().keys().cloned().collect();
+    known.sort_unstable();
+    assert_eq!(fields, known.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_enum_takes_each_of_its_values_and_null_brings_the_default_back() {
+    let app = TestApp::start().await;
+    let host = app.host().await;
+    let path = format!("/properties/{}", app.lists(&host, json!({})).await);
+    let change = |body: Value| app.patch(&path, body).by(&host).send();
+    for policy in ["moderate", "limited", "firm", "flexible"] {
+        let changed = change(json!({"cancellation_policy": policy})).await.expect(200);
+        assert_eq!(changed["cancellation_policy"], policy);
+    }
+    change(json!({"cancellation_policy": "firm"})).await.expect(200);
+    let both = change(json!({"cancellation_policy": null, "status": null}))
+        .await
+        .expect(200);
+    assert_eq!(
+        (&both["cancellation_policy"], &both["status"]),
+        (&json!("flexible"), &json!("draft"))
+    );
 }
 
 #[tokio::test]

@@ -51,6 +51,7 @@ use crate::rest::payments::PaymentsApi;
 use crate::rest::properties::PropertiesApi;
 use crate::rest::quotes::QuotesApi;
 use crate::rest::reviews::ReviewsApi;
+use crate::rest::reviews::moderation::ModerationApi;
 use crate::rest::stripe_webhook::StripeWebhookApi;
 use crate::rest::users::UsersApi;
 use crate::state::AppState;
@@ -67,6 +68,7 @@ type Resources = (
     MessagesApi,
     PaymentsApi,
     ReviewsApi,
+    ModerationApi,
     NotificationsApi,
     StripeWebhookApi,
 );
@@ -83,6 +85,7 @@ fn resources(state: &AppState) -> Resources {
         MessagesApi(state.clone()),
         PaymentsApi(state.clone()),
         ReviewsApi(state.clone()),
+        ModerationApi(state.clone()),
         NotificationsApi(state.clone()),
         StripeWebhookApi(state.clone()),
     )

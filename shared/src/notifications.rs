@@ -82,6 +82,8 @@ pub enum Event {
     MessageReceived,
     /// To both: the stay can be reviewed.
     ReviewInvited,
+    /// To who has not written: the time to review ends soon.
+    ReviewReminded,
     /// To both: what was written is public.
     ReviewsPublished,
     /// To the author: the host answered.
@@ -101,6 +103,7 @@ impl Event {
             Self::PaymentFailed => "payment_failed",
             Self::MessageReceived => "message_received",
             Self::ReviewInvited => "review_invited",
+            Self::ReviewReminded => "review_reminded",
             Self::ReviewsPublished => "reviews_published",
             Self::ReviewAnswered => "review_answered",
         }
@@ -117,7 +120,7 @@ impl Event {
             | Self::BookingCancelled
             | Self::PaymentFailed => Kind::Booking,
             Self::MessageReceived => Kind::Message,
-            Self::ReviewInvited | Self::ReviewsPublished | Self::ReviewAnswered => Kind::Review,
+            Self::ReviewInvited | Self::ReviewReminded | Self::ReviewsPublished | Self::ReviewAnswered => Kind::Review,
         }
     }
 }

@@ -53,6 +53,8 @@ mirror! {
         MessageReceived,
         /// The stay can be reviewed
         ReviewInvited,
+        /// The time to review the stay ends soon
+        ReviewReminded,
         /// What was written about the stay is public
         ReviewsPublished,
         /// The host answered your review

@@ -1,8 +1,7 @@
-//! What follows publication: the host answers, readers report, a moderator hides.
+//! What follows publication: the host answers, readers report.
 
 use uuid::Uuid;
 
-use super::publication::count;
 use super::rules::Side;
 use super::store::{self, lock_review};
 use super::{Review, ReviewError};
@@ -35,7 +34,8 @@ pub async fn answer(tx: &mut Tx, user_id: Uuid, review_id: Uuid, text: &str) -> 
 }
 
 /// What is wrong with a review.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum ReportReason {
     /// It insults.
     Offensive,
@@ -50,7 +50,7 @@ pub enum ReportReason {
 }
 
 impl ReportReason {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Offensive => "offensive",
             Self::PersonalInformation => "personal_information",
@@ -100,50 +100,7 @@ pub async fn report(tx: &mut Tx, user_id: Uuid, review_id: Uuid, report: &Report
     Ok(())
 }
 
-/// A moderator takes a published review out of sight and its stars out of the sums. Hiding what is hidden changes
-/// nothing.
-///
-/// # Errors
-/// See [`ReviewError`].
-pub async fn hide(tx: &mut Tx, moderator_id: Uuid, review_id: Uuid, reason: &str) -> Result<Review, ReviewError> {
-    if !is_moderator(tx, moderator_id).await? {
-        // Who may not hide it may still not learn of it.
-        lock_public(tx, moderator_id, review_id).await?;
-        return Err(ReviewError::NotModerator);
-    }
-    let review = lock_review(tx, review_id)
-        .await?
-        .filter(|review| review.published_at.is_some())
-        .ok_or(ReviewError::NoSuchReview)?;
-    if review.hidden_at.is_some() {
-        return Ok(review);
-    }
-    let now = tx.now();
-    sqlx::query!(
-        "UPDATE reviews SET hidden_at = $2, hidden_by = $3, hidden_reason = $4 WHERE id = $1 AND hidden_at IS NULL",
-        review_id,
-        now,
-        moderator_id,
-        reason
-    )
-    .execute(tx.conn())
-    .await?;
-    count(tx, &review, -1).await?;
-    store::get(tx.conn(), review_id).await?.ok_or(ReviewError::NoSuchReview)
-}
-
-/// Asked of the row each time, so that a right that was taken away is gone at once.
-async fn is_moderator(tx: &mut Tx, user_id: Uuid) -> Result<bool, sqlx::Error> {
-    let moderator = sqlx::query_scalar!(
-        "SELECT is_moderator FROM users WHERE id = $1 AND deleted_at IS NULL",
-        user_id
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    Ok(moderator == Some(true))
-}
-
-async fn lock_public(tx: &mut Tx, user_id: Uuid, review_id: Uuid) -> Result<Review, ReviewError> {
+pub(super) async fn lock_public(tx: &mut Tx, user_id: Uuid, review_id: Uuid) -> Result<Review, ReviewError> {
     lock_review(tx, review_id)
         .await?
         .filter(|review| review.is_visible_to(Some(user_id)))

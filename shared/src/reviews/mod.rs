@@ -1,11 +1,12 @@
 //! Reviews: after check-out both sides have two weeks to write, neither sees the other's before both have written or
 //! the time is over, and then they are public.
 //!
-//! [`open`] begins the time; [`write`], [`edit`] and [`delete`] are the author's; [`publish`] is the job's; [`answer`],
-//! [`report`] and [`hide`] follow publication. [`rules`] is pure, [`store`] reads rows. Everything about one booking
+//! [`open`] begins the time; [`write`], [`edit`] and [`delete`] are the author's; [`publish`] is the job's; [`answer`]
+//! and [`report`] follow publication; [`open_reports`], [`hide`], [`unhide`] and [`dismiss_reports`] are the moderators'. [`rules`] is pure, [`store`] reads rows. Everything about one booking
 //! waits for the row of its window, so that of two who write at the same time one sees the other.
 
 mod aftermath;
+mod moderation;
 mod publication;
 pub mod rules;
 pub mod store;
@@ -16,7 +17,11 @@ use uuid::Uuid;
 
 use crate::bookings::BookingState;
 
-pub use aftermath::{Report, ReportReason, answer, hide, report};
+pub use aftermath::{Report, ReportReason, answer, report};
+pub use moderation::{
+    OpenReport, ReportFilter, ReportPosition, dismiss_reports, hide, is_moderator, open_reports, plan_of_reports,
+    unhide,
+};
 pub use publication::{Publication, awaited, publish};
 pub use rules::{Histogram, Ratings, Side, Stars};
 pub use store::{Filter, Order, Position, Rated, Review, Window, get, list, ratings, window};
@@ -61,7 +66,7 @@ pub enum ReviewError {
     /// One report a user.
     #[error("you have reported this review")]
     AlreadyReported,
-    /// Only a moderator hides reviews.
+    /// Only a moderator decides about reviews.
     #[error("only a moderator may do this")]
     NotModerator,
     /// Postgres.

@@ -60,12 +60,22 @@ impl Review {
     }
 }
 
+macro_rules! review_columns {
+    () => {
+        "reviews.id, booking_id, property_id, side, author_id, users.full_name AS author_name, subject_id, overall, cleanliness, \
+         accuracy, check_in, communication, location, value, text, answer, answered_at, reviews.created_at, edited_at, \
+         published_at, reviews.deleted_at, hidden_at, hidden_reason, shown_at "
+    };
+}
+pub(super) use review_columns;
+
 macro_rules! select_review {
     () => {
-        "SELECT reviews.id, booking_id, property_id, side, author_id, users.full_name AS author_name, subject_id, overall, cleanliness, \
-         accuracy, check_in, communication, location, value, text, answer, answered_at, reviews.created_at, edited_at, \
-         published_at, reviews.deleted_at, hidden_at, hidden_reason, shown_at \
-         FROM reviews JOIN users ON users.id = author_id "
+        concat!(
+            "SELECT ",
+            review_columns!(),
+            "FROM reviews JOIN users ON users.id = author_id "
+        )
     };
 }
 

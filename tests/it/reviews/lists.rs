@@ -106,7 +106,7 @@ async fn no_list_reads_a_whole_table() {
 }
 
 /// Published reviews of one place, each of a booking of its own.
-async fn fill(pool: &PgPool, booking: Uuid, count: i32) {
+pub(super) async fn fill(pool: &PgPool, booking: Uuid, count: i32) {
     sqlx::query(
         "WITH stays AS (
              INSERT INTO bookings (id, property_id, guest_id, host_id, state, stay, guests, instant_book, cancellation_policy, time_zone,
@@ -128,7 +128,7 @@ async fn fill(pool: &PgPool, booking: Uuid, count: i32) {
 }
 
 /// The same reviews of many places, by many guests, of many hosts.
-async fn scatter(pool: &PgPool) {
+pub(super) async fn scatter(pool: &PgPool) {
     sqlx::raw_sql(
         "INSERT INTO users (id, email, password_hash, full_name, role, created_at, updated_at)
              SELECT lpad(to_hex(n), 32, '0')::uuid, n || '@example.org', '', 'Somebody', 'host', now(), now() FROM generate_series(1, 600) n;

@@ -3,6 +3,7 @@
 mod aftermath;
 mod bad_input;
 mod lists;
+mod moderation;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use roost_tests::app::{Actor, PASSWORD, Reply};
@@ -337,6 +338,12 @@ async fn what_is_written_is_published_when_the_time_is_over() {
     );
     let host = scene.again(&scene.host).await;
     scene.read(&host, review).await.refused(404, "not_found");
+    for (reader, reminded) in [(&host, true), (&scene.again(&scene.guest).await, false)] {
+        let told = scene.world.get("/notifications/").by(reader).send().await.expect(200);
+        let newest = &told["items"][0];
+        assert_eq!(newest["event"] == "review_reminded", reminded, "{told}");
+        assert_eq!(newest["booking_id"], booking.to_string());
+    }
 
     scene.world.pass(TimeDelta::days(3) + TimeDelta::seconds(5)).await;
     scene.world.run_jobs().await;

@@ -1,5 +1,6 @@
 //! Reviews: writing one after a stay, reading what is public, and what follows publication.
 
+pub mod moderation;
 pub mod objects;
 mod refusals;
 
@@ -13,9 +14,7 @@ use roost_shared::reviews::rules::{ANSWER_LENGTH, TEXT_LENGTH};
 use roost_shared::reviews::{self, Filter, Position, Rated, Report, Review as Row, ReviewError};
 use uuid::Uuid;
 
-use self::objects::{
-    HideReason, NewAnswer, NewReport, NewReview, RatingSummary, Review, ReviewOrder, ReviewPatch, ReviewSide,
-};
+use self::objects::{NewAnswer, NewReport, NewReview, RatingSummary, Review, ReviewOrder, ReviewPatch, ReviewSide};
 use super::Tag;
 use super::users::NoContent;
 use crate::auth::{Auth, MaybeAuth};
@@ -172,7 +171,7 @@ impl ReviewsApi {
 
     /// Read a review
     ///
-    /// One that is public, or your own.
+    /// One that is public, or your own; a moderator also reads what is hidden.
     #[oai(path = "/reviews/:review_id", method = "get", operation_id = "get_review")]
     async fn get(
         &self,
@@ -184,8 +183,15 @@ impl ReviewsApi {
         let mut conn = self.0.db.pool().acquire().await?;
         let review = reviews::get(&mut conn, review_id.0)
             .await?
-            .filter(|review| review.is_visible_to(viewer_id))
             .ok_or(ReviewError::NoSuchReview)?;
+        let visible = review.is_visible_to(viewer_id)
+            || match viewer_id.filter(|_| review.hidden_at.is_some()) {
+                Some(viewer_id) => reviews::is_moderator(&mut conn, viewer_id).await?,
+                None => false,
+            };
+        if !visible {
+            return Err(ReviewError::NoSuchReview.into());
+        }
         Ok(Json(Review::seen_by(review, viewer_id)))
     }
 
@@ -275,33 +281,6 @@ impl ReviewsApi {
         reviews::report(&mut tx, auth.user_id, review_id.0, &report).await?;
         tx.commit().await?;
         Ok(NoContent::Done)
-    }
-
-    /// Hide a review
-    ///
-    /// For moderators: `roost-api grant-moderator` makes one. The review is gone for everybody but its author, and its
-    /// stars count no longer.
-    #[oai(path = "/reviews/:review_id/hide", method = "post", operation_id = "hide_review")]
-    async fn hide(
-        &self,
-        auth: Auth,
-        /// The review
-        review_id: Path<Uuid>,
-        body: JsonBody<HideReason>,
-    ) -> ApiResult<Json<Review>> {
-        Checks::new().text("reason", &body.reason, 1, 500).finish()?;
-        let mut retries = Retries::default();
-        loop {
-            let mut tx = self.0.db.begin().await?;
-            match reviews::hide(&mut tx, auth.user_id, review_id.0, body.reason.trim()).await {
-                Ok(review) => {
-                    tx.commit().await?;
-                    return Ok(Json(Review::seen_by(review, Some(auth.user_id))));
-                }
-                Err(ReviewError::Database(error)) if retries.again(&error).await => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 }
 

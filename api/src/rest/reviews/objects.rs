@@ -209,23 +209,6 @@ impl Example for NewReport {
     }
 }
 
-/// Why a review is hidden.
-#[derive(Clone, Debug, Object)]
-#[oai(deny_unknown_fields, example)]
-pub struct HideReason {
-    /// 1 to 500 characters; its author reads it
-    #[oai(validator(min_length = 1, max_length = 500))]
-    pub reason: String,
-}
-
-impl Example for HideReason {
-    fn example() -> Self {
-        Self {
-            reason: "It tells the code of the front door.".to_owned(),
-        }
-    }
-}
-
 /// How far a review has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[oai(rename_all = "snake_case")]
@@ -234,7 +217,7 @@ pub enum ReviewState {
     Unpublished,
     /// Everybody sees it
     Published,
-    /// A moderator hid it; only its author sees it
+    /// A moderator hid it; its author and moderators see it
     Hidden,
 }
 

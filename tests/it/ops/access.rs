@@ -1,0 +1,165 @@
+//! Who gets in, and what they may do.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use roost_shared::operators::{self, Role};
+use roost_tests::app::TestApp;
+use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::world::World;
+
+use super::{a_warm_cache, put, state_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_in_without_the_right_password() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    for path in [
+        "/ops",
+        "/ops/jobs",
+        "/ops/queues",
+        "/ops/workers",
+        "/ops/schedules",
+        "/ops/audit",
+        "/ops/live",
+    ] {
+        assert_eq!(ops.get(path).await.is(303).location, "/ops/login", "{path}");
+    }
+    let login = ops.get("/ops/login").await.is(200);
+    let policy = login.headers["content-security-policy"].to_str().unwrap();
+    assert!(
+        policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    assert_eq!(login.headers["x-frame-options"], "DENY");
+    assert_eq!(login.headers["cache-control"], "no-store");
+
+    let email = ops.make(Role::Viewer).await;
+    ops.signs_in(&email, "not the password", "").await.is(401);
+    ops.signs_in("nobody@ops.example.com", PASSWORD, "").await.is(401);
+    let home = ops.signs_in(&email, PASSWORD, "").await.is(303);
+    let cookie = home.headers["set-cookie"].to_str().unwrap();
+    for part in ["HttpOnly", "SameSite=Strict", "Path=/ops"] {
+        assert!(cookie.contains(part), "{cookie}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sign_ins_are_limited_and_sessions_end() {
+    let app = TestApp::start_with(|settings| settings.logins_per_minute = 3).await;
+    let ops = Dashboard::start(&app.state).await;
+    let browser = ops.signed_in(Role::Operator).await;
+    let email = "operator@ops.example.com";
+    for _ in 0..2 {
+        ops.signs_in(email, "wrong", "").await.is(401);
+    }
+    let refused = ops.signs_in(email, PASSWORD, "").await.is(429);
+    assert!(refused.headers.contains_key("retry-after"));
+
+    app.clock.advance(TimeDelta::minutes(29));
+    browser.get("/ops").await.is(200);
+    app.clock.advance(TimeDelta::minutes(29));
+    browser.get("/ops").await.is(200);
+    app.clock.advance(TimeDelta::minutes(31));
+    assert_eq!(browser.get("/ops").await.is(303).location, "/ops/login");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authenticator_is_set_up_and_its_code_is_good_once() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    let browser = ops.signed_in(Role::Admin).await;
+    let email = "admin@ops.example.com";
+    let page = browser.get("/ops/account").await.is(200);
+    let secret = page.html.split("class=\"key\">").nth(1).unwrap();
+    let secret = secret.split('<').next().unwrap();
+    let code = |at: DateTime<Utc>| operators::code_at(secret, at).unwrap();
+
+    browser.post("/ops/account", &[("code", "000000")]).await.is(422);
+    let now = app.clock.now();
+    browser.post("/ops/account", &[("code", &code(now))]).await.is(303);
+    ops.signs_in(email, PASSWORD, "").await.is(401);
+    ops.signs_in(email, PASSWORD, &code(now)).await.is(401);
+    let later = now + TimeDelta::seconds(60);
+    app.clock.advance(TimeDelta::seconds(60));
+    ops.signs_in(email, PASSWORD, &code(later)).await.is(303);
+    ops.signs_in(email, PASSWORD, &code(later)).await.is(401);
+
+    browser.post("/ops/logout", &[]).await.is(303);
+    browser.get("/ops").await.is(303);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_sees_no_button_and_is_refused() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    let pool = app.state.db.pool();
+    let id = put(pool, "cache.warm", "dead", a_warm_cache(), Some("no answer")).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let page = viewer.get(&format!("/ops/jobs/{id}")).await.is(200);
+    page.says("What a retry would do");
+    page.is_silent_about("Retry this job");
+    viewer.get("/ops/jobs").await.is(200).is_silent_about("name=\"action\"");
+    viewer.get("/ops/queues").await.is(200).is_silent_about("Pause…");
+    for path in [
+        format!("/ops/jobs/{id}/retry"),
+        format!("/ops/jobs/{id}/delete"),
+        format!("/ops/jobs/{id}/edit"),
+        "/ops/queues/cache/pause".to_owned(),
+        "/ops/schedules/outbox.prune/run".to_owned(),
+    ] {
+        viewer
+            .post(&path, &[("reason", "because"), ("args", "{}")])
+            .await
+            .is(403);
+    }
+    let bulk = [("action", "retry"), ("all", "1"), ("filter", ""), ("reason", "because")];
+    viewer.post("/ops/jobs/bulk", &bulk).await.is(403);
+    viewer.get("/ops/jobs/bulk?action=retry&all=1").await.is(403);
+    assert_eq!(state_of(pool, id).await.as_deref(), Some("dead"));
+
+    let operator = ops.signed_in(Role::Operator).await;
+    operator
+        .get(&format!("/ops/jobs/{id}"))
+        .await
+        .is(200)
+        .is_silent_about("Delete this job");
+    operator.post(&format!("/ops/jobs/{id}/delete"), &[]).await.is(403);
+    let retry = format!("/ops/jobs/{id}/retry");
+    operator.post_without_token(&retry, &[]).await.is(403);
+    operator
+        .post_without_token(&retry, &[("csrf", &viewer.csrf)])
+        .await
+        .is(403);
+    assert_eq!(state_of(pool, id).await.as_deref(), Some("dead"));
+    operator.post(&retry, &[]).await.is(303);
+    assert_eq!(state_of(pool, id).await.as_deref(), Some("queued"));
+    operator.post(&retry, &[]).await.is(409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_admin_is_made_on_a_terminal() {
+    let world = World::without_worker().await;
+    let create = async |email: &str, password: &str| {
+        let test = std::env::current_exe().unwrap();
+        let mut child = tokio::process::Command::new(test.parent().unwrap().parent().unwrap().join("roost-api"))
+            .env_clear()
+            .env("DATABASE_URL", world.database_url())
+            .env("REDIS_URL", world.redis_url())
+            .args(["ops", "create-admin", "--email", email])
+            .stdin(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut input = child.stdin.take().unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut input, format!("{password}\n").as_bytes())
+            .await
+            .unwrap();
+        drop(input);
+        child.wait().await.unwrap().success()
+    };
+    assert!(!create("no address", PASSWORD).await);
+    assert!(!create("first@ops.example.com", "too short").await);
+    assert!(create("First@ops.example.com", PASSWORD).await);
+    assert!(!create("first@ops.example.com", PASSWORD).await);
+    let ops = Dashboard::start(&world.state).await;
+    ops.signs_in("first@ops.example.com", PASSWORD, "").await.is(303);
+}

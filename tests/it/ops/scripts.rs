@@ -1,0 +1,140 @@
+//! The same actions over JSON and on a terminal.
+
+use roost_shared::operators::Role;
+use roost_shared::operators::audit;
+use roost_tests::app::TestApp;
+use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::world::World;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{put, state_of};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_do_the_same_over_json() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let email = ops.make(Role::Operator).await;
+    let id = put(
+        pool,
+        "payment.capture",
+        "dead",
+        json!({"payment_id": Uuid::now_v7()}),
+        Some("no answer"),
+    )
+    .await;
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}/ops/api{path}", ops.base);
+    let refused = http.get(url("/jobs")).send().await.unwrap();
+    assert_eq!(
+        (
+            refused.status().as_u16(),
+            refused.headers()["content-type"].to_str().unwrap()
+        ),
+        (401, "application/problem+json")
+    );
+    let session: Value = http
+        .post(url("/session"))
+        .json(&json!({"email": email, "password": PASSWORD}))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let token = session["token"].as_str().unwrap();
+    let get = async |path: &str| -> Value {
+        http.get(url(path))
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
+    };
+    assert_eq!(
+        get("/jobs?state=dead&kind=payment.capture").await["items"][0]["id"],
+        id.to_string()
+    );
+    assert_eq!(get("/jobs?state=gone").await["errors"][0]["field"], "state");
+    assert_eq!(get(&format!("/jobs/{id}")).await["outlook"][0]["tone"], "futile");
+    assert_eq!(get("/audit/verify").await["whole"], true);
+    assert!(get("/overview").await["queues"].as_array().unwrap().len() >= 5);
+    assert!(get("/openapi.json").await["paths"]["/jobs/{job_id}/{action}"].is_object());
+
+    let retry = async |body: Value| {
+        let sent = http
+            .post(url(&format!("/jobs/{id}/retry")))
+            .bearer_auth(token)
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        (sent.status().as_u16(), sent.json::<Value>().await.unwrap())
+    };
+    let (status, problem) = retry(json!({})).await;
+    assert_eq!(
+        (status, problem["errors"][0]["field"].as_str()),
+        (422, Some("reason")),
+        "{problem}"
+    );
+    assert_eq!(
+        retry(json!({"reason": "Stripe is back"})).await,
+        (200, json!({"state": "queued"}))
+    );
+    let (status, problem) = retry(json!({"reason": "once more"})).await;
+    assert_eq!((status, problem["code"].as_str()), (409, Some("wrong_state")));
+    let forbidden = http
+        .post(url(&format!("/jobs/{id}/delete")))
+        .bearer_auth(token)
+        .json(&json!({"reason": "x"}))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(forbidden.status().as_u16(), 403);
+}
+
+/// What a subcommand of the worker's binary prints, and whether it succeeded.
+async fn on_a_terminal(world: &World, arguments: &[&str]) -> (bool, String) {
+    let test = std::env::current_exe().unwrap();
+    let binary = test.parent().unwrap().parent().unwrap().join("roost-worker");
+    let ran = tokio::process::Command::new(binary)
+        .env_clear()
+        .env("DATABASE_URL", world.database_url())
+        .env("REDIS_URL", world.redis_url())
+        .env("STRIPE_SECRET_KEY", "sk_test_roost")
+        .env("USER", "ada")
+        .arg("jobs")
+        .args(arguments)
+        .output()
+        .await
+        .unwrap();
+    let text = [ran.stdout, ran.stderr].concat();
+    (ran.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_has_the_same_rules() {
+    let world = World::without_worker().await;
+    let args = json!({"payment_id": Uuid::now_v7()});
+    let id = put(world.pool(), "payment.void", "dead", args, Some("no \u{1b}[31m answer")).await;
+    let text = id.to_string();
+    let (done, listed) = on_a_terminal(&world, &["list", "--state", "dead", "--kind", "payment.void", "answer"]).await;
+    assert!(done && listed.contains(&text) && !listed.contains('\u{1b}'), "{listed}");
+    let (done, shown) = on_a_terminal(&world, &["show", &text]).await;
+    assert!(done && shown.contains("Its payment is gone"), "{shown}");
+    let (done, refusal) = on_a_terminal(&world, &["retry", &text]).await;
+    assert!(!done && refusal.contains("say why"), "{refusal}");
+    let (done, _) = on_a_terminal(&world, &["retry", &text, "--reason", "Stripe is back"]).await;
+    assert!(done);
+    assert_eq!(state_of(world.pool(), id).await.as_deref(), Some("queued"));
+    let (done, _) = on_a_terminal(&world, &["cancel", &text, "--reason", "no, wait"]).await;
+    assert!(done);
+    assert!(on_a_terminal(&world, &["pause", "cache"]).await.0);
+    let entries = audit::list(world.pool(), None, 10).await.unwrap();
+    let actions: Vec<&str> = entries.iter().map(|entry| entry.action.as_str()).collect();
+    assert_eq!(actions, ["queue.pause", "job.cancel", "job.retry"]);
+    assert!(entries.iter().all(|entry| entry.actor == "cli:ada"));
+}

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
 use roost_shared::jobs::{self, Queue};
-use roost_worker::Worker;
+use roost_worker::{Registry, Worker};
 use uuid::Uuid;
 
-use crate::rehearsal::{Linger, Rehearse, ends_as, enqueue, enqueue_one, fate, registry, runs, world};
+use crate::rehearsal::{
+    Elsewhere, Linger, Rehearse, ends_as, enqueue, enqueue_one, fate, others_are_done_meanwhile, registry, runs, world,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolled_back_transaction_leaves_no_job_and_a_committed_one_runs_it_once() {
@@ -148,11 +150,13 @@ async fn a_worker_shows_itself_and_heeds_its_operators() {
         .execute(world.pool())
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    world.workers_heed().await;
     let nonce = enqueue(&world, "succeed", 1).await[0];
-    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    let other = world.another_worker(Registry::default().with::<Elsewhere>());
+    others_are_done_meanwhile(&world).await;
     assert_eq!(runs(&world, nonce).await, 0);
-    sqlx::query("UPDATE workers SET quiet = false, stop = true")
+    other.stop().await;
+    sqlx::query("UPDATE workers SET quiet = false, stop = true WHERE quiet")
         .execute(world.pool())
         .await
         .unwrap();
@@ -160,7 +164,7 @@ async fn a_worker_shows_itself_and_heeds_its_operators() {
         .await
         .expect("asked to stop");
     worker.stop().await;
-    assert!(!seen().await[0].3, "it said goodbye");
+    assert!(seen().await.iter().all(|worker| !worker.3), "it said goodbye");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,8 +177,9 @@ async fn a_paused_queue_waits_and_goes_on() {
     // A worker that just starts knows of it before it takes anything.
     let nonce = enqueue(&world, "succeed", 1).await[0];
     let worker = world.another_worker(registry());
-    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    others_are_done_meanwhile(&world).await;
     assert_eq!(runs(&world, nonce).await, 0);
+    assert_eq!(world.jobs("test.rehearse").await, ["queued=1"]);
     sqlx::query("UPDATE queues SET paused = false WHERE name = 'maintenance'")
         .execute(world.pool())
         .await

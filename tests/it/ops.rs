@@ -4,6 +4,7 @@ mod access;
 mod lists;
 mod scripts;
 
+use roost_shared::jobs::catalogue::WarmCache;
 use roost_shared::jobs::kinds::KINDS;
 use roost_shared::operators::Role;
 use roost_shared::operators::audit::{self, Verdict};
@@ -399,10 +400,24 @@ async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
     operator.post("/ops/queues/nowhere/pause", &[]).await.is(404);
     operator.post("/ops/queues/notifications/pause", &[]).await.is(303);
     operator.get("/ops").await.is(200).says("notifications is paused");
-    tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+    world.workers_heed().await;
     let guest = world.guest().await;
-    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    // Jobs of another queue are done one after the other, and the mail still waits.
+    for done in 1..=5 {
+        let mut tx = world.state.db.begin().await.unwrap();
+        tx.enqueue(&WarmCache {
+            property_id: Uuid::now_v7(),
+        });
+        tx.commit().await.unwrap();
+        let all = [format!("succeeded={done}")];
+        world
+            .eventually("a job elsewhere is done", async || {
+                world.jobs("cache.warm").await == all
+            })
+            .await;
+    }
     assert!(world.mails_to(&guest).is_empty());
+    assert_eq!(world.jobs("mail.send").await, ["queued=1"]);
     operator.post("/ops/queues/notifications/resume", &[]).await.is(303);
     world
         .eventually("the mail arrives", async || world.mails_to(&guest).len() == 1)

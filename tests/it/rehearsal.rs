@@ -84,6 +84,21 @@ impl Handler for Linger {
     }
 }
 
+/// Does nothing, on another queue than the others.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Elsewhere {}
+
+impl Job for Elsewhere {
+    const KIND: &'static str = "test.elsewhere";
+    const QUEUE: Queue = Queue::Cache;
+}
+
+impl Handler for Elsewhere {
+    async fn run(self, _: &Context, _: Lease) -> Result<Done, JobError> {
+        Ok(DONE)
+    }
+}
+
 /// At most one of a key waits or runs.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Keyed {
@@ -118,7 +133,10 @@ pub(crate) async fn world() -> World {
 }
 
 pub(crate) fn registry() -> Registry {
-    Registry::default().with::<Rehearse>().with::<Linger>()
+    Registry::default()
+        .with::<Rehearse>()
+        .with::<Linger>()
+        .with::<Elsewhere>()
 }
 
 pub(crate) async fn enqueue(world: &World, what: &str, count: usize) -> Vec<Uuid> {
@@ -172,6 +190,24 @@ pub(crate) async fn enqueue_one<J: Job>(world: &World, job: &J) -> Uuid {
         .fetch_one(world.pool())
         .await
         .unwrap()
+}
+
+/// Jobs of another queue are done one after the other, each made when the one before was done: whoever may take what
+/// was there before them has had the time.
+pub(crate) async fn others_are_done_meanwhile(world: &World) {
+    for _ in 0..5 {
+        let id = enqueue_one(world, &Elsewhere {}).await;
+        world
+            .eventually("a job elsewhere is done", async || {
+                let state: String = sqlx::query_scalar("SELECT state FROM jobs WHERE id = $1")
+                    .bind(id)
+                    .fetch_one(world.pool())
+                    .await
+                    .unwrap();
+                state == "succeeded"
+            })
+            .await;
+    }
 }
 
 /// A worker that claims by hand.

@@ -10,7 +10,7 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use chrono::{NaiveDate, TimeDelta};
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use roost_shared::db::Db;
 use roost_shared::jobs::{Publisher, Queue};
 use roost_shared::redis::Redis;
@@ -215,6 +215,27 @@ impl World {
             .await
             .unwrap();
             panic!("not within {PATIENCE:?}: {what}; jobs: {jobs:#?}");
+        }
+    }
+
+    /// Waits until every living worker has heeded what operators wanted before this call. A worker asks what they want
+    /// when it shows itself, so it has heeded the answer when it shows itself once more.
+    pub async fn workers_heed(&self) {
+        for _ in 0..2 {
+            let asked: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
+                .fetch_one(self.pool())
+                .await
+                .unwrap();
+            self.eventually("each worker has shown itself", async || {
+                let late: Option<bool> =
+                    sqlx::query_scalar("SELECT bool_or(seen_at <= $1) FROM workers WHERE stopped_at IS NULL")
+                        .bind(asked)
+                        .fetch_one(self.pool())
+                        .await
+                        .unwrap();
+                late == Some(false)
+            })
+            .await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! What the mails say, to whom, and what they never let through.
 
-use std::{collections::BTreeSet, path::Path};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use chrono_tz::Tz;
@@ -518,23 +519,4 @@ fn price_lines_are_read_from_a_booking() {
     let stored = r#"[{"kind":"nights","label":"3 nights","quantity":3,"unit_minor":100,"amount_minor":300}]"#;
     let lines: Vec<PriceLine> = serde_json::from_str(stored).unwrap();
     assert_eq!((lines[0].label.as_str(), lines[0].amount_minor), ("3 nights", 300));
-}
-
-/// Writes every mail below `target/mails` to be looked at in a browser: `cargo test --workspace -- --ignored preview`.
-#[test]
-#[ignore = "writes files for people to look at"]
-fn preview() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/mails");
-    std::fs::create_dir_all(&folder).unwrap();
-    for mail in every_mail() {
-        let Rendered {
-            subject, text, html, ..
-        } = rendered(&mail, "en-GB");
-        std::fs::write(folder.join(format!("{}.html", mail.name())), html).unwrap();
-        std::fs::write(
-            folder.join(format!("{}.txt", mail.name())),
-            format!("{subject}\n\n{text}"),
-        )
-        .unwrap();
-    }
 }

@@ -9,12 +9,13 @@ use futures::StreamExt;
 use poem::web::Data;
 use poem::web::sse::{Event, SSE};
 use poem::{IntoResponse, Response, handler};
+use roost_shared::jobs::history::History;
 use sqlx::PgPool;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::access::Signed;
-use super::overview::{Board, Day};
+use super::overview::Board;
 use crate::state::AppState;
 
 const EVERY: Duration = Duration::from_secs(2);
@@ -25,14 +26,20 @@ const LONGEST: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub struct Live {
     newest: watch::Receiver<Arc<str>>,
+    history: Arc<Mutex<History>>,
 }
 
 impl Live {
     /// Starts the task that reads. It ends with `stopping`.
     pub fn spawn(pool: PgPool, stopping: CancellationToken) -> Self {
         let (sender, newest) = watch::channel(Arc::from(""));
+        let history = Arc::<Mutex<History>>::default();
+        let known = Arc::clone(&history);
         tokio::spawn(async move {
-            let mut day = Day::default();
+            // The day is read before anybody asks for it.
+            if let Err(error) = known.lock().await.renew(&pool).await {
+                tracing::debug!(%error, "the history of jobs is read when it is asked for");
+            }
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(EVERY) => {}
@@ -42,7 +49,7 @@ impl Live {
                 if sender.receiver_count() < 2 {
                     continue;
                 }
-                match read(&pool, &mut day).await {
+                match read(&pool, &known).await {
                     Ok(html) => {
                         sender.send_replace(html);
                     }
@@ -50,12 +57,17 @@ impl Live {
                 }
             }
         });
-        Self { newest }
+        Self { newest, history }
+    }
+
+    /// What everybody who looks shares.
+    pub fn history(&self) -> &Mutex<History> {
+        &self.history
     }
 }
 
-async fn read(pool: &PgPool, day: &mut Day) -> Result<Arc<str>, String> {
-    let board = Board::read(pool, day).await.map_err(|error| error.to_string())?;
+async fn read(pool: &PgPool, history: &Mutex<History>) -> Result<Arc<str>, String> {
+    let board = Board::read(pool, history).await.map_err(|error| error.to_string())?;
     Ok(board.render().map_err(|error| error.to_string())?.into())
 }
 

@@ -1,24 +1,24 @@
 //! The first page: what is wrong, in ten seconds.
 
-use std::time::{Duration, Instant};
-
 use askama::Template;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::Data;
 use poem::{Response, handler};
+use roost_shared::jobs::history::{History, Slice};
 use roost_shared::jobs::list::STATES;
-use roost_shared::jobs::overview::{self, KindFigures, QueueState, Slice, WorkerState};
+use roost_shared::jobs::overview::{self, KindFigures, QueueState, WorkerState};
 use sqlx::PgPool;
+use tokio::sync::Mutex;
 
 use super::access::Signed;
 use super::fault::Fault;
+use super::live::Live;
 use super::shell::{Shell, html};
 use super::view::{bounded, count, span, to_breach};
 use crate::state::AppState;
 
 /// A due job that waits longer than this is trouble, in seconds.
 const WAITING_TOO_LONG: f64 = 60.0;
-const DAY_GOOD_FOR: Duration = Duration::from_secs(60);
 
 /// Something that needs a person.
 pub struct Alarm {
@@ -137,35 +137,24 @@ pub struct Board {
     at: DateTime<Utc>,
 }
 
-/// The last day by the quarter of an hour: dear to read where there are many attempts, and slow to change.
-#[derive(Default)]
-pub struct Day {
-    slices: Vec<Slice>,
-    read_at: Option<Instant>,
-}
-
-impl Day {
-    async fn renew(&mut self, pool: &PgPool) -> Result<&[Slice], sqlx::Error> {
-        if self.read_at.is_none_or(|at| at.elapsed() > DAY_GOOD_FOR) {
-            self.slices = overview::throughput(pool, 96, 900).await?;
-            self.read_at = Some(Instant::now());
-        }
-        Ok(&self.slices)
-    }
-}
-
 impl Board {
-    /// Reads it all; the day only when it is no longer fresh enough.
+    /// Reads it all.
     ///
     /// # Errors
     /// Postgres could not be reached.
-    pub async fn read(pool: &PgPool, day: &mut Day) -> Result<Self, sqlx::Error> {
+    pub async fn read(pool: &PgPool, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
         let counts = overview::counts(pool).await?;
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;
-        let hour = overview::throughput(pool, 60, 60).await?;
-        let day = day.renew(pool).await?;
+        let (hour, day) = {
+            let mut history = history.lock().await;
+            history.renew(pool).await?;
+            (
+                history.slices(60, TimeDelta::minutes(1)),
+                history.slices(96, TimeDelta::minutes(15)),
+            )
+        };
         let kinds = overview::kinds(pool).await?;
         let at = sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(pool).await?;
         let states = STATES
@@ -185,7 +174,7 @@ impl Board {
             states,
             charts: vec![
                 Chart::of("Last hour, by the minute", &hour),
-                Chart::of("Last day, by the quarter of an hour", day),
+                Chart::of("Last day, by the quarter of an hour", &day),
             ],
             running: queues.iter().map(|queue| queue.running).sum(),
             queues,
@@ -277,8 +266,8 @@ struct Page {
 }
 
 #[handler]
-pub async fn page(state: Data<&AppState>, signed: Signed) -> Result<Response, Fault> {
-    let board = Board::read(state.db.pool(), &mut Day::default()).await?;
+pub async fn page(state: Data<&AppState>, live: Data<&Live>, signed: Signed) -> Result<Response, Fault> {
+    let board = Board::read(state.db.pool(), live.history()).await?;
     html(&Page {
         shell: Shell::new(&signed, "overview", "Overview"),
         board: board.render()?,

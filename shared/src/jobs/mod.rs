@@ -3,13 +3,14 @@
 //! Postgres holds the truth about every job; Redis carries ids to the workers. [`Job`] is implemented by each
 //! payload of the [`catalogue`]; [`crate::db::Tx::enqueue`] writes it in the transaction of the work that wants it.
 //!
-//! For operators: [`overview`], [`list`], [`inspect`] and [`recorder`] read, [`actions`], [`settings`] and [`bulk`] change.
+//! For operators: [`overview`], [`history`], [`list`], [`inspect`] and [`recorder`] read, [`actions`], [`settings`] and [`bulk`] change.
 
 pub mod actions;
 pub mod batches;
 pub mod bulk;
 pub mod catalogue;
 pub mod effects;
+pub mod history;
 mod insert;
 pub mod inspect;
 pub mod kinds;

@@ -1,4 +1,5 @@
-//! How it all stands: counters, throughput, queues, kinds, workers and what needs somebody, from Postgres alone.
+//! How it all stands: counters, queues, kinds, workers and what needs somebody, from Postgres alone. What passed in
+//! the last day is in [`super::history`].
 //!
 //! Every number is bounded in what it reads: counts stop at [`COUNTED`], durations are of the newest attempts.
 
@@ -137,42 +138,6 @@ pub async fn limited_kinds(pool: &PgPool) -> Result<Vec<LimitedKind>, sqlx::Erro
     sqlx::query_as!(
         LimitedKind,
         "SELECT name, concurrency, rate_limit, rate_seconds FROM kinds ORDER BY name"
-    )
-    .fetch_all(pool)
-    .await
-}
-
-/// Attempts that ended within a slice of time.
-#[derive(Clone, Copy, Debug)]
-pub struct Slice {
-    /// Its beginning.
-    pub at: DateTime<Utc>,
-    /// Attempts that did their work.
-    pub succeeded: i64,
-    /// Attempts that did not.
-    pub failed: i64,
-}
-
-/// The last `slices` slices of `seconds` each, the oldest first, empty ones included.
-///
-/// # Errors
-/// Postgres could not be reached.
-pub async fn throughput(pool: &PgPool, slices: i32, seconds: i32) -> Result<Vec<Slice>, sqlx::Error> {
-    sqlx::query_as!(
-        Slice,
-        r#"WITH bounds AS (
-               SELECT to_timestamp(floor(extract(epoch FROM now()) / $2::int) * $2::int - ($1::int - 1) * $2::int) AS first),
-           ended AS (
-               SELECT floor(extract(epoch FROM ended_at - first) / $2::int)::int AS slice, outcome
-               FROM job_attempts, bounds WHERE ended_at >= first),
-           counted AS (
-               SELECT slice, count(*) FILTER (WHERE outcome = 'succeeded') AS succeeded,
-                      count(*) FILTER (WHERE outcome IN ('retry', 'failed', 'lost')) AS failed
-               FROM ended GROUP BY slice)
-           SELECT first + make_interval(secs => n * $2::int) AS "at!", coalesce(succeeded, 0) AS "succeeded!", coalesce(failed, 0) AS "failed!"
-           FROM bounds, generate_series(0, $1::int - 1) AS n LEFT JOIN counted ON counted.slice = n ORDER BY n"#,
-        slices,
-        seconds
     )
     .fetch_all(pool)
     .await

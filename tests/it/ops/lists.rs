@@ -1,7 +1,11 @@
-//! The list of jobs: every page by an index.
+//! The list of jobs and the overview: every page by an index, and nothing read twice.
 
+use chrono::TimeDelta;
+use roost_shared::jobs::history::{History, Slice};
 use roost_shared::jobs::list::{self, JobFilter};
+use roost_shared::operators::Role;
 use roost_tests::app::TestApp;
+use roost_tests::ops::Dashboard;
 
 #[tokio::test]
 async fn no_list_reads_the_whole_table() {
@@ -65,4 +69,45 @@ async fn no_list_reads_the_whole_table() {
     assert_eq!(seen.len(), 40);
     assert!(seen.is_sorted_by(|left, right| left > right));
     assert_eq!(list::count(pool, &filter).await.unwrap(), 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_overview_counts_the_day_once_and_then_what_is_new() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let attempts = async |from: i32, to: i32, ago: &'static str| {
+        sqlx::query(
+            "INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome)
+             SELECT ('01900000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 1, 1, 'w', now() - $3::interval, now() - $3::interval,
+                    CASE WHEN n % 10 = 0 THEN 'failed' ELSE 'succeeded' END
+             FROM generate_series($1, $2) AS n",
+        )
+        .bind(from)
+        .bind(to)
+        .bind(ago)
+        .execute(pool)
+        .await
+        .unwrap();
+    };
+    attempts(1, 2_000, "20 hours").await;
+    attempts(2_001, 3_000, "30 minutes").await;
+    let mut history = History::default();
+    let totals = |history: &History| {
+        [(60, 1), (96, 15)].map(|(slices, minutes)| {
+            let slices = history.slices(slices, TimeDelta::minutes(minutes));
+            let sum = |of: fn(&Slice) -> i64| slices.iter().map(of).sum::<i64>();
+            (sum(|slice| slice.succeeded), sum(|slice| slice.failed))
+        })
+    };
+    history.renew(pool).await.unwrap();
+    assert_eq!(totals(&history), [(900, 100), (2_700, 300)]);
+    // What was counted stands, and is not read again; what ended since is added.
+    sqlx::query("DELETE FROM job_attempts").execute(pool).await.unwrap();
+    attempts(3_001, 3_100, "0 seconds").await;
+    history.renew(pool).await.unwrap();
+    assert_eq!(totals(&history), [(990, 110), (2_790, 310)]);
+
+    let ops = Dashboard::start(&app.state).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    viewer.get("/ops").await.is(200).says("Last hour, by the minute");
 }

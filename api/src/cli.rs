@@ -68,6 +68,12 @@ enum OpsCommand {
         #[arg(long, value_enum)]
         role: Role,
     },
+    /// Forget an operator's authenticator, which is lost: they sign in without a code until they set up another
+    ResetTotp {
+        /// E-mail address of the operator
+        #[arg(long)]
+        email: String,
+    },
 }
 
 /// Options of the server.
@@ -190,13 +196,11 @@ impl Cli {
                 set_moderator(&self.serve.database.connect()?, &email, false).await
             }
             Some(Command::Openapi) => print_document(self.serve.public_url.public_url),
-            Some(Command::Ops(command)) => {
-                let (email, role) = match command {
-                    OpsCommand::CreateAdmin { email } => (email, Role::Admin),
-                    OpsCommand::Create { email, role } => (email, role),
-                };
-                self.serve.create_operator(&email, role).await
-            }
+            Some(Command::Ops(command)) => match command {
+                OpsCommand::CreateAdmin { email } => self.serve.create_operator(&email, Role::Admin).await,
+                OpsCommand::Create { email, role } => self.serve.create_operator(&email, role).await,
+                OpsCommand::ResetTotp { email } => self.serve.reset_totp(&email).await,
+            },
             Some(Command::Healthcheck) => healthcheck(&self.serve.listen).await,
         }
     }
@@ -247,6 +251,7 @@ impl ServeArgs {
         let ops = if self.ops_listen == "off" {
             None
         } else {
+            seal_authenticators(&state).await;
             Some(server::start_ops(state.clone(), &self.ops_listen).await?)
         };
         let api = server::start(state, &self.listen).await?;
@@ -269,6 +274,15 @@ impl ServeArgs {
     }
 }
 
+/// Whatever comes of it, the API starts: what is not sealed now is sealed at the next start.
+async fn seal_authenticators(state: &AppState) {
+    match operators::seal_all(state.db.pool(), &state.sealing).await {
+        Ok(0) => {}
+        Ok(sealed) => tracing::info!(sealed, "secrets of authenticators are sealed under JWT_SECRET"),
+        Err(error) => tracing::warn!(%error, "secrets of authenticators could not be looked at"),
+    }
+}
+
 async fn set_moderator(pool: &sqlx::PgPool, email: &str, moderates: bool) -> anyhow::Result<()> {
     if !users::set_moderator(pool, email, moderates).await? {
         bail!("no account has the address {email}");
@@ -280,15 +294,32 @@ impl ServeArgs {
     async fn create_operator(&self, email: &str, role: Role) -> anyhow::Result<()> {
         let password = read_password(email)?;
         let new = NewOperator::new(&Passwords::new()?, email, password, role).await?;
-        let (pool, redis) = (self.database.connect()?, self.redis.connect()?);
-        let db = Db::new(pool.clone(), Publisher::spawn(pool, &redis)?, Clock::default());
-        let mut tx = db.begin().await?;
-        let by = format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()));
-        let operator = operators::create(&mut tx, new, &by).await?;
+        let mut tx = self.db()?.begin().await?;
+        let operator = operators::create(&mut tx, new, &on_terminal()).await?;
         tx.commit().await?;
         println!("{} may sign in as {}", operator.email, operator.role.name());
         Ok(())
     }
+
+    async fn reset_totp(&self, email: &str) -> anyhow::Result<()> {
+        let mut tx = self.db()?.begin().await?;
+        if !operators::forget_totp(&mut tx, email, &on_terminal()).await? {
+            bail!("there is no operator with the address {email}");
+        }
+        tx.commit().await?;
+        println!("{email} signs in without a code until they set up another authenticator");
+        Ok(())
+    }
+
+    fn db(&self) -> anyhow::Result<Db> {
+        let (pool, redis) = (self.database.connect()?, self.redis.connect()?);
+        Ok(Db::new(pool.clone(), Publisher::spawn(pool, &redis)?, Clock::default()))
+    }
+}
+
+/// Who acts here, for the audit log.
+fn on_terminal() -> String {
+    format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
 }
 
 /// The first line of standard input; a terminal does not show it.

@@ -8,6 +8,7 @@ use roost_shared::clock::Clock;
 use roost_shared::config::Secret;
 use roost_shared::db::Db;
 use roost_shared::jobs::Publisher;
+use roost_shared::operators::SealingKeys;
 use roost_shared::properties::quote::QuoteKey;
 use roost_shared::redis::Redis;
 use roost_shared::sessions::Sessions;
@@ -73,6 +74,8 @@ pub struct AppState {
     pub sessions: Sessions,
     /// Access tokens.
     pub tokens: Arc<Tokens>,
+    /// Seals the secrets of operators' authenticators.
+    pub sealing: Arc<SealingKeys>,
     /// Signs quotes.
     pub quote_key: QuoteKey,
     /// Listed properties, ready to be sent.
@@ -103,6 +106,10 @@ impl AppState {
             passwords: Passwords::new()?,
             sessions: Sessions::new(config.redis.clone()),
             tokens: Arc::new(Tokens::new(&config.jwt_secret, config.jwt_secret_previous.as_ref())?),
+            sealing: Arc::new(SealingKeys::derive(
+                &config.jwt_secret,
+                config.jwt_secret_previous.as_ref(),
+            )?),
             quote_key: QuoteKey::derive(
                 config.jwt_secret.expose().as_bytes(),
                 config

@@ -235,6 +235,7 @@ pub(super) async fn sign_in(
     let operator = operators::authenticate(
         state.db.pool(),
         &state.passwords,
+        &state.sealing,
         &email,
         password.to_owned(),
         code,
@@ -315,7 +316,7 @@ pub async fn account_page(state: Data<&AppState>, signed: Signed) -> Result<Resp
         None
     } else {
         let mut tx = state.db.begin().await?;
-        let enrolment = operators::begin_totp(&mut tx, signed.operator()).await?;
+        let enrolment = operators::begin_totp(&mut tx, &state.sealing, signed.operator()).await?;
         tx.commit().await?;
         Some(enrolment)
     };
@@ -329,7 +330,7 @@ pub async fn account_page(state: Data<&AppState>, signed: Signed) -> Result<Resp
 pub async fn confirm_totp(state: Data<&AppState>, submission: Submission) -> Result<Response, Fault> {
     let code = submission.form.get("code").unwrap_or_default();
     let mut tx = state.db.begin().await?;
-    operators::confirm_totp(&mut tx, submission.signed.operator(), code).await?;
+    operators::confirm_totp(&mut tx, &state.sealing, submission.signed.operator(), code).await?;
     tx.commit().await?;
     Ok(to("/ops/account"))
 }

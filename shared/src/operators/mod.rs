@@ -1,9 +1,10 @@
 //! Operators: who works at the job dashboard, with which rights, and how they sign in.
 //!
 //! There is nobody until `roost-api ops create-admin` makes the first. [`sessions`] are cookies, [`audit`] is what they
-//! did.
+//! did, [`SealingKeys`] keep the secrets of their authenticators.
 
 pub mod audit;
+mod sealing;
 pub mod sessions;
 
 use chrono::{DateTime, Utc};
@@ -15,6 +16,8 @@ use uuid::Uuid;
 use crate::db::{Tx, violated_constraint};
 use crate::ids;
 use crate::users::{PasswordError, Passwords, normalise_email};
+
+pub use sealing::{SealingKeys, seal_all};
 
 /// Shortest password of an operator, in characters.
 pub const SHORTEST_PASSWORD: usize = 12;
@@ -162,6 +165,7 @@ pub async fn create(tx: &mut Tx, new: NewOperator, by: &str) -> Result<Operator,
 pub async fn authenticate(
     pool: &PgPool,
     passwords: &Passwords,
+    keys: &SealingKeys,
     email: &str,
     password: String,
     code: &str,
@@ -179,8 +183,8 @@ pub async fn authenticate(
         return Ok(None);
     };
     if row.totp_confirmed {
-        let secret = row.totp_secret.as_deref().unwrap_or_default();
-        let Some(step) = matching_step(secret, &row.email, code, now)? else {
+        let opened = keys.open(row.id, row.totp_secret.as_deref().unwrap_or_default())?;
+        let Some(step) = matching_step(&opened.secret, &row.email, code, now)? else {
             return Ok(None);
         };
         if !spend_step(pool, row.id, step).await? {
@@ -221,19 +225,29 @@ pub struct Enrolment {
 ///
 /// # Errors
 /// The operator has one already ([`OperatorError::NothingToConfirm`]).
-pub async fn begin_totp(tx: &mut Tx, operator: &Operator) -> Result<Enrolment, OperatorError> {
-    let mut bytes = [0_u8; TOTP_SECRET_BYTES];
-    rand::RngCore::fill_bytes(&mut rand::rng(), &mut bytes);
-    let fresh = Secret::from(bytes.as_slice()).to_base32();
-    let secret = sqlx::query_scalar!(
-        r#"UPDATE operators SET totp_secret = coalesce(totp_secret, $2) WHERE id = $1 AND NOT totp_confirmed
-           RETURNING totp_secret AS "totp_secret!""#,
-        operator.id,
-        fresh
+pub async fn begin_totp(tx: &mut Tx, keys: &SealingKeys, operator: &Operator) -> Result<Enrolment, OperatorError> {
+    let stored = sqlx::query_scalar!(
+        "SELECT totp_secret FROM operators WHERE id = $1 AND NOT totp_confirmed FOR UPDATE",
+        operator.id
     )
     .fetch_optional(tx.conn())
     .await?
     .ok_or(OperatorError::NothingToConfirm)?;
+    let secret = if let Some(stored) = stored {
+        keys.open(operator.id, &stored)?.secret
+    } else {
+        let mut bytes = [0_u8; TOTP_SECRET_BYTES];
+        rand::RngCore::fill_bytes(&mut rand::rng(), &mut bytes);
+        let fresh = Secret::from(bytes.as_slice()).to_base32();
+        sqlx::query!(
+            "UPDATE operators SET totp_secret = $2 WHERE id = $1",
+            operator.id,
+            keys.seal(operator.id, &fresh)?
+        )
+        .execute(tx.conn())
+        .await?;
+        fresh
+    };
     let url = totp(&secret, &operator.email)?
         .to_url()
         .map_err(|error| OperatorError::Totp(error.to_string()))?;
@@ -244,9 +258,14 @@ pub async fn begin_totp(tx: &mut Tx, operator: &Operator) -> Result<Enrolment, O
 ///
 /// # Errors
 /// [`OperatorError::WrongCode`], [`OperatorError::NothingToConfirm`].
-pub async fn confirm_totp(tx: &mut Tx, operator: &Operator, code: &str) -> Result<(), OperatorError> {
+pub async fn confirm_totp(
+    tx: &mut Tx,
+    keys: &SealingKeys,
+    operator: &Operator,
+    code: &str,
+) -> Result<(), OperatorError> {
     let now = tx.now();
-    let secret = sqlx::query_scalar!(
+    let stored = sqlx::query_scalar!(
         "SELECT totp_secret FROM operators WHERE id = $1 AND NOT totp_confirmed FOR UPDATE",
         operator.id
     )
@@ -254,7 +273,8 @@ pub async fn confirm_totp(tx: &mut Tx, operator: &Operator, code: &str) -> Resul
     .await?
     .flatten()
     .ok_or(OperatorError::NothingToConfirm)?;
-    let step = matching_step(&secret, &operator.email, code, now)?.ok_or(OperatorError::WrongCode)?;
+    let opened = keys.open(operator.id, &stored)?;
+    let step = matching_step(&opened.secret, &operator.email, code, now)?.ok_or(OperatorError::WrongCode)?;
     sqlx::query!(
         "UPDATE operators SET totp_confirmed = true, totp_step = $2 WHERE id = $1",
         operator.id,
@@ -268,6 +288,29 @@ pub async fn confirm_totp(tx: &mut Tx, operator: &Operator, code: &str) -> Resul
     )
     .await?;
     Ok(())
+}
+
+/// Forgets an operator's authenticator, which is lost or cannot be opened: they sign in with the password alone until they
+/// set up another one. Their sessions end. False if there is no such operator.
+///
+/// # Errors
+/// Postgres refused.
+pub async fn forget_totp(tx: &mut Tx, email: &str, by: &str) -> Result<bool, OperatorError> {
+    let email = email.trim().to_ascii_lowercase();
+    let id = sqlx::query_scalar!(
+        "UPDATE operators SET totp_secret = NULL, totp_confirmed = false WHERE email = $1 RETURNING id",
+        email
+    )
+    .fetch_optional(tx.conn())
+    .await?;
+    let Some(id) = id else {
+        return Ok(false);
+    };
+    sqlx::query!("DELETE FROM operator_sessions WHERE operator_id = $1", id)
+        .execute(tx.conn())
+        .await?;
+    audit::append(tx, audit::Entry::new(by, "operator.totp_off", &email)).await?;
+    Ok(true)
 }
 
 fn totp(secret: &str, account: &str) -> Result<Totp, OperatorError> {

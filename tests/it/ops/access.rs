@@ -1,8 +1,9 @@
 //! Who gets in, and what they may do.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use roost_shared::operators::{self, Role};
-use roost_tests::app::TestApp;
+use roost_shared::config::Secret;
+use roost_shared::operators::{self, Role, SealingKeys, audit};
+use roost_tests::app::{JWT_SECRET, TestApp};
 use roost_tests::ops::{Dashboard, PASSWORD};
 use roost_tests::world::World;
 
@@ -162,4 +163,81 @@ async fn the_first_admin_is_made_on_a_terminal() {
     assert!(!create("first@ops.example.com", PASSWORD).await);
     let ops = Dashboard::start(&world.state).await;
     ops.signs_in("first@ops.example.com", PASSWORD, "").await.is(303);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_secret_of_an_authenticator_is_sealed_in_the_database() {
+    let world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let browser = ops.signed_in(Role::Viewer).await;
+    let email = "viewer@ops.example.com";
+    let stored = async || -> Option<String> {
+        sqlx::query_scalar("SELECT totp_secret FROM operators WHERE email = $1")
+            .bind(email)
+            .fetch_one(world.pool())
+            .await
+            .unwrap()
+    };
+    let shown = async || -> String {
+        let page = browser.get("/ops/account").await.is(200);
+        let after = page.html.split("class=\"key\">").nth(1).unwrap();
+        after.split('<').next().unwrap().to_owned()
+    };
+    let secret = shown().await;
+    assert_eq!(shown().await, secret, "shown again until it is confirmed");
+    let sealed = stored().await.unwrap();
+    assert!(sealed.starts_with("v1.") && !sealed.contains(&secret), "{sealed}");
+    let code = |at: DateTime<Utc>| operators::code_at(&secret, at).unwrap();
+    let first = code(world.clock.now());
+    browser.post("/ops/account", &[("code", &first)]).await.is(303);
+
+    // As a version before left it: it is sealed at the next start, once, and its codes are good before and after.
+    sqlx::query("UPDATE operators SET totp_secret = $1")
+        .bind(&secret)
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let signs_in = async |status: u16| {
+        world.clock.advance(TimeDelta::seconds(60));
+        ops.signs_in(email, PASSWORD, &code(world.clock.now())).await.is(status);
+    };
+    signs_in(303).await;
+    let seal = async || operators::seal_all(world.pool(), &world.state.sealing).await.unwrap();
+    assert_eq!((seal().await, seal().await), (1, 0));
+    assert!(stored().await.unwrap().starts_with("v1."));
+    signs_in(303).await;
+
+    // The API's secret is changed: the one before still opens it, and the start after that seals it anew.
+    let [old, new] = [JWT_SECRET, "another secret for tests, of 32 bytes or more"].map(Secret::new);
+    let changing = SealingKeys::derive(&new, Some(&old)).unwrap();
+    assert_eq!(operators::seal_all(world.pool(), &changing).await.unwrap(), 1);
+    let changed = SealingKeys::derive(&new, None).unwrap();
+    assert_eq!(operators::seal_all(world.pool(), &changed).await.unwrap(), 0);
+    // Here nobody knows the new one, so its codes are of no use, and nothing is let through or overwritten.
+    assert_eq!(seal().await, 0);
+    world.clock.advance(TimeDelta::seconds(60));
+    let refused = ops.signs_in(email, PASSWORD, &code(world.clock.now())).await;
+    assert_ne!(refused.status.as_u16(), 303);
+    assert_eq!(browser.get("/ops").await.status.as_u16(), 200);
+
+    // Until somebody at a terminal forgets it.
+    let test = std::env::current_exe().unwrap();
+    let reset = tokio::process::Command::new(test.parent().unwrap().parent().unwrap().join("roost-api"))
+        .env_clear()
+        .env("DATABASE_URL", world.database_url())
+        .env("REDIS_URL", world.redis_url())
+        .env("USER", "ada")
+        .args(["ops", "reset-totp", "--email", "Viewer@ops.example.com"])
+        .output()
+        .await
+        .unwrap();
+    assert!(reset.status.success(), "{reset:?}");
+    assert_eq!(stored().await, None);
+    assert_eq!(browser.get("/ops").await.location, "/ops/login", "sessions end");
+    ops.signs_in(email, PASSWORD, "").await.is(303);
+    let newest = &audit::list(world.pool(), None, 2).await.unwrap()[1];
+    assert_eq!(
+        (newest.action.as_str(), newest.actor.as_str()),
+        ("operator.totp_off", "cli:ada")
+    );
 }

@@ -12,7 +12,7 @@ use roost_shared::tokens::TokenError;
 use roost_shared::users::Role;
 use uuid::Uuid;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 use crate::state::AppState;
 
 /// The access token of `POST /auth/login` or `POST /auth/refresh`, good for 15 minutes.
@@ -39,6 +39,12 @@ impl Identity {
     }
 }
 
+impl From<Identity> for Auth {
+    fn from(identity: Identity) -> Self {
+        Self(identity)
+    }
+}
+
 impl Deref for Auth {
     type Target = Identity;
 
@@ -56,6 +62,12 @@ impl MaybeAuth {
     #[must_use]
     pub fn user_id(&self) -> Option<Uuid> {
         self.0.as_ref().map(|auth| auth.user_id)
+    }
+}
+
+impl From<Option<Identity>> for MaybeAuth {
+    fn from(identity: Option<Identity>) -> Self {
+        Self(identity.map(Auth))
     }
 }
 
@@ -96,9 +108,17 @@ async fn check(request: &Request, bearer: Bearer) -> poem::Result<Identity> {
     let state = request
         .data::<AppState>()
         .ok_or_else(|| ApiError::internal("the app has no state"))?;
+    Ok(authenticate(state, &bearer.token).await?)
+}
+
+/// Who holds this access token.
+///
+/// # Errors
+/// 401 if the token or its session has ended, or the token never was one.
+pub async fn authenticate(state: &AppState, token: &str) -> ApiResult<Identity> {
     let claims = state
         .tokens
-        .verify(&bearer.token, state.clock.now())
+        .verify(token, state.clock.now())
         .map_err(|error| match error {
             TokenError::Expired => ApiError::unauthorized(
                 "token_expired",
@@ -116,8 +136,7 @@ async fn check(request: &Request, bearer: Bearer) -> poem::Result<Identity> {
                 "invalid_token",
                 "The session of this access token has ended.",
                 Some("invalid_token"),
-            )
-            .into());
+            ));
         }
         // Without Redis nobody signs in, but who is signed in goes on until the token ends.
         Err(error) => tracing::warn!(%error, "session not checked"),

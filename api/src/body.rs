@@ -7,10 +7,11 @@ use bytes::Bytes;
 use poem::{FromRequest, Request, RequestBody};
 use poem_openapi::payload::{Json, ParsePayload, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
-use poem_openapi::types::ParseFromJSON;
+use poem_openapi::types::{ParseFromJSON, ToJSON};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
+use serde_json::Value;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ApiResult};
 use crate::problem::FieldError;
 use crate::{schema, strict_json};
 
@@ -25,6 +26,20 @@ impl<T> JsonBody<T> {
     /// The parsed body.
     pub fn into_inner(self) -> T {
         self.value
+    }
+
+    /// A body that came as something else than JSON, under the same rules.
+    ///
+    /// # Errors
+    /// 400 `invalid_body`.
+    pub fn of(value: &T) -> ApiResult<Self>
+    where
+        T: ParseFromJSON + ToJSON + 'static,
+    {
+        let json = value.to_json().unwrap_or_default();
+        let raw = serde_json::to_vec(&json).map_err(ApiError::internal)?.into();
+        let value = checked(json)?;
+        Ok(Self { value, raw })
     }
 
     /// The bytes it came as: see [`crate::idempotency::Idempotency::begin`].
@@ -78,13 +93,18 @@ impl<'a, T: ParseFromJSON + 'static> ApiExtractor<'a> for JsonBody<T> {
         let raw = <Bytes as FromRequest>::from_request(request, body).await?;
         let value = strict_json::parse(&raw)
             .map_err(|error| ApiError::bad_request("invalid_json", format!("The body is not usable JSON: {error}.")))?;
-        let violations = schema::violations::<T>(&value);
-        if !violations.is_empty() {
-            return Err(ApiError::bad_request("invalid_body", "").with_errors(violations).into());
-        }
-        let value = T::parse_from_json(Some(value)).map_err(|error| refused_by_parser(error.message()))?;
+        let value = checked(value)?;
         Ok(Self { value, raw })
     }
+}
+
+/// The value as a `T`, if the schema and the validators allow it.
+fn checked<T: ParseFromJSON + 'static>(value: Value) -> ApiResult<T> {
+    let violations = schema::violations::<T>(&value);
+    if !violations.is_empty() {
+        return Err(ApiError::bad_request("invalid_body", "").with_errors(violations));
+    }
+    T::parse_from_json(Some(value)).map_err(|error| refused_by_parser(error.message()))
 }
 
 /// A body that may be left out: `T` with nothing said then.
@@ -92,6 +112,17 @@ impl<'a, T: ParseFromJSON + 'static> ApiExtractor<'a> for JsonBody<T> {
 pub struct OptionalJsonBody<T>(T);
 
 impl<T> OptionalJsonBody<T> {
+    /// A body that came as something else than JSON, under the same rules.
+    ///
+    /// # Errors
+    /// 400 `invalid_body`.
+    pub fn of(value: &T) -> ApiResult<Self>
+    where
+        T: ParseFromJSON + ToJSON + 'static,
+    {
+        JsonBody::of(value).map(|body| Self(body.value))
+    }
+
     /// The parsed body.
     pub fn into_inner(self) -> T {
         self.0

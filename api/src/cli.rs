@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 use poem::http::HeaderName;
 use roost_shared::clock::Clock;
 use roost_shared::config::{ConfigError, DatabaseArgs, LogArgs, PublicUrlArgs, RedisArgs, Secret};
@@ -15,6 +15,7 @@ use roost_shared::users::Passwords;
 use roost_shared::{db, telemetry, users};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::graphql;
 use crate::server::{self, Bounds};
 use crate::state::{AppConfig, AppState, Settings};
 
@@ -47,6 +48,8 @@ enum Command {
     /// Operators of the job dashboard
     #[command(subcommand)]
     Ops(OpsCommand),
+    /// Print the GraphQL schema in its definition language, and exit
+    GraphqlSchema,
     /// Exit 0 if the API at --listen answers /healthz within 3 s, 1 if not: for containers
     Healthcheck,
 }
@@ -159,6 +162,24 @@ pub struct ServeArgs {
     #[arg(long, env = "API_IDLE_TIMEOUT", value_name = "SECONDS", default_value_t = 75,
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     idle_timeout: u64,
+    /// Whether /graphql tells its schema to whoever asks: `true` or `false`
+    #[arg(long, env = "GRAPHQL_INTROSPECTION", value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
+    graphql_introspection: bool,
+
+    /// Whether /graphql shows GraphiQL to browsers, a page to try queries on; its script comes from unpkg.com: `true`
+    /// or `false`
+    #[arg(long, env = "GRAPHIQL", value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
+    graphiql: bool,
+
+    /// Points of complexity that one user, or one address that is not signed in, may ask of /graphql per minute; 0:
+    /// without bound
+    #[arg(
+        long,
+        env = "GRAPHQL_POINTS_PER_MINUTE",
+        value_name = "COUNT",
+        default_value_t = 30_000
+    )]
+    graphql_points_per_minute: u32,
 
     #[command(flatten)]
     log: LogArgs,
@@ -201,6 +222,10 @@ impl Cli {
                 OpsCommand::Create { email, role } => self.serve.create_operator(&email, role).await,
                 OpsCommand::ResetTotp { email } => self.serve.reset_totp(&email).await,
             },
+            Some(Command::GraphqlSchema) => {
+                print!("{}", graphql::sdl());
+                Ok(())
+            }
             Some(Command::Healthcheck) => healthcheck(&self.serve.listen).await,
         }
     }
@@ -224,6 +249,9 @@ impl ServeArgs {
                 idle: Duration::from_secs(self.idle_timeout),
                 open: self.max_connections,
             },
+            graphql_introspection: self.graphql_introspection,
+            graphiql: self.graphiql,
+            graphql_points_per_minute: self.graphql_points_per_minute,
             stripe_webhook_secrets: [&self.stripe_webhook_secret, &self.stripe_webhook_secret_previous]
                 .into_iter()
                 .flatten()
@@ -370,6 +398,9 @@ fn print_document(public_url: String) -> anyhow::Result<()> {
             logins_per_minute: 0,
             registrations_per_hour: 0,
             connections: Bounds::default(),
+            graphql_introspection: false,
+            graphiql: false,
+            graphql_points_per_minute: 0,
             stripe_webhook_secrets: Vec::new(),
         },
     })?;

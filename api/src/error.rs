@@ -195,16 +195,17 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// The members of its problem.
+    pub(crate) fn problem(&self) -> Map<String, Value> {
         let Inner {
             status,
             code,
             detail,
             errors,
             extensions,
-            headers,
-        } = *self.0;
+            ..
+        } = &*self.0;
         let mut body = Map::new();
         body.insert("type".to_owned(), json!(format!("/problems/{code}")));
         body.insert("title".to_owned(), json!(status.canonical_reason().unwrap_or("Error")));
@@ -213,12 +214,23 @@ impl IntoResponse for ApiError {
         body.insert("code".to_owned(), json!(code));
         body.insert("errors".to_owned(), json!(errors));
         body.insert("request_id".to_owned(), json!(request::current_id()));
-        body.extend(extensions);
+        body.extend(extensions.clone());
+        body
+    }
+
+    /// The headers of its reply.
+    pub(crate) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.0.headers
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
         let mut response = Response::builder()
-            .status(status)
+            .status(self.status())
             .content_type(problem::CONTENT_TYPE)
-            .body(Value::Object(body).to_string());
-        for (name, value) in headers {
+            .body(Value::Object(self.problem()).to_string());
+        for (name, value) in self.0.headers {
             response.headers_mut().insert(name, value);
         }
         response

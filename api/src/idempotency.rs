@@ -17,7 +17,7 @@ use poem::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use poem::{FromRequest, IntoResponse, Request, RequestBody, Response};
 use poem_openapi::ApiResponse;
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
-use poem_openapi::types::{ToJSON, Type};
+use poem_openapi::types::{ParseFromJSON, ToJSON, Type};
 use roost_shared::db::Tx;
 use sha2::Sha256;
 
@@ -88,24 +88,9 @@ struct Claim {
 
 impl<'a> FromRequest<'a> for Idempotency {
     async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
-        let key = request
-            .headers()
-            .get(KEY_HEADER)
-            .map(|value| {
-                value
-                    .to_str()
-                    .ok()
-                    .filter(|key| {
-                        (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte))
-                    })
-                    .map(str::to_owned)
-                    .ok_or_else(|| {
-                        ApiError::bad_request("invalid_parameter", "").with_errors(vec![FieldError::new(
-                            KEY_HEADER,
-                            "must have 1 to 255 printable ASCII characters",
-                        )])
-                    })
-            })
+        let key = request.headers().get(KEY_HEADER);
+        let key = key
+            .map(|value| usable(value.to_str().unwrap_or_default(), KEY_HEADER))
             .transpose()?;
         Ok(Self {
             key,
@@ -115,7 +100,29 @@ impl<'a> FromRequest<'a> for Idempotency {
     }
 }
 
+/// The key, if it is as a key must be; `field` is where it was given.
+fn usable(key: &str, field: &str) -> ApiResult<String> {
+    if (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return Ok(key.to_owned());
+    }
+    let error = FieldError::new(field, "must have 1 to 255 printable ASCII characters");
+    Err(ApiError::bad_request("invalid_parameter", "").with_errors(vec![error]))
+}
+
 impl Idempotency {
+    /// The key of an operation that is not a request of its own: its name tells it from others with the
+    /// same key.
+    ///
+    /// # Errors
+    /// 400 `invalid_parameter`.
+    pub fn of_operation(key: Option<&str>, name: &str) -> ApiResult<Self> {
+        Ok(Self {
+            key: key.map(|key| usable(key, "idempotency_key")).transpose()?,
+            method: Method::POST,
+            path: name.to_owned(),
+        })
+    }
+
     /// Begins the work, or finds its stored reply. `scope` separates the keys of different users: `auth.scope()`, or
     /// `anonymous:` and the client's network.
     ///
@@ -343,6 +350,19 @@ impl<T, const STATUS: u16> Reply<T, STATUS> {
     #[must_use]
     pub fn held_until(&self) -> Option<DateTime<Utc>> {
         self.stored.held_until
+    }
+
+    /// What it says, and whether that was stored by an earlier request.
+    ///
+    /// # Errors
+    /// What is stored is not a `T` any more.
+    pub fn into_parts(self) -> ApiResult<(T, bool)>
+    where
+        T: ParseFromJSON,
+    {
+        let json = serde_json::from_slice(&self.stored.body).map_err(ApiError::internal)?;
+        let value = T::parse_from_json(Some(json)).map_err(|error| ApiError::internal(error.message()))?;
+        Ok((value, self.replayed))
     }
 
     /// Adds a header that a replay will not have.

@@ -11,11 +11,13 @@ pub mod cli;
 pub mod client;
 pub mod error;
 pub mod etag;
+pub mod graphql;
 pub mod idempotency;
 pub mod middleware;
 pub mod openapi;
 pub mod ops;
 pub mod page;
+mod patch;
 pub mod prefer;
 pub mod problem;
 pub mod problems;
@@ -115,7 +117,7 @@ pub fn document(state: &AppState) -> Result<Value, serde_json::Error> {
 pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> + 'static> {
     let service = service(&state);
     let document = document(&state)?;
-    let routes = Arc::new(Routes::of(&document));
+    let routes = Arc::new(Routes::of(&document).with_path("/graphql", &["GET", "HEAD", "POST"]));
     let document = serde_json::to_string_pretty(&document)?;
     let docs = service.swagger_ui_html().replace(&service.spec(), &document);
     let guarded = {
@@ -127,6 +129,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
             )
             .at("/docs", poem::get(make_sync(move |_| docs_page(docs.clone()))))
             .at("/problems/:code", poem::get(problems::page))
+            .at("/graphql", graphql::route(&state))
             .nest_no_strip("/", service)
             .data(state.clone())
             .around(move |endpoint, request| guard(endpoint, Arc::clone(&routes), guard::TIMEOUT, request))

@@ -53,24 +53,37 @@ impl<K: Serialize + DeserializeOwned> PageRequest<K> {
     /// # Errors
     /// 400 `invalid_cursor`, 400 `invalid_parameter`.
     pub fn new(limit: u16, cursor: Option<&str>, uri: &Uri) -> ApiResult<Self> {
-        if !(1..=MAX_LIMIT).contains(&limit) {
-            return Err(ApiError::bad_request("invalid_parameter", "")
-                .with_errors(vec![FieldError::new("limit", format!("must be 1 to {MAX_LIMIT}"))]));
+        Self::named(limit.into(), cursor, uri.clone(), ["limit", "cursor", "next_cursor"])
+    }
+
+    /// Reads the two arguments of a connection.
+    ///
+    /// # Errors
+    /// 400 `invalid_cursor`, 400 `invalid_parameter`.
+    pub fn of_connection(first: i32, after: Option<&str>) -> ApiResult<Self> {
+        Self::named(first, after, Uri::default(), ["first", "after", "a cursor"])
+    }
+
+    fn named(
+        limit: i32,
+        cursor: Option<&str>,
+        uri: Uri,
+        [limit_name, cursor_name, source]: [&str; 3],
+    ) -> ApiResult<Self> {
+        if !(1..=i32::from(MAX_LIMIT)).contains(&limit) {
+            let error = FieldError::new(limit_name, format!("must be 1 to {MAX_LIMIT}"));
+            return Err(ApiError::bad_request("invalid_parameter", "").with_errors(vec![error]));
         }
         let after = cursor
             .map(|cursor| {
-                decode(cursor).ok_or_else(|| {
-                    ApiError::bad_request("invalid_cursor", "").with_errors(vec![FieldError::new(
-                        "cursor",
-                        "must come from next_cursor of this list",
-                    )])
-                })
+                let error = FieldError::new(cursor_name, format!("must come from {source} of this list"));
+                decode(cursor).ok_or_else(|| ApiError::bad_request("invalid_cursor", "").with_errors(vec![error]))
             })
             .transpose()?;
         Ok(Self {
-            limit: usize::from(limit),
+            limit: usize::try_from(limit).map_err(ApiError::internal)?,
             after,
-            uri: uri.clone(),
+            uri,
         })
     }
 
@@ -82,6 +95,14 @@ impl<K: Serialize + DeserializeOwned> PageRequest<K> {
     /// The `LIMIT` of the query: one more than is shown tells whether there is a next page.
     pub fn fetch(&self) -> i64 {
         i64::try_from(self.limit + 1).unwrap_or(i64::MAX)
+    }
+
+    /// The rows of the page, each with its cursor, and whether more follow.
+    pub fn edges<R>(&self, mut rows: Vec<R>, key: impl Fn(&R) -> K) -> (Vec<(String, R)>, bool) {
+        let more = rows.len() > self.limit;
+        rows.truncate(self.limit);
+        let edges = rows.into_iter().map(|row| (encode(&key(&row)), row)).collect();
+        (edges, more)
     }
 
     /// The page of `rows`, which the query returned in the order of the list and not more than [`Self::fetch`] of.

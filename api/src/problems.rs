@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::ApiError;
 
 /// Code and meaning, in the order of the alphabet.
-pub const PROBLEMS: [(&str, &str); 57] = [
+pub const PROBLEMS: [(&str, &str); 62] = [
     (
         "already_answered",
         "The host has answered the review; hosts answer once.",
@@ -27,6 +27,10 @@ pub const PROBLEMS: [(&str, &str); 57] = [
         "The e-mail address is verified; there is nothing left to prove.",
     ),
     ("bad_request", "The request breaks the rules of HTTP."),
+    (
+        "batching_refused",
+        "GraphQL: an array of operations; send one operation a request.",
+    ),
     (
         "body_too_large",
         "The body has more bytes than are taken: 64 KiB, or 256 KiB for webhooks.",
@@ -77,6 +81,10 @@ pub const PROBLEMS: [(&str, &str); 57] = [
         "A parameter or header does not follow its schema; `errors` names it.",
     ),
     (
+        "invalid_query",
+        "GraphQL: the query cannot be read, or does not fit the schema; `errors` names the argument if it is one.",
+    ),
+    (
         "invalid_refresh_token",
         "The refresh token is unknown, or its session has ended; sign in again.",
     ),
@@ -110,6 +118,11 @@ pub const PROBLEMS: [(&str, &str); 57] = [
     ("own_property", "Hosts do not book their own properties."),
     ("own_review", "Nobody reports what they wrote themselves."),
     ("property_archived", "An archived property cannot be changed."),
+    (
+        "query_too_complex",
+        "GraphQL: the request asks for more than one may; ask for fewer fields or shorter pages.",
+    ),
+    ("query_too_deep", "GraphQL: fields are nested deeper than they may be."),
     (
         "quote_expired",
         "The quote is older than 15 minutes; ask for a new one.",
@@ -151,6 +164,7 @@ pub const PROBLEMS: [(&str, &str); 57] = [
     ),
     ("token_expired", "The access token has expired: POST /auth/refresh."),
     ("too_early", "The time for this has not come; `from` says when it does."),
+    ("too_many_aliases", "GraphQL: more fields have another name than may."),
     ("unauthorized", "An access token is needed: Authorization: Bearer …"),
     (
         "unsubscribe_token_invalid",

@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use crate::error::{ApiError, ApiResult};
 
 const COUNT: &str = r"
-local count = redis.call('INCR', KEYS[1])
-if count == 1 then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+local count = redis.call('INCRBY', KEYS[1], ARGV[2])
+if count == tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
 return {count, redis.call('PTTL', KEYS[1])}
 ";
 
@@ -35,13 +35,22 @@ impl RateLimiter {
     /// # Errors
     /// 429 `rate_limited`.
     pub async fn check(&self, action: &str, subject: &str, most: u32, window: Duration) -> ApiResult<()> {
-        if most == 0 {
+        self.spend(action, subject, 1, most, window).await
+    }
+
+    /// The same for an action that counts as much as `points` of them.
+    ///
+    /// # Errors
+    /// 429 `rate_limited`.
+    pub async fn spend(&self, action: &str, subject: &str, points: u32, most: u32, window: Duration) -> ApiResult<()> {
+        if most == 0 || points == 0 {
             return Ok(());
         }
         let key = self.key(&format!("limit:{action}"), subject);
         let counted: Result<(u64, i64), _> = Script::new(COUNT)
             .key(key)
             .arg(u64::try_from(window.as_millis()).unwrap_or(u64::MAX))
+            .arg(points)
             .invoke_async(&mut self.redis.connection())
             .await;
         match counted {

@@ -38,6 +38,12 @@ pub struct Settings {
     pub registrations_per_hour: u32,
     /// What clients may take of the API's and the dashboard's listener.
     pub connections: Bounds,
+    /// Whether `/graphql` tells its schema.
+    pub graphql_introspection: bool,
+    /// Whether `/graphql` has a page to try it on.
+    pub graphiql: bool,
+    /// What one caller may ask of `/graphql` per minute, in points of complexity; 0: without bound.
+    pub graphql_points_per_minute: u32,
     /// Stripe signs webhooks with one of these.
     pub stripe_webhook_secrets: Vec<Secret>,
 }

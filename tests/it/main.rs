@@ -18,6 +18,7 @@ mod engine_leases;
 mod engine_limits;
 mod engine_redis;
 mod engine_settings;
+mod graphql;
 mod http_edge;
 mod jobs;
 mod kill;

@@ -79,6 +79,9 @@ impl TestApp {
             logins_per_minute: 0,
             registrations_per_hour: 0,
             connections: Bounds::default(),
+            graphql_introspection: false,
+            graphiql: false,
+            graphql_points_per_minute: 0,
             stripe_webhook_secrets: vec![Secret::new(WEBHOOK_SECRET)],
         };
         change(&mut settings);

@@ -28,9 +28,11 @@ pub async fn negotiate<E: Endpoint<Output = Response>>(
     Ok(response)
 }
 
+/// A connection that becomes a WebSocket has no body to compress either.
 fn is_stream(request: &Request) -> bool {
     let asked = request.header(header::ACCEPT);
     asked.is_some_and(|accepted| accepted.contains("text/event-stream"))
+        || request.headers().contains_key(header::UPGRADE)
         || request.uri().path().trim_end_matches('/').ends_with("/events")
 }
 

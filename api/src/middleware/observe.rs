@@ -111,6 +111,7 @@ fn fixed_route(path: &str) -> &'static str {
     match path {
         "/docs" => "docs",
         "/openapi.json" => "openapi",
+        "/graphql" => "graphql",
         _ => "unmatched",
     }
 }

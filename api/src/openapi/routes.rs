@@ -40,6 +40,15 @@ impl Routes {
         routes
     }
 
+    /// Knows a path as well that is no operation of the document.
+    #[must_use]
+    pub fn with_path(mut self, path: &str, methods: &[&str]) -> Self {
+        let segments = path.split('/').map(str::to_owned).collect();
+        let methods = methods.iter().map(|method| (*method).to_owned()).collect();
+        self.paths.push((segments, methods));
+        self
+    }
+
     /// The pattern of an operation's path.
     #[must_use]
     pub fn pattern(&self, operation: &str) -> Option<&str> {

@@ -4,6 +4,7 @@ mod verify_page;
 
 use std::time::Duration;
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Utc};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::{Html, Json, Response};
@@ -26,7 +27,7 @@ use crate::state::AppState;
 pub struct AuthApi(pub AppState);
 
 /// Who signs in.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct Credentials {
     /// Of the registration; upper and lower case are the same
@@ -47,7 +48,7 @@ impl Example for Credentials {
 }
 
 /// A refresh token.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields)]
 pub struct RefreshRequest {
     /// The newest of its session: `rt_…`
@@ -56,7 +57,7 @@ pub struct RefreshRequest {
 }
 
 /// The tokens of a session.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
 pub struct TokenPair {
     /// Send it as `Authorization: Bearer …`
@@ -88,7 +89,7 @@ impl Example for TokenPair {
 }
 
 /// A device that is signed in.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct SessionView {
     /// The session
     pub id: Uuid,
@@ -112,7 +113,7 @@ pub struct SessionList {
 }
 
 /// A token from a mail.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields)]
 pub struct EmailVerification {
     /// From the link in the mail: `ev_…`
@@ -126,7 +127,7 @@ impl AuthApi {
     ///
     /// Opens a session. A wrong password and an unknown address get the same reply (401 `invalid_credentials`).
     #[oai(path = "/auth/login", method = "post", operation_id = "login")]
-    async fn login(&self, client: Client, body: JsonBody<Credentials>) -> ApiResult<Json<TokenPair>> {
+    pub(crate) async fn login(&self, client: Client, body: JsonBody<Credentials>) -> ApiResult<Json<TokenPair>> {
         let state = &self.0;
         let credentials = body.into_inner();
         let (network, account) = (client.network(), credentials.email.to_ascii_lowercase());
@@ -173,7 +174,7 @@ impl AuthApi {
     /// The refresh token is spent and replaced. One that was spent before ends its session
     /// (401 `refresh_token_reused`), because two parties hold it.
     #[oai(path = "/auth/refresh", method = "post", operation_id = "refresh_session")]
-    async fn refresh(&self, body: JsonBody<RefreshRequest>) -> ApiResult<Json<TokenPair>> {
+    pub(crate) async fn refresh(&self, body: JsonBody<RefreshRequest>) -> ApiResult<Json<TokenPair>> {
         let state = &self.0;
         let held = state.sessions.holder(&body.refresh_token).await?;
         // Before the token is spent: a client that is told to try again has nothing else to try with.
@@ -189,7 +190,7 @@ impl AuthApi {
     ///
     /// Ends the session of the access token.
     #[oai(path = "/auth/logout", method = "post", operation_id = "logout")]
-    async fn logout(&self, auth: Auth) -> ApiResult<NoContent> {
+    pub(crate) async fn logout(&self, auth: Auth) -> ApiResult<NoContent> {
         self.0.sessions.end(auth.user_id, auth.session_id).await?;
         Ok(NoContent::Done)
     }
@@ -198,7 +199,7 @@ impl AuthApi {
     ///
     /// Every device that is signed in, the newest first.
     #[oai(path = "/auth/sessions", method = "get", operation_id = "list_sessions")]
-    async fn sessions(&self, auth: Auth) -> ApiResult<Json<SessionList>> {
+    pub(crate) async fn sessions(&self, auth: Auth) -> ApiResult<Json<SessionList>> {
         let sessions = self.0.sessions.list(auth.user_id).await?;
         let items = sessions
             .into_iter()
@@ -209,7 +210,7 @@ impl AuthApi {
 
     /// End one of your sessions
     #[oai(path = "/auth/sessions/:session_id", method = "delete", operation_id = "end_session")]
-    async fn end_session(
+    pub(crate) async fn end_session(
         &self,
         auth: Auth,
         /// The session
@@ -239,7 +240,7 @@ impl AuthApi {
     ///
     /// With the token that was mailed there. It is good once, for 24 hours.
     #[oai(path = "/auth/verify-email", method = "post", operation_id = "verify_email")]
-    async fn verify_email(&self, body: JsonBody<EmailVerification>) -> ApiResult<Json<Profile>> {
+    pub(crate) async fn verify_email(&self, body: JsonBody<EmailVerification>) -> ApiResult<Json<Profile>> {
         let mut tx = self.0.db.begin().await?;
         let user = users::verify_email(&mut tx, &body.token).await?;
         tx.commit().await?;
@@ -254,7 +255,7 @@ impl AuthApi {
         method = "post",
         operation_id = "resend_verification"
     )]
-    async fn resend_verification(&self, auth: Auth) -> ApiResult<NoContent> {
+    pub(crate) async fn resend_verification(&self, auth: Auth) -> ApiResult<NoContent> {
         let state = &self.0;
         state
             .limiter

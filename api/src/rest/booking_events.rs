@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_graphql::SimpleObject;
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -21,7 +22,7 @@ use super::Tag;
 use super::bookings::objects::{BookingState, example_id, example_instant};
 use super::bookings::reads::is_party;
 use super::payments::PaymentState;
-use crate::auth::Auth;
+use crate::auth::{Auth, Identity};
 use crate::error::{ApiError, ApiResult};
 use crate::state::AppState;
 use crate::waiting::Changes;
@@ -80,7 +81,7 @@ impl Drop for OpenStream {
 }
 
 /// Where a booking stands: the `data` of an event.
-#[derive(Clone, Debug, PartialEq, Eq, Object)]
+#[derive(Clone, Debug, PartialEq, Eq, Object, SimpleObject)]
 #[oai(example)]
 pub struct BookingProgress {
     /// The booking
@@ -142,20 +143,29 @@ impl BookingEventsApi {
         #[oai(name = "Last-Event-ID")]
         _last_event_id: Header<Option<String>>,
     ) -> ApiResult<EventStream<BoxStream<'static, BookingProgress>>> {
-        let booking = bookings::get(&mut *self.0.db.pool().acquire().await?, booking_id.0).await?;
-        booking
-            .filter(|booking| is_party(booking, auth.user_id))
-            .ok_or(BookingError::NoSuchBooking)?;
-        let open = self.0.streams.open(auth.user_id).ok_or_else(|| {
-            ApiError::too_many_requests("You have too many streams open; close one first.", RETRY_AFTER_SECONDS)
-        })?;
-        let events = changes(self.0.clone(), booking_id.0, auth.session_id, open).boxed();
+        let events = follow(&self.0, &auth, booking_id.0).await?;
         Ok(EventStream::new(events).keep_alive(KEEP_ALIVE).to_event(|progress| {
             Event::message(progress.to_json_string())
                 .event_type("booking")
                 .id(progress.version.to_string())
         }))
     }
+}
+
+/// How a booking stands, then each change, for its guest and host.
+pub(crate) async fn follow(
+    state: &AppState,
+    identity: &Identity,
+    booking_id: Uuid,
+) -> ApiResult<BoxStream<'static, BookingProgress>> {
+    let booking = bookings::get(&mut *state.db.pool().acquire().await?, booking_id).await?;
+    booking
+        .filter(|booking| is_party(booking, identity.user_id))
+        .ok_or(BookingError::NoSuchBooking)?;
+    let open = state.streams.open(identity.user_id).ok_or_else(|| {
+        ApiError::too_many_requests("You have too many streams open; close one first.", RETRY_AFTER_SECONDS)
+    })?;
+    Ok(changes(state.clone(), booking_id, identity.session_id, open).boxed())
 }
 
 struct Follower {

@@ -1,7 +1,7 @@
 //! Bookings: asking for nights, waiting for the card, and what guest and host do with a booking afterwards.
 
 mod actions;
-mod cancellation;
+pub(crate) mod cancellation;
 pub mod objects;
 pub(crate) mod reads;
 pub(crate) mod refusals;
@@ -48,7 +48,7 @@ impl BookingsApi {
     /// `Idempotency-Key` as well, the reply that was held is the one that is kept: sent again, with or without `Prefer`, the
     /// request waits for it if it must and gets it byte for byte.
     #[oai(path = "/bookings", method = "post", operation_id = "create_booking")]
-    async fn create(
+    pub(crate) async fn create(
         &self,
         auth: Auth,
         idempotency: Idempotency,
@@ -97,15 +97,9 @@ impl BookingsApi {
         uri: &Uri,
     ) -> ApiResult<Paged<BookingSummary>> {
         let page = PageRequest::<Uuid>::new(limit.0, cursor.0.as_deref(), uri)?;
-        Checks::new()
-            .optional("from", from.0.as_ref(), |day| is_calendar_day(*day), DAY_RANGE)
-            .optional("to", to.0.as_ref(), |day| is_calendar_day(*day), DAY_RANGE)
-            .finish()?;
+        check_days(from.0, to.0)?;
         let filter = bookings::Filter {
-            side: match role.0 {
-                Side::Guest => bookings::Side::Guest,
-                Side::Host => bookings::Side::Host,
-            },
+            side: role.0.into(),
             states: state.0.into_iter().map(bookings::BookingState::from).collect(),
             from: from.0,
             to: to.0,
@@ -121,7 +115,7 @@ impl BookingsApi {
     /// For its guest and its host only. With `Prefer: wait=N` the reply is held while the booking is `held` and its
     /// card is still being asked, N seconds at most.
     #[oai(path = "/bookings/:booking_id", method = "get", operation_id = "get_booking")]
-    async fn get(
+    pub(crate) async fn get(
         &self,
         auth: Auth,
         /// The booking
@@ -144,7 +138,7 @@ impl BookingsApi {
     /// What costs nothing: the number of guests, the time of arrival, the message to the host. For the guest, until
     /// the stay is over.
     #[oai(path = "/bookings/:booking_id", method = "patch", operation_id = "update_booking")]
-    async fn amend(
+    pub(crate) async fn amend(
         &self,
         auth: Auth,
         /// The booking
@@ -175,7 +169,7 @@ impl BookingsApi {
         method = "post",
         operation_id = "cancel_booking"
     )]
-    async fn cancel(
+    pub(crate) async fn cancel(
         &self,
         auth: Auth,
         /// The booking
@@ -194,7 +188,7 @@ impl BookingsApi {
         method = "post",
         operation_id = "check_in_booking"
     )]
-    async fn check_in(
+    pub(crate) async fn check_in(
         &self,
         auth: Auth,
         /// The booking
@@ -211,7 +205,7 @@ impl BookingsApi {
         method = "post",
         operation_id = "check_out_booking"
     )]
-    async fn check_out(
+    pub(crate) async fn check_out(
         &self,
         auth: Auth,
         /// The booking
@@ -228,7 +222,7 @@ impl BookingsApi {
         method = "post",
         operation_id = "approve_booking"
     )]
-    async fn approve(
+    pub(crate) async fn approve(
         &self,
         auth: Auth,
         /// The booking
@@ -245,7 +239,7 @@ impl BookingsApi {
         method = "post",
         operation_id = "decline_booking"
     )]
-    async fn decline(
+    pub(crate) async fn decline(
         &self,
         auth: Auth,
         /// The booking
@@ -264,7 +258,7 @@ impl BookingsApi {
         method = "get",
         operation_id = "quote_cancellation"
     )]
-    async fn cancellation_quote(
+    pub(crate) async fn cancellation_quote(
         &self,
         auth: Auth,
         /// The booking
@@ -282,6 +276,14 @@ pub(crate) fn default_side() -> Side {
 
 fn prefer_example() -> Option<String> {
     Some("wait=10".to_owned())
+}
+
+/// Refuses days that a list cannot be narrowed by.
+pub(crate) fn check_days(from: Option<NaiveDate>, to: Option<NaiveDate>) -> ApiResult<()> {
+    Checks::new()
+        .optional("from", from.as_ref(), |day| is_calendar_day(*day), DAY_RANGE)
+        .optional("to", to.as_ref(), |day| is_calendar_day(*day), DAY_RANGE)
+        .finish()
 }
 
 /// What a date of four-digit years can name; chrono knows days that Postgres does not.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Utc};
 use poem::http::Uri;
 use poem_openapi::param::{Path, Query};
@@ -28,7 +29,7 @@ const MOST_PER_MINUTE: u32 = 60;
 pub struct MessagesApi(pub AppState);
 
 /// What to say to the other side.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct NewMessage {
     /// 1 to 2,000 characters
@@ -45,7 +46,7 @@ impl Example for NewMessage {
 }
 
 /// How far you have read.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields)]
 pub struct ReadMark {
     /// The last message that you have read
@@ -53,7 +54,7 @@ pub struct ReadMark {
 }
 
 /// A message.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct Message {
     /// The message
     pub id: Uuid,
@@ -70,7 +71,7 @@ pub struct Message {
 }
 
 impl Message {
-    fn seen_by(message: messages::Message, viewer_id: Uuid) -> Self {
+    pub(crate) fn seen_by(message: messages::Message, viewer_id: Uuid) -> Self {
         Self {
             id: message.id,
             own: message.sender_id == viewer_id,
@@ -93,7 +94,7 @@ impl MessagesApi {
         method = "post",
         operation_id = "create_message"
     )]
-    async fn create(
+    pub(crate) async fn create(
         &self,
         auth: Auth,
         idempotency: Idempotency,
@@ -169,7 +170,7 @@ impl MessagesApi {
         method = "post",
         operation_id = "mark_messages_read"
     )]
-    async fn mark_read(
+    pub(crate) async fn mark_read(
         &self,
         auth: Auth,
         /// The booking

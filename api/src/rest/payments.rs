@@ -9,6 +9,7 @@ use poem_openapi::payload::Json;
 use roost_shared::db::Retries;
 use roost_shared::payments::{self, Payment as Row, PaymentError};
 use serde_json::json;
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub use self::objects::PaymentState;
@@ -35,7 +36,7 @@ impl PaymentsApi {
     /// up for the new one. The card is authorised in the background: follow the booking. Refusals of its own, all 409: `not_payable` (the booking's state takes no
     /// payment), `hold_ended`, `already_paying`.
     #[oai(path = "/payments", method = "post", operation_id = "create_payment")]
-    async fn create(
+    pub(crate) async fn create(
         &self,
         auth: Auth,
         idempotency: Idempotency,
@@ -108,14 +109,19 @@ impl PaymentsApi {
         payment_id: Path<Uuid>,
     ) -> ApiResult<Json<Payment>> {
         let mut conn = self.0.db.pool().acquire().await?;
-        let payment = payments::get(&mut conn, payment_id.0)
-            .await?
-            .filter(|payment| payment.guest_id == auth.user_id || payment.host_id == auth.user_id)
-            .ok_or_else(|| ApiError::not_found("payment"))?;
+        let payment = of_party(&mut conn, payment_id.0, auth.user_id).await?;
         let attempts = payments::attempts(&mut conn, payment.id).await?;
         let refunds = payments::refunds_of(&mut conn, payment.id).await?;
         Ok(Json(Payment::new(payment, attempts, refunds, auth.user_id)))
     }
+}
+
+/// The payment, if the user is its guest or host.
+pub(crate) async fn of_party(conn: &mut PgConnection, id: Uuid, user_id: Uuid) -> ApiResult<Row> {
+    payments::get(conn, id)
+        .await?
+        .filter(|payment| payment.guest_id == user_id || payment.host_id == user_id)
+        .ok_or_else(|| ApiError::not_found("payment"))
 }
 
 impl From<PaymentError> for ApiError {

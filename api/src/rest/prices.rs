@@ -1,5 +1,6 @@
 //! The lines of a price, the same in quotes and bookings.
 
+use async_graphql::SimpleObject;
 use poem_openapi::Object;
 use poem_openapi::types::Example;
 use roost_shared::properties::pricing;
@@ -19,7 +20,7 @@ mirror! {
 }
 
 /// One line of a price. Amounts are in the minor unit of the currency beside the total.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
 pub struct PriceLine {
     /// What it is for

@@ -1,5 +1,6 @@
 //! Quotes: what a stay costs, promised for a quarter of an hour.
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, NaiveDate, Utc};
 use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
@@ -21,7 +22,7 @@ use crate::state::AppState;
 pub struct QuotesApi(pub AppState);
 
 /// A stay to be priced.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct QuoteRequest {
     /// Where
@@ -47,7 +48,7 @@ impl Example for QuoteRequest {
 }
 
 /// A price, and the token that a booking shows to get it.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
 pub struct Quote {
     /// Where
@@ -138,7 +139,7 @@ impl QuotesApi {
     /// Says what a stay costs, line by line, and promises it for 15 minutes. Needs no account, reserves nothing and
     /// keeps nothing: asked again, it prices again.
     #[oai(path = "/quotes", method = "post", operation_id = "create_quote")]
-    async fn create(&self, body: JsonBody<QuoteRequest>) -> ApiResult<Json<Quote>> {
+    pub(crate) async fn create(&self, body: JsonBody<QuoteRequest>) -> ApiResult<Json<Quote>> {
         let state = &self.0;
         let stay = Stay::new(body.check_in, body.check_out);
         let offer = properties::quote_stay(

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Datelike, Utc};
 use futures::StreamExt;
 use poem_openapi::param::Path;
@@ -28,7 +29,7 @@ const MOST_AT_ONCE: usize = 16;
 pub struct UsersApi(pub AppState);
 
 /// What an account was made for; both may book.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, async_graphql::Enum)]
 #[oai(rename_all = "lowercase")]
 pub enum Role {
     /// Books stays
@@ -56,7 +57,7 @@ impl From<Role> for users::Role {
 }
 
 /// A registration.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct Registration {
     /// Where mail reaches you. Upper and lower case are the same
@@ -88,7 +89,7 @@ impl Example for Registration {
 }
 
 /// Your own profile.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
 pub struct Profile {
     /// The account
@@ -140,7 +141,7 @@ impl From<User> for Profile {
 }
 
 /// What everybody may know of a user.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct PublicProfile {
     /// The account
     pub id: Uuid,
@@ -164,7 +165,7 @@ impl From<User> for PublicProfile {
 }
 
 /// A user, as much as the asker may know.
-#[derive(Clone, Debug, Union)]
+#[derive(Clone, Debug, Union, async_graphql::Union)]
 pub enum UserView {
     /// Your own profile
     Own(Profile),
@@ -173,7 +174,7 @@ pub enum UserView {
 }
 
 /// What to change of a profile. What is left out stays.
-#[derive(Clone, Debug, Default, Object)]
+#[derive(Clone, Debug, Default, Object, InputObject)]
 #[oai(deny_unknown_fields)]
 pub struct ProfilePatch {
     /// As you write it
@@ -187,7 +188,7 @@ pub struct ProfilePatch {
 }
 
 /// A change of password.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields)]
 pub struct PasswordChange {
     /// The present one
@@ -213,7 +214,7 @@ impl UsersApi {
     /// Makes an account and sends a mail that proves the address; the account can be used at once. Sign in with
     /// `POST /auth/login`.
     #[oai(path = "/users", method = "post", operation_id = "register_user")]
-    async fn register(
+    pub(crate) async fn register(
         &self,
         client: Client,
         idempotency: Idempotency,
@@ -269,7 +270,7 @@ impl UsersApi {
 
     /// Your own profile
     #[oai(path = "/users/me", method = "get", operation_id = "get_own_user")]
-    async fn own(&self, auth: Auth) -> ApiResult<Json<Profile>> {
+    pub(crate) async fn own(&self, auth: Auth) -> ApiResult<Json<Profile>> {
         let user = users::find(self.0.db.pool(), auth.user_id).await?;
         Ok(Json(user.ok_or_else(|| ApiError::not_found("user"))?.into()))
     }
@@ -278,7 +279,7 @@ impl UsersApi {
     ///
     /// Your own profile whole, somebody else's only as far as it is public.
     #[oai(path = "/users/:user_id", method = "get", operation_id = "get_user")]
-    async fn get(
+    pub(crate) async fn get(
         &self,
         auth: Auth,
         /// The user
@@ -298,7 +299,7 @@ impl UsersApi {
     ///
     /// What is left out stays as it is.
     #[oai(path = "/users/me", method = "patch", operation_id = "update_own_user")]
-    async fn update_own(&self, auth: Auth, body: JsonBody<ProfilePatch>) -> ApiResult<Json<Profile>> {
+    pub(crate) async fn update_own(&self, auth: Auth, body: JsonBody<ProfilePatch>) -> ApiResult<Json<Profile>> {
         self.change(auth.user_id, body.into_inner()).await
     }
 
@@ -322,7 +323,7 @@ impl UsersApi {
     /// Signs you out everywhere and erases what is personal; a host's properties are archived. Refused while
     /// bookings as guest or host are open (409 `open_bookings`).
     #[oai(path = "/users/me", method = "delete", operation_id = "delete_own_user")]
-    async fn delete_own(&self, auth: Auth) -> ApiResult<NoContent> {
+    pub(crate) async fn delete_own(&self, auth: Auth) -> ApiResult<NoContent> {
         self.erase(auth.user_id).await
     }
 
@@ -344,7 +345,7 @@ impl UsersApi {
     ///
     /// Ends all your other sessions.
     #[oai(path = "/users/me/password", method = "post", operation_id = "change_password")]
-    async fn change_password(&self, auth: Auth, body: JsonBody<PasswordChange>) -> ApiResult<NoContent> {
+    pub(crate) async fn change_password(&self, auth: Auth, body: JsonBody<PasswordChange>) -> ApiResult<NoContent> {
         let state = &self.0;
         let change = body.into_inner();
         state

@@ -26,7 +26,10 @@ pub(crate) use decision::lose_payment;
 pub use decision::{approve, confirm, decline, expire};
 pub use request::{BookingRequest, Requested, request};
 pub use rules::{BookingState, RefundDecision};
-pub use store::{Booking, Filter, Progress, Side, TimelineEntry, get, has_booked, list, lock, progress, timeline};
+pub use store::{
+    Booking, Filter, Progress, Side, TimelineEntry, get, get_many, has_booked, list, lock, progress, timeline,
+    timelines,
+};
 pub use timeline::{note, note_refusal};
 
 /// How long the nights wait for a card.

@@ -1,5 +1,7 @@
 //! The rows of bookings and their timeline.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -137,6 +139,14 @@ macro_rules! select_booking {
 /// Postgres cannot be reached.
 pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Booking>, sqlx::Error> {
     select_booking!("WHERE id = $1", id).fetch_optional(conn).await
+}
+
+/// These bookings, in no order.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn get_many(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<Booking>, sqlx::Error> {
+    select_booking!("WHERE id = ANY($1)", ids).fetch_all(pool).await
 }
 
 /// The booking, which nobody else changes until the transaction ends.
@@ -297,4 +307,31 @@ pub async fn has_booked(conn: &mut PgConnection, guest_id: Uuid, property_id: Uu
     )
     .fetch_one(conn)
     .await
+}
+
+/// The same for several bookings, each by its id.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn timelines(pool: &PgPool, booking_ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<TimelineEntry>>, sqlx::Error> {
+    let rows = sqlx::query!(
+        "SELECT booking_id, at, event, actor, from_state, to_state, accepted, reason FROM booking_events
+         WHERE booking_id = ANY($1) ORDER BY booking_id, id",
+        booking_ids
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut timelines: HashMap<Uuid, Vec<TimelineEntry>> = HashMap::new();
+    for row in rows {
+        timelines.entry(row.booking_id).or_default().push(TimelineEntry {
+            at: row.at,
+            event: row.event,
+            actor: row.actor,
+            from_state: row.from_state,
+            to_state: row.to_state,
+            accepted: row.accepted,
+            reason: row.reason,
+        });
+    }
+    Ok(timelines)
 }

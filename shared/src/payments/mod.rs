@@ -18,8 +18,8 @@ use crate::jobs::catalogue::{AuthorizePayment, VoidPayment};
 pub use follow::{bind_intent, failed, follow, processing, start_release, voided};
 pub use refunds::{follow_refund, pay_back, pay_back_rest, refund_refused};
 pub use store::{
-    Attempt, Filter, Payment, Refund, attempts, authorization_is_active, by_intent, get, latest_of, latest_of_each,
-    list, lock, lock_refund, refund, refunds_of,
+    Attempt, Filter, Payment, Refund, attempts, attempts_of_each, authorization_is_active, by_intent, get, latest_of,
+    latest_of_each, list, lock, lock_refund, refund, refunds_of, refunds_of_each,
 };
 
 /// Where a payment stands.

@@ -1,5 +1,7 @@
 //! The rows of payments and refunds.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
@@ -263,6 +265,52 @@ pub async fn attempts(conn: &mut PgConnection, payment_id: Uuid) -> Result<Vec<A
     )
     .fetch_all(conn)
     .await
+}
+
+/// The same for several payments, each by its id.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn attempts_of_each(pool: &PgPool, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<Attempt>>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT entity_id AS "payment_id!", key, state, external_id, error, first_sent_at, updated_at FROM effects
+           WHERE entity_id = ANY($1) AND key NOT LIKE 'mail:%' ORDER BY entity_id, first_sent_at, key"#,
+        payment_ids
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut attempts: HashMap<Uuid, Vec<Attempt>> = HashMap::new();
+    for row in rows {
+        attempts.entry(row.payment_id).or_default().push(Attempt {
+            key: row.key,
+            state: row.state,
+            external_id: row.external_id,
+            error: row.error,
+            first_sent_at: row.first_sent_at,
+            updated_at: row.updated_at,
+        });
+    }
+    Ok(attempts)
+}
+
+/// The refunds of several payments, oldest first.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn refunds_of_each(pool: &PgPool, payment_ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<Refund>>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Refund,
+        "SELECT id, payment_id, amount_minor, reason, state, stripe_refund_id, created_at FROM refunds
+         WHERE payment_id = ANY($1) ORDER BY id",
+        payment_ids
+    )
+    .fetch_all(pool)
+    .await?;
+    let mut refunds: HashMap<Uuid, Vec<Refund>> = HashMap::new();
+    for row in rows {
+        refunds.entry(row.payment_id).or_default().push(row);
+    }
+    Ok(refunds)
 }
 
 /// The refunds of a payment, oldest first.

@@ -154,6 +154,17 @@ pub async fn get(conn: &mut PgConnection, id: Uuid) -> Result<Option<Property>, 
         .await
 }
 
+/// These properties, whatever their status, in no order.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn get_many(conn: &mut PgConnection, ids: &[Uuid]) -> Result<Vec<Property>, sqlx::Error> {
+    sqlx::query_as(concat!(select_property!(), "WHERE id = ANY($1)"))
+        .bind(ids)
+        .fetch_all(conn)
+        .await
+}
+
 /// Locks the property for a change by `user_id`, who read it at one of the versions `expected`, if that was said.
 async fn lock_for_change(
     tx: &mut Tx,

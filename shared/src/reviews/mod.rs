@@ -24,7 +24,7 @@ pub use moderation::{
 };
 pub use publication::{Publication, awaited, publish};
 pub use rules::{Histogram, Ratings, Side, Stars};
-pub use store::{Filter, Order, Position, Rated, Review, Window, get, list, ratings, window};
+pub use store::{Filter, Order, Position, Rated, Review, Window, get, list, live_of_each, ratings, window};
 pub use writing::{Edit, NewReview, delete, edit, open, write};
 
 /// Why an operation was refused.

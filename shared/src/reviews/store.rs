@@ -1,7 +1,7 @@
 //! The rows of reviews, their windows and the sums of stars.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, Postgres, QueryBuilder};
+use sqlx::{PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::rules::{Histogram, Ratings, Side, Stars};
@@ -98,6 +98,21 @@ pub(super) async fn lock_review(tx: &mut Tx, id: Uuid) -> Result<Option<Review>,
     ))
     .bind(id)
     .fetch_optional(tx.conn())
+    .await
+}
+
+/// What was written about these bookings and not taken back, two each at most, in no order. Who may see them is the
+/// caller's to ask: [`Review::is_visible_to`].
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn live_of_each(pool: &PgPool, booking_ids: &[Uuid]) -> Result<Vec<Review>, sqlx::Error> {
+    sqlx::query_as(concat!(
+        select_review!(),
+        "WHERE booking_id = ANY($1) AND reviews.deleted_at IS NULL"
+    ))
+    .bind(booking_ids)
+    .fetch_all(pool)
     .await
 }
 

@@ -218,6 +218,14 @@ pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<User>, sqlx::Error> 
     store::find(pool, id).await
 }
 
+/// Those of these accounts that have not been deleted, in no order.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn find_many(pool: &PgPool, ids: &[Uuid]) -> Result<Vec<User>, sqlx::Error> {
+    store::find_many(pool, ids).await
+}
+
 /// What may be changed of a profile. None leaves it as it is.
 #[derive(Clone, Debug, Default)]
 pub struct ProfileChange {

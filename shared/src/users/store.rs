@@ -64,6 +64,18 @@ pub(super) async fn find(conn: impl PgExecutor<'_>, id: Uuid) -> Result<Option<U
     .transpose()
 }
 
+pub(super) async fn find_many(conn: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<User>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT id, email, full_name, role, locale, email_verified_at, created_at, updated_at
+         FROM users WHERE id = ANY($1) AND deleted_at IS NULL",
+        ids,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Row::into_user).collect()
+}
+
 /// The id and password hash that sign in with `email`.
 pub(super) async fn credentials(conn: impl PgExecutor<'_>, email: &str) -> Result<Option<(Uuid, String)>, sqlx::Error> {
     let row = sqlx::query!(

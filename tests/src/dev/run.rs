@@ -173,6 +173,10 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
         .env("PUBLIC_URL", &api_url)
         .env("JWT_SECRET", given("JWT_SECRET").unwrap_or(secrets.jwt))
         .env("STRIPE_WEBHOOK_SECRET", &webhook_secret);
+    // Who develops wants to see the schema; a deployment switches this on by itself, or not.
+    for option in ["GRAPHQL_INTROSPECTION", "GRAPHIQL"] {
+        server.env(option, given(option).unwrap_or_else(|| "true".to_owned()));
+    }
     stack.start("api", server)?;
     stack.wait_ok("api", &format!("http://{api}/readyz")).await?;
     stack

@@ -1,5 +1,6 @@
 //! What cancelling would pay back, as it looks on the wire.
 
+use async_graphql::SimpleObject;
 use chrono::{DateTime, FixedOffset, Utc};
 use poem_openapi::Object;
 use poem_openapi::types::Example;
@@ -10,7 +11,7 @@ use super::objects::{example_id, example_instant};
 use crate::rest::prices::LineKind;
 
 /// A line of a price and what of it is paid back.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct RefundLine {
     /// What it is for
     pub kind: LineKind,
@@ -23,7 +24,7 @@ pub struct RefundLine {
 }
 
 /// What cancelling now would pay back. Cancelling at the same instant pays exactly this.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
 pub struct CancellationQuote {
     /// The booking

@@ -1,5 +1,6 @@
 //! Bookings as they look on the wire.
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object};
@@ -44,7 +45,7 @@ mirror! {
 }
 
 /// On which side of a booking or payment you stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, async_graphql::Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum Side {
     /// Those you made
@@ -53,8 +54,17 @@ pub enum Side {
     Host,
 }
 
+impl From<Side> for bookings::Side {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Guest => Self::Guest,
+            Side::Host => Self::Host,
+        }
+    }
+}
+
 /// What to book.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct NewBooking {
     /// Which property
@@ -88,7 +98,7 @@ impl Example for NewBooking {
 }
 
 /// What to change of a booking. What is left out, or null, stays.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct BookingPatch {
     /// How many people, no more than the property takes
@@ -130,7 +140,7 @@ impl Example for Reason {
 }
 
 /// A booking in a list.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
 pub struct BookingSummary {
     /// The booking
@@ -138,6 +148,7 @@ pub struct BookingSummary {
     /// What is booked
     pub property_id: Uuid,
     /// What it is called
+    #[graphql(skip)]
     pub property_title: String,
     /// Who booked
     pub guest_id: Uuid,
@@ -158,6 +169,7 @@ pub struct BookingSummary {
     /// What the guest pays, in minor units
     pub total_minor: i64,
     /// Where the latest card stands
+    #[graphql(skip)]
     pub payment_state: Option<PaymentState>,
     /// While it is `held`: when the nights are free again if no card is authorised
     pub hold_expires_at: Option<DateTime<Utc>>,
@@ -258,7 +270,7 @@ impl BookingPayment {
 }
 
 /// Who did something to a booking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, async_graphql::Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum TimelineActor {
     /// The guest
@@ -272,7 +284,7 @@ pub enum TimelineActor {
 }
 
 /// Something that was asked of a booking or happened to it.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct TimelineEntry {
     /// When
     pub at: DateTime<Utc>,
@@ -294,7 +306,7 @@ pub struct TimelineEntry {
 const GUESTS_AFFAIRS: [&str; 2] = ["payment_failed", "refund_failed"];
 
 impl TimelineEntry {
-    fn new(entry: Entry, for_guest: bool) -> Self {
+    pub(crate) fn new(entry: Entry, for_guest: bool) -> Self {
         let state = |name: Option<String>| {
             let name = name?;
             bookings::BookingState::ALL
@@ -321,12 +333,14 @@ impl TimelineEntry {
     }
 }
 
-/// A booking with everything about it.
-#[derive(Clone, Debug, Object)]
+/// A booking with everything about it. In GraphQL, what is skipped here is read only when it is asked for.
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
+#[graphql(complex)]
 pub struct Booking {
     /// What lists show as well
     #[oai(flatten)]
+    #[graphql(flatten)]
     pub summary: BookingSummary,
     /// Confirmed without the host's approval
     pub instant_book: bool,
@@ -353,8 +367,10 @@ pub struct Booking {
     /// When it was cancelled
     pub cancelled_at: Option<DateTime<Utc>>,
     /// The latest card
+    #[graphql(skip)]
     pub payment: Option<BookingPayment>,
     /// Everything that was asked of it or happened to it, refusals included, oldest first
+    #[graphql(skip)]
     pub timeline: Vec<TimelineEntry>,
 }
 

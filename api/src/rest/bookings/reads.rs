@@ -27,6 +27,13 @@ pub struct Held<T> {
     wait: Option<Wait>,
 }
 
+impl<T> Held<T> {
+    /// What it says.
+    pub fn into_inner(self) -> T {
+        self.body
+    }
+}
+
 impl<T: ToJSON> IntoResponse for Held<T> {
     fn into_response(self) -> Response {
         let mut response = Json(self.body).into_response();
@@ -172,6 +179,11 @@ pub async fn cancellation_quote(
         .await?
         .filter(|booking| is_party(booking, user_id))
         .ok_or(BookingError::NoSuchBooking)?;
+    quote_cancellation(state, user_id, &booking).map(Json)
+}
+
+/// What cancelling now would pay back to one of the booking's two sides.
+pub fn quote_cancellation(state: &AppState, user_id: Uuid, booking: &Row) -> ApiResult<CancellationQuote> {
     if !booking.state.can_be_cancelled() {
         return Err(ApiError::from(BookingError::WrongState {
             state: booking.state,
@@ -179,9 +191,9 @@ pub async fn cancellation_quote(
         }));
     }
     let now = state.clock.now();
-    bookings::ensure_not_over(&booking, now)?;
+    bookings::ensure_not_over(booking, now)?;
     let by_host = booking.host_id == user_id;
-    Ok(Json(CancellationQuote::new(&booking, by_host, now)))
+    Ok(CancellationQuote::new(booking, by_host, now))
 }
 
 /// Whether the user is the booking's guest or host.

@@ -1,5 +1,6 @@
 //! Payments as they look on the wire.
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Utc};
 use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object};
@@ -28,7 +29,7 @@ mirror! {
 }
 
 /// Another card for a booking.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct NewPayment {
     /// Which booking: yours, and still `held`
@@ -48,7 +49,7 @@ impl Example for NewPayment {
 }
 
 /// A payment in a list. Amounts in minor units.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
 pub struct PaymentSummary {
     /// The payment
@@ -135,7 +136,7 @@ impl Example for PaymentSummary {
 }
 
 /// What was asked of Stripe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, async_graphql::Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum Operation {
     /// Reserve the amount
@@ -149,7 +150,7 @@ pub enum Operation {
 }
 
 /// What came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, async_graphql::Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum AttemptState {
     /// About to be sent, or on its way
@@ -163,7 +164,7 @@ pub enum AttemptState {
 }
 
 /// One operation at Stripe, however often it had to be sent.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct Attempt {
     /// What was asked
     pub operation: Operation,
@@ -182,7 +183,7 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    fn new(tried: Tried, for_guest: bool) -> Self {
+    pub(crate) fn new(tried: Tried, for_guest: bool) -> Self {
         let operation = match tried.key.split(':').next() {
             Some("capture") => Operation::Capture,
             Some("void") => Operation::Void,
@@ -207,7 +208,7 @@ impl Attempt {
 }
 
 /// Where a refund stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, async_graphql::Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum RefundState {
     /// Promised, and on its way
@@ -219,7 +220,7 @@ pub enum RefundState {
 }
 
 /// Money on its way back.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct Refund {
     /// The refund
     pub id: Uuid,
@@ -252,20 +253,24 @@ impl From<PaidBack> for Refund {
     }
 }
 
-/// A payment with everything about it.
-#[derive(Clone, Debug, Object)]
+/// A payment with everything about it. In GraphQL, what is skipped here is read only when it is asked for.
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
+#[graphql(complex)]
 pub struct Payment {
     /// What lists show as well
     #[oai(flatten)]
+    #[graphql(flatten)]
     pub summary: PaymentSummary,
     /// When the authorisation lapses
     pub capture_before: Option<DateTime<Utc>>,
     /// While the state is `requires_action`: what Stripe.js needs to ask for the proof. For the guest only
     pub client_secret: Option<String>,
     /// What was asked of Stripe, refunds included, oldest first
+    #[graphql(skip)]
     pub attempts: Vec<Attempt>,
     /// What was or will be paid back, oldest first
+    #[graphql(skip)]
     pub refunds: Vec<Refund>,
 }
 

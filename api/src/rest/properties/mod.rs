@@ -1,8 +1,8 @@
 //! Properties: listing, finding, changing and archiving them.
 
 mod limits;
-mod search;
-mod view;
+pub(crate) mod search;
+pub(crate) mod view;
 
 use bytes::Bytes;
 use chrono::NaiveDate;
@@ -10,11 +10,10 @@ use poem::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
 use poem::{IntoResponse, Response};
 use poem_openapi::param::{Header, Path, Query};
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
-use poem_openapi::types::Type;
+use poem_openapi::types::{ParseFromJSON, Type};
 use poem_openapi::{ApiResponse, OpenApi};
 use roost_shared::bookings;
 use roost_shared::properties::rules::Violation;
-use roost_shared::properties::search::Position;
 use roost_shared::properties::{self, Property, PropertyError, public_json};
 use uuid::Uuid;
 
@@ -44,7 +43,7 @@ impl PropertiesApi {
     ///
     /// Makes a property of yours, a draft unless `status` says `listed`. Only hosts do this.
     #[oai(path = "/properties", method = "post", operation_id = "create_property")]
-    async fn create(
+    pub(crate) async fn create(
         &self,
         auth: Auth,
         idempotency: Idempotency,
@@ -133,14 +132,7 @@ impl PropertiesApi {
             host_id,
             mine: mine.0,
         };
-        let mut search = query.into_search(self.0.clock.now())?;
-        search.after = page.after().map(|(rating_hundredths, id)| Position {
-            rating_hundredths: *rating_hundredths,
-            id: *id,
-        });
-        let mut conn = self.0.db.pool().acquire().await?;
-        let found = properties::search::search(&mut conn, &search, page.fetch()).await?;
-        drop(conn);
+        let found = query.find(&self.0, &page).await?;
         let key = |property: &Property| (property.rating_hundredths, property.id);
         Ok(page.reply(found, key, PropertyView::from))
     }
@@ -206,7 +198,7 @@ impl PropertiesApi {
         method = "patch",
         operation_id = "update_property"
     )]
-    async fn update(
+    pub(crate) async fn update(
         &self,
         auth: Auth,
         /// The property
@@ -249,7 +241,7 @@ impl PropertiesApi {
         method = "delete",
         operation_id = "archive_property"
     )]
-    async fn archive(
+    pub(crate) async fn archive(
         &self,
         auth: Auth,
         /// The property
@@ -312,6 +304,15 @@ pub struct Document {
 }
 
 impl Document {
+    /// What it says.
+    ///
+    /// # Errors
+    /// It is not a property, which does not happen.
+    pub(crate) fn view(&self) -> ApiResult<PropertyView> {
+        let json = serde_json::from_slice(&self.json).map_err(ApiError::internal)?;
+        PropertyView::parse_from_json(Some(json)).map_err(|error| ApiError::internal(error.message()))
+    }
+
     fn of(property: &Property) -> ApiResult<Self> {
         Ok(Self {
             json: public_json(property).map_err(ApiError::internal)?,

@@ -2,18 +2,21 @@
 
 use chrono::{DateTime, Days, NaiveDate, TimeDelta, Utc};
 use roost_shared::money::Currency;
+use roost_shared::properties::Property;
 use roost_shared::properties::rules::{
     AMENITIES, MAX_AMENITIES, MAX_CITY_LENGTH, MAX_GUESTS, MAX_NIGHTS, MAX_ROOMS, is_country, is_line,
 };
-use roost_shared::properties::search::Search;
+use roost_shared::properties::search::{self, Position, Search};
 use roost_shared::properties::stay::{MAX_DAYS_AHEAD, Stay};
 use uuid::Uuid;
 
 use crate::error::ApiResult;
+use crate::page::PageRequest;
+use crate::state::AppState;
 use crate::validate::Checks;
 
 /// As it came.
-pub(super) struct SearchQuery {
+pub(crate) struct SearchQuery {
     pub city: Option<String>,
     pub country: Option<String>,
     pub check_in: Option<NaiveDate>,
@@ -30,11 +33,25 @@ pub(super) struct SearchQuery {
 }
 
 impl SearchQuery {
+    /// What fits, for a page.
+    ///
+    /// # Errors
+    /// 422 `validation_failed`, 503 without Postgres.
+    pub async fn find(self, state: &AppState, page: &PageRequest<(i32, Uuid)>) -> ApiResult<Vec<Property>> {
+        let mut search = self.into_search(state.clock.now())?;
+        search.after = page.after().map(|(rating_hundredths, id)| Position {
+            rating_hundredths: *rating_hundredths,
+            id: *id,
+        });
+        let mut conn = state.db.pool().acquire().await?;
+        Ok(search::search(&mut conn, &search, page.fetch()).await?)
+    }
+
     /// The search, from its first page on.
     ///
     /// # Errors
     /// 422 `validation_failed`.
-    pub fn into_search(self, now: DateTime<Utc>) -> ApiResult<Search> {
+    fn into_search(self, now: DateTime<Utc>) -> ApiResult<Search> {
         // Somewhere on earth it is still, or already, another day; each property judges by its own at the booking.
         let first_today = (now - TimeDelta::hours(12)).date_naive();
         let last_today = (now + TimeDelta::hours(14)).date_naive();

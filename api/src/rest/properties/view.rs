@@ -1,5 +1,6 @@
 //! A property on the wire: what a host sends, and what everybody gets.
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, NaiveTime, Utc};
 use poem_openapi::Object;
 use poem_openapi::types::{Example, MaybeUndefined};
@@ -8,6 +9,7 @@ use roost_shared::properties::rules::{self, Violation};
 use roost_shared::properties::{self, Property, PropertyDetails};
 use uuid::Uuid;
 
+use crate::patch::Change;
 use crate::rest::mirror::mirror;
 
 /// The default of `check_in_from`.
@@ -49,8 +51,9 @@ mirror! {
 }
 
 /// A property as everybody sees it.
-#[derive(Clone, Debug, PartialEq, Object)]
+#[derive(Clone, Debug, PartialEq, Object, SimpleObject)]
 #[oai(rename = "Property", deny_unknown_fields, example)]
+#[graphql(name = "Property", complex)]
 pub struct PropertyView {
     /// The property
     pub id: Uuid,
@@ -192,7 +195,7 @@ impl From<Property> for PropertyView {
 }
 
 /// A property to be listed.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct NewProperty {
     /// Its name in lists: one line of 5 to 120 characters
@@ -372,55 +375,55 @@ fn hours_and_minutes(text: &str) -> Option<NaiveTime> {
 }
 
 /// What to change of a property. What is left out stays; `null` brings a default back.
-#[derive(Clone, Debug, Default, Object)]
+#[derive(Clone, Debug, Default, Object, InputObject)]
 #[oai(deny_unknown_fields)]
 pub struct PropertyPatch {
     /// Its name in lists: one line of 5 to 120 characters
-    pub title: MaybeUndefined<String>,
+    pub title: Change<String>,
     /// What a guest should know before booking: up to 5,000 characters
-    pub description: MaybeUndefined<String>,
+    pub description: Change<String>,
     /// The city, as written there or in English
-    pub city: MaybeUndefined<String>,
+    pub city: Change<String>,
     /// ISO 3166-1 alpha-2, in upper case
-    pub country: MaybeUndefined<String>,
+    pub country: Change<String>,
     /// Degrees north
-    pub latitude: MaybeUndefined<f64>,
+    pub latitude: Change<f64>,
     /// Degrees east
-    pub longitude: MaybeUndefined<f64>,
+    pub longitude: Change<f64>,
     /// The IANA time zone that its dates and times are of
-    pub time_zone: MaybeUndefined<String>,
+    pub time_zone: Change<String>,
     /// ISO 4217, of both amounts
-    pub currency: MaybeUndefined<String>,
+    pub currency: Change<String>,
     /// One night, in minor units: 12000 is 120.00 EUR, or 12000 JPY
-    pub nightly_rate_minor: MaybeUndefined<i64>,
+    pub nightly_rate_minor: Change<i64>,
     /// Once a stay, in minor units
-    pub cleaning_fee_minor: MaybeUndefined<i64>,
+    pub cleaning_fee_minor: Change<i64>,
     /// The most people
-    pub max_guests: MaybeUndefined<i32>,
+    pub max_guests: Change<i32>,
     /// How many bedrooms; 0 in a studio
-    pub bedrooms: MaybeUndefined<i32>,
+    pub bedrooms: Change<i32>,
     /// How many beds
-    pub beds: MaybeUndefined<i32>,
+    pub beds: Change<i32>,
     /// How many bathrooms
-    pub bathrooms: MaybeUndefined<i32>,
+    pub bathrooms: Change<i32>,
     /// What there is, each once
-    pub amenities: MaybeUndefined<Vec<String>>,
+    pub amenities: Change<Vec<String>>,
     /// What you ask of guests: up to 5,000 characters
-    pub house_rules: MaybeUndefined<String>,
+    pub house_rules: Change<String>,
     /// The earliest arrival on the day of check-in, `HH:MM` on the property's clock
-    pub check_in_from: MaybeUndefined<String>,
+    pub check_in_from: Change<String>,
     /// The latest departure on the day of check-out, `HH:MM` on the property's clock
-    pub check_out_by: MaybeUndefined<String>,
+    pub check_out_by: Change<String>,
     /// The shortest stay
-    pub min_nights: MaybeUndefined<i32>,
+    pub min_nights: Change<i32>,
     /// The longest stay
-    pub max_nights: MaybeUndefined<i32>,
+    pub max_nights: Change<i32>,
     /// Whether a booking is confirmed without your approval
-    pub instant_book: MaybeUndefined<bool>,
+    pub instant_book: Change<bool>,
     /// What a guest who cancels gets back
-    pub cancellation_policy: MaybeUndefined<CancellationPolicy>,
+    pub cancellation_policy: Change<CancellationPolicy>,
     /// `draft`: only you see it; `listed`: everybody does, and it can be booked
-    pub status: MaybeUndefined<PropertyStatus>,
+    pub status: Change<PropertyStatus>,
 }
 
 impl PropertyPatch {
@@ -460,16 +463,16 @@ impl PropertyPatch {
 }
 
 /// A field without a default cannot be null.
-fn set<T>(nulls: &mut Vec<&'static str>, name: &'static str, field: &mut T, change: MaybeUndefined<T>) {
-    match change {
+fn set<T>(nulls: &mut Vec<&'static str>, name: &'static str, field: &mut T, change: Change<T>) {
+    match change.0 {
         MaybeUndefined::Undefined => {}
         MaybeUndefined::Null => nulls.push(name),
         MaybeUndefined::Value(value) => *field = value,
     }
 }
 
-fn set_or_unset<T>(field: &mut Option<T>, change: MaybeUndefined<T>) {
-    match change {
+fn set_or_unset<T>(field: &mut Option<T>, change: Change<T>) {
+    match change.0 {
         MaybeUndefined::Undefined => {}
         MaybeUndefined::Null => *field = None,
         MaybeUndefined::Value(value) => *field = Some(value),

@@ -38,7 +38,7 @@ impl ReviewsApi {
     /// Refusals of its own, all 409: `wrong_state` (nobody has checked out), `review_window_closed`,
     /// `already_reviewed` with the member `review_id`.
     #[oai(path = "/reviews", method = "post", operation_id = "create_review")]
-    async fn create(
+    pub(crate) async fn create(
         &self,
         auth: Auth,
         idempotency: Idempotency,
@@ -99,15 +99,7 @@ impl ReviewsApi {
         cursor: Query<Option<String>>,
         uri: &Uri,
     ) -> ApiResult<Paged<Review>> {
-        let page = PageRequest::<(i16, DateTime<Utc>, Uuid)>::new(limit.0, cursor.0.as_deref(), uri)?;
-        let narrowed = property_id.0.is_some() || author_id.0.is_some() || subject_id.0.is_some();
-        Checks::new()
-            .field(
-                "sort",
-                sort.0 == ReviewOrder::Newest || narrowed,
-                "must be newest without property_id, author_id or subject_id",
-            )
-            .finish()?;
+        let page = PageRequest::<Key>::new(limit.0, cursor.0.as_deref(), uri)?;
         let viewer_id = auth.user_id();
         let filter = Filter {
             viewer_id,
@@ -117,16 +109,9 @@ impl ReviewsApi {
             side: side.0.map(reviews::Side::from),
             overall: rating.0,
             order: sort.0.into(),
-            after: page.after().map(|(overall, shown_at, id)| Position {
-                overall: *overall,
-                shown_at: *shown_at,
-                id: *id,
-            }),
+            after: None,
         };
-        let mut conn = self.0.db.pool().acquire().await?;
-        let found = reviews::list(&mut conn, &filter, page.fetch()).await?;
-        drop(conn);
-        let key = |row: &Row| (row.stars.overall, row.shown_at, row.id);
+        let found = find(&self.0, filter, &page).await?;
         Ok(page.reply(found, key, |row| Review::seen_by(row, viewer_id)))
     }
 
@@ -135,7 +120,7 @@ impl ReviewsApi {
     /// Of a property, of a host over all properties, or of a guest (for those who are signed in): exactly one of the
     /// three parameters. What is not published or is hidden counts nowhere.
     #[oai(path = "/reviews/summary", method = "get", operation_id = "get_rating_summary")]
-    async fn summary(
+    pub(crate) async fn summary(
         &self,
         auth: MaybeAuth,
         /// The property
@@ -173,7 +158,7 @@ impl ReviewsApi {
     ///
     /// One that is public, or your own; a moderator also reads what is hidden.
     #[oai(path = "/reviews/:review_id", method = "get", operation_id = "get_review")]
-    async fn get(
+    pub(crate) async fn get(
         &self,
         auth: MaybeAuth,
         /// The review
@@ -200,7 +185,7 @@ impl ReviewsApi {
     /// Your own, before it is published: afterwards 409 `review_published`, or `review_window_closed` once the time is
     /// over.
     #[oai(path = "/reviews/:review_id", method = "patch", operation_id = "update_review")]
-    async fn edit(
+    pub(crate) async fn edit(
         &self,
         auth: Auth,
         /// The review
@@ -226,7 +211,7 @@ impl ReviewsApi {
     ///
     /// Your own, before it is published. You may write another one while there is time.
     #[oai(path = "/reviews/:review_id", method = "delete", operation_id = "delete_review")]
-    async fn delete(
+    pub(crate) async fn delete(
         &self,
         auth: Auth,
         /// The review
@@ -242,7 +227,7 @@ impl ReviewsApi {
     ///
     /// For the host whom a guest reviewed, once: afterwards 409 `already_answered`. Everybody reads it.
     #[oai(path = "/reviews/:review_id/answer", method = "post", operation_id = "answer_review")]
-    async fn answer(
+    pub(crate) async fn answer(
         &self,
         auth: Auth,
         /// The review
@@ -262,7 +247,7 @@ impl ReviewsApi {
     ///
     /// To the moderators; once, and not your own: 409 `already_reported`, 409 `own_review`.
     #[oai(path = "/reviews/:review_id/report", method = "post", operation_id = "report_review")]
-    async fn report(
+    pub(crate) async fn report(
         &self,
         auth: Auth,
         /// The review
@@ -282,6 +267,42 @@ impl ReviewsApi {
         tx.commit().await?;
         Ok(NoContent::Done)
     }
+}
+
+/// What lists are ordered by.
+pub(crate) type Key = (i16, DateTime<Utc>, Uuid);
+
+/// The key of a review.
+pub(crate) fn key(row: &Row) -> Key {
+    (row.stars.overall, row.shown_at, row.id)
+}
+
+/// What a list shows, for a page.
+///
+/// # Errors
+/// 422 `validation_failed`, 503 without Postgres.
+pub(crate) async fn find(state: &AppState, mut filter: Filter, page: &PageRequest<Key>) -> ApiResult<Vec<Row>> {
+    let narrowed = filter.property_id.is_some() || filter.author_id.is_some() || filter.subject_id.is_some();
+    Checks::new()
+        .field(
+            "sort",
+            filter.order == reviews::Order::Newest || narrowed,
+            "must be newest without property_id, author_id or subject_id",
+        )
+        .optional(
+            "rating",
+            filter.overall.as_ref(),
+            |stars| (1..=5).contains(stars),
+            "must be 1 to 5",
+        )
+        .finish()?;
+    filter.after = page.after().map(|(overall, shown_at, id)| Position {
+        overall: *overall,
+        shown_at: *shown_at,
+        id: *id,
+    });
+    let mut conn = state.db.pool().acquire().await?;
+    Ok(reviews::list(&mut conn, &filter, page.fetch()).await?)
 }
 
 fn newest() -> ReviewOrder {

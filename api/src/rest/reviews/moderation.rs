@@ -1,5 +1,6 @@
 //! What moderators do with reviews. `roost-api grant-moderator` makes one.
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Utc};
 use poem::http::Uri;
 use poem_openapi::param::{Path, Query};
@@ -24,7 +25,7 @@ use crate::validate::Checks;
 pub struct ModerationApi(pub AppState);
 
 /// Why a moderator decides so.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct DecisionReason {
     /// 1 to 500 characters; the author of a hidden review reads it
@@ -48,7 +49,7 @@ impl DecisionReason {
 }
 
 /// A complaint that nobody has decided about.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct ReviewReport {
     /// Who complains
     pub reporter_id: Uuid,
@@ -63,7 +64,7 @@ pub struct ReviewReport {
 }
 
 impl ReviewReport {
-    fn seen_by(report: OpenReport, moderator_id: Uuid) -> Self {
+    pub(crate) fn seen_by(report: OpenReport, moderator_id: Uuid) -> Self {
         Self {
             reporter_id: report.reporter_id,
             reason: report.reason.into(),
@@ -71,6 +72,43 @@ impl ReviewReport {
             reported_at: report.reported_at,
             review: Review::seen_by(report.review, Some(moderator_id)),
         }
+    }
+}
+
+/// What the list is ordered by.
+pub(crate) type Key = (DateTime<Utc>, Uuid, Uuid);
+
+/// The key of a report.
+pub(crate) fn key(row: &OpenReport) -> Key {
+    (row.reported_at, row.review.id, row.reporter_id)
+}
+
+/// What the list shows, for a page.
+///
+/// # Errors
+/// 404 `not_found` for those who are no moderators, 503 without Postgres.
+pub(crate) async fn find(
+    state: &AppState,
+    auth: &Auth,
+    reason: Option<ReportReason>,
+    review_id: Option<Uuid>,
+    page: &PageRequest<Key>,
+) -> ApiResult<Vec<OpenReport>> {
+    let filter = ReportFilter {
+        reason: reason.map(reviews::ReportReason::from),
+        review_id,
+        after: page
+            .after()
+            .map(|(reported_at, review_id, reporter_id)| ReportPosition {
+                reported_at: *reported_at,
+                review_id: *review_id,
+                reporter_id: *reporter_id,
+            }),
+    };
+    let mut conn = state.db.pool().acquire().await?;
+    match reviews::open_reports(&mut conn, auth.user_id, &filter, page.fetch()).await {
+        Err(ReviewError::NotModerator) => Err(ApiError::not_found("list")),
+        found => Ok(found?),
     }
 }
 
@@ -105,25 +143,8 @@ impl ModerationApi {
         cursor: Query<Option<String>>,
         uri: &Uri,
     ) -> ApiResult<Paged<ReviewReport>> {
-        let page = PageRequest::<(DateTime<Utc>, Uuid, Uuid)>::new(limit.0, cursor.0.as_deref(), uri)?;
-        let filter = ReportFilter {
-            reason: reason.0.map(reviews::ReportReason::from),
-            review_id: review_id.0,
-            after: page
-                .after()
-                .map(|(reported_at, review_id, reporter_id)| ReportPosition {
-                    reported_at: *reported_at,
-                    review_id: *review_id,
-                    reporter_id: *reporter_id,
-                }),
-        };
-        let mut conn = self.0.db.pool().acquire().await?;
-        let found = match reviews::open_reports(&mut conn, auth.user_id, &filter, page.fetch()).await {
-            Err(ReviewError::NotModerator) => return Err(ApiError::not_found("list")),
-            found => found?,
-        };
-        drop(conn);
-        let key = |row: &OpenReport| (row.reported_at, row.review.id, row.reporter_id);
+        let page = PageRequest::<Key>::new(limit.0, cursor.0.as_deref(), uri)?;
+        let found = find(&self.0, &auth, reason.0, review_id.0, &page).await?;
         Ok(page.reply(found, key, |row| ReviewReport::seen_by(row, auth.user_id)))
     }
 
@@ -135,7 +156,7 @@ impl ModerationApi {
         method = "post",
         operation_id = "dismiss_review_reports"
     )]
-    async fn dismiss(
+    pub(crate) async fn dismiss(
         &self,
         auth: Auth,
         /// The review
@@ -154,7 +175,7 @@ impl ModerationApi {
     /// For moderators. The review is gone for everybody but its author and moderators, its stars count no longer, and
     /// its reports are no longer open.
     #[oai(path = "/reviews/:review_id/hide", method = "post", operation_id = "hide_review")]
-    async fn hide(
+    pub(crate) async fn hide(
         &self,
         auth: Auth,
         /// The review
@@ -169,7 +190,7 @@ impl ModerationApi {
     ///
     /// For moderators; to others a hidden review is not there: 404. Its stars count again.
     #[oai(path = "/reviews/:review_id/unhide", method = "post", operation_id = "unhide_review")]
-    async fn unhide(
+    pub(crate) async fn unhide(
         &self,
         auth: Auth,
         /// The review

@@ -1,5 +1,6 @@
 //! Reviews as they look on the wire.
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Utc};
 use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object};
@@ -47,8 +48,9 @@ mirror! {
 }
 
 /// Stars from 1 to 5. Hosts rate guests in `cleanliness` and `communication` only.
-#[derive(Clone, Debug, Default, Object)]
+#[derive(Clone, Debug, Default, Object, SimpleObject, InputObject)]
 #[oai(deny_unknown_fields)]
+#[graphql(input_name = "CategoriesInput")]
 pub struct Categories {
     /// How clean it was, or was left
     #[oai(validator(minimum(value = "1"), maximum(value = "5")))]
@@ -98,7 +100,7 @@ impl From<Stars> for Categories {
 }
 
 /// What to say of a stay or a guest.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct NewReview {
     /// The stay, which you had or let
@@ -139,7 +141,7 @@ impl Example for NewReview {
 }
 
 /// What to change of a review that is not public yet. What is left out, or null, stays.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct ReviewPatch {
     /// Stars, 1 to 5
@@ -173,7 +175,7 @@ impl Example for ReviewPatch {
 }
 
 /// What the host says to a review.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct NewAnswer {
     /// 1 to 2,000 characters
@@ -190,7 +192,7 @@ impl Example for NewAnswer {
 }
 
 /// A complaint about a review.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct NewReport {
     /// Of what kind
@@ -210,7 +212,7 @@ impl Example for NewReport {
 }
 
 /// How far a review has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, async_graphql::Enum)]
 #[oai(rename_all = "snake_case")]
 pub enum ReviewState {
     /// Only its author sees it
@@ -222,7 +224,7 @@ pub enum ReviewState {
 }
 
 /// Who wrote a review, as far as that is public.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct Author {
     /// The account
     pub id: Uuid,
@@ -231,7 +233,7 @@ pub struct Author {
 }
 
 /// What the host says to a review.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct Answer {
     /// The words
     pub text: String,
@@ -240,7 +242,7 @@ pub struct Answer {
 }
 
 /// A review.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 #[oai(example)]
 pub struct Review {
     /// The review
@@ -277,7 +279,7 @@ pub struct Review {
 
 impl Review {
     /// As `viewer_id` may see it.
-    pub(super) fn seen_by(row: Row, viewer_id: Option<Uuid>) -> Self {
+    pub(crate) fn seen_by(row: Row, viewer_id: Option<Uuid>) -> Self {
         let party = viewer_id == Some(row.author_id) || viewer_id == Some(row.subject_id);
         let state = match (row.published_at, row.hidden_at) {
             (None, _) => ReviewState::Unpublished,
@@ -340,7 +342,7 @@ impl Example for Review {
 }
 
 /// How many published reviews gave so many stars.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct RatingHistogram {
     /// One star
     pub one: i32,
@@ -355,7 +357,7 @@ pub struct RatingHistogram {
 }
 
 /// The means by category; null where nobody rated it.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct CategoryMeans {
     /// How clean it was, or was left
     pub cleanliness: Option<f64>,
@@ -372,7 +374,7 @@ pub struct CategoryMeans {
 }
 
 /// What published reviews say of a property, a host or a guest, in figures.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct RatingSummary {
     /// How many reviews
     pub review_count: i32,

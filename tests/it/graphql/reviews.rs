@@ -1,0 +1,122 @@
+//! Both sides write about a stay, and read each other once both have.
+
+use roost_tests::world::{World, id_of};
+use serde_json::{Value, json};
+
+use super::{ask, data, refused, refused_field};
+
+const WRITE: &str = "mutation($input: NewReview!, $key: String) {
+    createReview(input: $input, idempotencyKey: $key) { id state side rating categories { cleanliness } author { firstName } }
+}";
+
+#[tokio::test]
+async fn reviews_are_read_once_both_have_written() {
+    let world = World::start().await;
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let reply = world
+        .books(&guest, flat, world.day(2), world.day(4), "pm_card_visa")
+        .await;
+    let booking = id_of(&reply.expect(201));
+    world.run_jobs().await;
+    let id = json!({"id": booking});
+    let write = |actor, input: Value| {
+        let mut review = json!({"bookingId": booking, "rating": 5, "text": "Quiet at night, strong coffee."});
+        review
+            .as_object_mut()
+            .unwrap()
+            .extend(input.as_object().unwrap().clone());
+        ask(&world, WRITE, &json!({"input": review, "key": "one"}))
+            .by(actor)
+            .send()
+    };
+    refused(&write(&guest, json!({})).await, 200, "wrong_state");
+
+    // Brought forward, so that the story can go on today.
+    sqlx::query("UPDATE bookings SET stay = daterange(lower(stay) - 2, upper(stay) - 2) WHERE id = $1")
+        .bind(booking)
+        .execute(world.pool())
+        .await
+        .unwrap();
+    for (change, actor) in [("checkInBooking", &guest), ("checkOutBooking", &host)] {
+        let change = format!("mutation($id: UUID!) {{ {change}(id: $id) {{ state }} }}");
+        data(&ask(&world, &change, &id).by(actor).send().await);
+    }
+
+    for (wrong, code, field) in [
+        (json!({"rating": 6}), "invalid_body", "rating"),
+        (
+            json!({"categories": {"checkIn": 0}}),
+            "invalid_body",
+            "categories.checkIn",
+        ),
+        (json!({"text": "Too short"}), "invalid_body", "text"),
+    ] {
+        refused_field(&write(&guest, wrong).await, 200, code, field);
+    }
+    let written = data(&write(&guest, json!({"categories": {"cleanliness": 4}})).await)["createReview"].clone();
+    assert_eq!(
+        (
+            &written["state"],
+            &written["side"],
+            &written["categories"]["cleanliness"]
+        ),
+        (&json!("UNPUBLISHED"), &json!("GUEST"), &json!(4))
+    );
+    let read = "query($id: UUID!) { booking(id: $id) { reviews { id side state } } }";
+    let seen = async |actor| {
+        let reply = ask(&world, read, &id).by(actor).send().await;
+        data(&reply)["booking"]["reviews"].as_array().unwrap().len()
+    };
+    assert_eq!((seen(&guest).await, seen(&host).await), (1, 0));
+    let one = "query($id: UUID!) { review(id: $id) { rating } }";
+    let review = json!({"id": written["id"]});
+    refused(&ask(&world, one, &review).by(&host).send().await, 200, "not_found");
+
+    data(&write(&host, json!({"rating": 4})).await);
+    world.run_jobs().await;
+    assert_eq!((seen(&guest).await, seen(&host).await), (2, 2));
+    let answer = "mutation($id: UUID!) { answerReview(id: $id, input: {text: \"Thank you!\"}) { answer { text } } }";
+    refused(&ask(&world, answer, &review).by(&guest).send().await, 200, "forbidden");
+    let answered = data(&ask(&world, answer, &review).by(&host).send().await);
+    assert_eq!(answered["answerReview"]["answer"]["text"], "Thank you!");
+    refused(
+        &ask(&world, answer, &review).by(&host).send().await,
+        200,
+        "already_answered",
+    );
+    let edit = "mutation($id: UUID!) { updateReview(id: $id, input: {rating: 1}) { rating } }";
+    refused(
+        &ask(&world, edit, &review).by(&guest).send().await,
+        200,
+        "review_published",
+    );
+
+    // Whoever is not signed in sees what is public, and sums.
+    let public = "query($id: UUID!) {
+        reviews(propertyId: $id, sort: HIGHEST) { nodes { rating side answer { text } } }
+        ratingSummary(propertyId: $id) { reviewCount rating histogram { five } }
+        property(id: $id) { rating reviewCount }
+    }";
+    let shown = data(&ask(&world, public, &json!({"id": flat})).send().await);
+    assert_eq!(
+        shown["reviews"]["nodes"],
+        json!([{"rating": 5, "side": "GUEST", "answer": {"text": "Thank you!"}}])
+    );
+    assert_eq!(
+        shown["ratingSummary"],
+        json!({"reviewCount": 1, "rating": 5.0, "histogram": {"five": 1}})
+    );
+    assert_eq!(shown["property"], json!({"rating": 5.0, "reviewCount": 1}));
+    for (query, code, field) in [
+        ("{ reviews(rating: 9) { nodes { id } } }", "validation_failed", "rating"),
+        (
+            "{ reviews(sort: LOWEST) { nodes { id } } }",
+            "validation_failed",
+            "sort",
+        ),
+        ("{ ratingSummary { reviewCount } }", "validation_failed", "propertyId"),
+    ] {
+        refused_field(&ask(&world, query, &json!({})).send().await, 200, code, field);
+    }
+}

@@ -1,0 +1,272 @@
+//! Following a booking over a WebSocket.
+
+use std::time::Duration;
+
+use futures::{SinkExt, StreamExt};
+use roost_tests::app::{Actor, TestApp};
+use roost_tests::world::{World, id_of};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use uuid::Uuid;
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+const FOLLOW: &str = "subscription($id: UUID!) { followBooking(id: $id) { id state paymentState version } }";
+
+struct Client(WebSocketStream<MaybeTlsStream<TcpStream>>);
+
+impl Client {
+    async fn open(app: &TestApp, protocol: &str) -> Result<Self, Error> {
+        let url = app.url().replace("http://", "ws://") + "/graphql";
+        let mut request = url.into_client_request()?;
+        let protocol = protocol.parse().expect("a header value");
+        request.headers_mut().insert("sec-websocket-protocol", protocol);
+        // A browser says so; the handshake must not be compressed.
+        request
+            .headers_mut()
+            .insert("accept-encoding", "gzip, br".parse().expect("a header value"));
+        let (stream, response) = connect_async(request).await?;
+        assert_eq!(
+            response.headers().get("sec-websocket-protocol").unwrap(),
+            "graphql-transport-ws"
+        );
+        Ok(Self(stream))
+    }
+
+    /// Connected as this user.
+    async fn of(app: &TestApp, actor: &Actor) -> Self {
+        let mut client = Self::open(app, "graphql-transport-ws").await.unwrap();
+        let payload = json!({"authorization": format!("Bearer {}", actor.access_token)});
+        client
+            .send(&json!({"type": "connection_init", "payload": payload}))
+            .await;
+        assert_eq!(client.message().await["type"], "connection_ack");
+        client
+    }
+
+    async fn send(&mut self, message: &Value) {
+        self.0.send(Message::text(message.to_string())).await.unwrap();
+    }
+
+    async fn subscribe(&mut self, id: &str, query: &str, variables: &Value) {
+        let payload = json!({"query": query, "variables": variables});
+        self.send(&json!({"type": "subscribe", "id": id, "payload": payload}))
+            .await;
+    }
+
+    async fn next(&mut self) -> Message {
+        loop {
+            let next = tokio::time::timeout(PATIENCE, self.0.next()).await.expect("in time");
+            match next.expect("a message").unwrap() {
+                Message::Ping(_) | Message::Pong(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    async fn message(&mut self) -> Value {
+        serde_json::from_str(self.next().await.to_text().unwrap()).unwrap()
+    }
+
+    /// The next event of a subscription, which must be no error.
+    async fn event(&mut self, id: &str) -> Value {
+        let message = self.message().await;
+        assert_eq!(
+            (&message["type"], &message["id"]),
+            (&json!("next"), &json!(id)),
+            "{message}"
+        );
+        assert!(message["payload"]["errors"].is_null(), "{message}");
+        message["payload"]["data"]["followBooking"].clone()
+    }
+
+    /// The code that the server closes with.
+    async fn closed(&mut self) -> u16 {
+        match self.next().await {
+            Message::Close(Some(frame)) => frame.code.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+async fn with_booking(world: &World) -> (Actor, Actor, Uuid) {
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let reply = world
+        .books(&guest, flat, world.day(30), world.day(33), "pm_card_visa")
+        .await;
+    (host, guest, id_of(&reply.expect(201)))
+}
+
+#[tokio::test]
+async fn a_booking_is_followed_to_its_end_by_both_sides() {
+    let mut world = World::without_worker().await;
+    let (host, guest, booking) = with_booking(&world).await;
+    let (mut by_guest, mut by_host) = (Client::of(&world, &guest).await, Client::of(&world, &host).await);
+    let id = json!({"id": booking});
+    for client in [&mut by_guest, &mut by_host] {
+        client.subscribe("one", FOLLOW, &id).await;
+        let first = client.event("one").await;
+        assert_eq!(
+            first,
+            json!({"id": booking, "state": "HELD", "paymentState": "PENDING", "version": 1})
+        );
+    }
+    world.start_worker();
+    for client in [&mut by_guest, &mut by_host] {
+        let mut last = json!(null);
+        while last["paymentState"] != "CAPTURED" {
+            last = client.event("one").await;
+        }
+        assert_eq!(last["state"], "CONFIRMED");
+    }
+    world
+        .post(&format!("/bookings/{booking}/cancel"), json!({}))
+        .by(&host)
+        .send()
+        .await
+        .expect(200);
+    for client in [&mut by_guest, &mut by_host] {
+        assert_eq!(client.event("one").await["state"], "CANCELLED_BY_HOST");
+        assert_eq!(client.message().await, json!({"type": "complete", "id": "one"}));
+    }
+    assert_eq!(world.state.announcements.waiting_for(booking), 0);
+}
+
+#[tokio::test]
+async fn a_subscription_ends_with_its_session() {
+    let world = World::without_worker().await;
+    let (host, guest, booking) = with_booking(&world).await;
+    let mut client = Client::of(&world, &guest).await;
+    client.subscribe("one", FOLLOW, &json!({"id": booking})).await;
+    client.event("one").await;
+    world
+        .post("/auth/logout", json!({}))
+        .by(&guest)
+        .send()
+        .await
+        .expect(204);
+    world
+        .post(&format!("/bookings/{booking}/cancel"), json!({}))
+        .by(&host)
+        .send()
+        .await
+        .expect(200);
+    // What happens afterwards is not told to whoever holds the connection.
+    assert_eq!(client.message().await, json!({"type": "complete", "id": "one"}));
+    // Nor does the connection open anything new.
+    client.subscribe("two", FOLLOW, &json!({"id": booking})).await;
+    let message = client.message().await;
+    assert_eq!(
+        message["payload"]["errors"][0]["extensions"]["code"], "invalid_token",
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn who_does_not_say_who_it_is_is_not_served() {
+    let app = TestApp::start().await;
+    let guest = app.guest().await;
+    for payload in [
+        json!(null),
+        json!({}),
+        json!({"authorization": "Bearer nonsense"}),
+        json!({"authorization": guest.access_token}),
+    ] {
+        let mut client = Client::open(&app, "graphql-transport-ws").await.unwrap();
+        client
+            .send(&json!({"type": "connection_init", "payload": payload}))
+            .await;
+        assert_eq!(client.closed().await, 4403, "{payload}");
+    }
+    let mut client = Client::open(&app, "graphql-transport-ws").await.unwrap();
+    client.subscribe("one", "{ __typename }", &json!({})).await;
+    assert_eq!(client.closed().await, 4401);
+    let mut client = Client::of(&app, &guest).await;
+    client.0.send(Message::text("nonsense")).await.unwrap();
+    assert_eq!(client.closed().await, 4400);
+    let mut client = Client::of(&app, &guest).await;
+    client.send(&json!({"type": "connection_init"})).await;
+    assert_eq!(client.closed().await, 4429);
+    // Another subprotocol, or none that is known, is refused before the connection is taken over.
+    for protocol in ["graphql-ws", "chat"] {
+        match Client::open(&app, protocol).await {
+            Err(Error::Http(response)) => assert_eq!(response.status(), 400),
+            other => panic!("{protocol}: {:?}", other.map(|_| ())),
+        }
+    }
+    // A message larger than a request may be ends the connection.
+    let mut client = Client::of(&app, &guest).await;
+    client.0.send(Message::text(" ".repeat(100_000))).await.unwrap();
+    let end = tokio::time::timeout(PATIENCE, client.0.next()).await.expect("in time");
+    assert!(matches!(end, None | Some(Err(_) | Ok(Message::Close(_)))), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_booking_of_others_is_not_followed() {
+    let world = World::without_worker().await;
+    let (_, _, booking) = with_booking(&world).await;
+    let stranger = world.guest().await;
+    let mut client = Client::of(&world, &stranger).await;
+    client.subscribe("one", FOLLOW, &json!({"id": booking})).await;
+    let message = client.message().await;
+    assert_eq!(
+        message["payload"]["errors"][0]["extensions"]["code"], "not_found",
+        "{message}"
+    );
+    assert_eq!(client.message().await["type"], "complete");
+    // Queries and the limits are the same as over HTTP.
+    client.subscribe("two", "{ me { id } }", &json!({})).await;
+    assert_eq!(
+        client.message().await["payload"]["data"]["me"]["id"],
+        json!(stranger.id)
+    );
+    assert_eq!(client.message().await["type"], "complete");
+    let aliases: String = (0..16).map(|number| format!("a{number}: __typename ")).collect();
+    client.subscribe("three", &format!("{{ {aliases} }}"), &json!({})).await;
+    let message = client.message().await;
+    assert_eq!(
+        message["payload"]["errors"][0]["extensions"]["code"], "too_many_aliases",
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_has_its_own_bounds() {
+    let world = World::without_worker().await;
+    let (_, guest, booking) = with_booking(&world).await;
+    let mut client = Client::of(&world, &guest).await;
+    for number in 0..20 {
+        client
+            .subscribe(&number.to_string(), FOLLOW, &json!({"id": booking}))
+            .await;
+        client.event(&number.to_string()).await;
+    }
+    client.subscribe("one more", FOLLOW, &json!({"id": booking})).await;
+    let message = client.message().await;
+    assert_eq!(
+        message["payload"]["errors"][0]["extensions"]["code"], "rate_limited",
+        "{message}"
+    );
+    assert_eq!(client.message().await["type"], "complete");
+    // One that is given up makes room.
+    client.send(&json!({"type": "complete", "id": "0"})).await;
+    client.message().await;
+    client.subscribe("another", FOLLOW, &json!({"id": booking})).await;
+    client.event("another").await;
+    // The server says good-bye when it stops.
+    world.state.stopping.cancel();
+    loop {
+        match client.next().await {
+            Message::Close(frame) => {
+                assert_eq!(u16::from(frame.unwrap().code), 1001);
+                break;
+            }
+            Message::Text(text) => assert!(text.contains("complete"), "{text}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use async_graphql::{ComplexObject, Context, Object, Result};
 use chrono::NaiveDate;
 use futures::FutureExt;
-use poem::http::HeaderValue;
+use poem::http::{HeaderMap, header};
 use poem_openapi::param::{Header, Path};
 use roost_shared::properties::Property;
 use uuid::Uuid;
@@ -14,7 +14,6 @@ use super::input::Input;
 use super::limits::CHANGE;
 use super::loaders::{PropertyId, forget};
 use super::users::public_profile;
-use crate::error::{ApiError, ApiResult};
 use crate::etag;
 use crate::idempotency::Idempotency;
 use crate::page::PageRequest;
@@ -132,9 +131,9 @@ impl PropertyMutations {
     ) -> Result<PropertyView> {
         forget(ctx)?;
         let properties = PropertiesApi(app(ctx)?.clone());
-        let if_match = Header(if_match(if_version)?);
+        let headers = if_match(if_version);
         let changed = properties
-            .update(auth(ctx)?, Path(id), if_match, input.into_body())
+            .update(auth(ctx)?, Path(id), Header(None), &headers, input.into_body())
             .boxed()
             .await?;
         Ok(changed.view()?)
@@ -153,7 +152,7 @@ impl PropertyMutations {
         forget(ctx)?;
         let properties = PropertiesApi(app(ctx)?.clone());
         properties
-            .archive(auth(ctx)?, Path(id), Header(if_match(if_version)?))
+            .archive(auth(ctx)?, Path(id), Header(None), &if_match(if_version))
             .boxed()
             .await?;
         Ok(true)
@@ -169,12 +168,9 @@ pub async fn seen(ctx: &Context<'_>, id: Uuid) -> Result<Option<PropertyView>> {
 }
 
 /// The version as `If-Match` has it.
-fn if_match(version: Option<i32>) -> ApiResult<Option<String>> {
-    let tag = version.map(etag::of);
-    let text = tag
-        .as_ref()
-        .map(HeaderValue::to_str)
-        .transpose()
-        .map_err(ApiError::internal)?;
-    Ok(text.map(str::to_owned))
+fn if_match(version: Option<i32>) -> HeaderMap {
+    version
+        .map(|version| (header::IF_MATCH, etag::of(version)))
+        .into_iter()
+        .collect()
 }

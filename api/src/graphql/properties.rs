@@ -14,6 +14,7 @@ use super::input::Input;
 use super::limits::CHANGE;
 use super::loaders::{PropertyId, forget};
 use super::users::public_profile;
+use crate::error::ApiError;
 use crate::etag;
 use crate::idempotency::Idempotency;
 use crate::page::PageRequest;

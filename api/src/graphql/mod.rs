@@ -13,6 +13,7 @@ mod input;
 mod limits;
 mod loaders;
 mod messages;
+mod notifications;
 mod payments;
 mod properties;
 mod quotes;
@@ -36,6 +37,7 @@ pub struct Query(
     payments::PaymentQueries,
     reviews::ReviewQueries,
     messages::MessageQueries,
+    notifications::NotificationQueries,
 );
 
 /// Everything that changes something.
@@ -49,6 +51,7 @@ pub struct Mutation(
     payments::PaymentMutations,
     reviews::ReviewMutations,
     messages::MessageMutations,
+    notifications::NotificationMutations,
 );
 
 type Roots = Schema<Query, Mutation, bookings::Subscription>;

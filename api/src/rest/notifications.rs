@@ -1,5 +1,6 @@
 //! Notifications: what you were told, and how you want to be told.
 
+use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Utc};
 use poem::http::Uri;
 use poem_openapi::param::Query;
@@ -63,7 +64,8 @@ mirror! {
 }
 
 /// Something that you were told.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
+#[graphql(complex)]
 pub struct Notification {
     /// The notification
     pub id: Uuid,
@@ -93,7 +95,7 @@ impl From<notifications::Notification> for Notification {
 }
 
 /// How far you have read.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields)]
 pub struct NotificationMark {
     /// The last notification that you have read
@@ -101,7 +103,7 @@ pub struct NotificationMark {
 }
 
 /// The ways in which you are told of a kind.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct Channels {
     /// By mail
     pub email: bool,
@@ -110,7 +112,7 @@ pub struct Channels {
 }
 
 /// What you want to be told, and how.
-#[derive(Clone, Debug, Object)]
+#[derive(Clone, Debug, Object, SimpleObject)]
 pub struct Preferences {
     /// Bookings and payments; mail about them cannot be switched off
     pub booking: Channels,
@@ -135,7 +137,7 @@ impl From<&Choice> for Preferences {
 }
 
 /// What to change for a kind. What is left out, or null, stays.
-#[derive(Clone, Debug, Default, Object)]
+#[derive(Clone, Debug, Default, Object, InputObject)]
 #[oai(deny_unknown_fields)]
 pub struct ChannelsPatch {
     /// By mail
@@ -145,7 +147,7 @@ pub struct ChannelsPatch {
 }
 
 /// What to change. What is left out, or null, stays.
-#[derive(Clone, Debug, Default, Object)]
+#[derive(Clone, Debug, Default, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct PreferencesPatch {
     /// Bookings and payments; mail about them cannot be switched off
@@ -224,7 +226,7 @@ impl NotificationsApi {
         method = "post",
         operation_id = "mark_notifications_read"
     )]
-    async fn mark_read(&self, auth: Auth, body: JsonBody<NotificationMark>) -> ApiResult<NoContent> {
+    pub(crate) async fn mark_read(&self, auth: Auth, body: JsonBody<NotificationMark>) -> ApiResult<NoContent> {
         let mut tx = self.0.db.begin().await?;
         notifications::mark_read(&mut tx, auth.user_id, body.up_to).await?;
         tx.commit().await?;
@@ -237,7 +239,7 @@ impl NotificationsApi {
         method = "get",
         operation_id = "get_notification_preferences"
     )]
-    async fn preferences(&self, auth: Auth) -> ApiResult<Json<Preferences>> {
+    pub(crate) async fn preferences(&self, auth: Auth) -> ApiResult<Json<Preferences>> {
         let mut conn = self.0.db.pool().acquire().await?;
         let choice = notifications::preferences(&mut conn, auth.user_id).await?;
         Ok(Json(Preferences::from(&choice)))
@@ -251,7 +253,7 @@ impl NotificationsApi {
         method = "patch",
         operation_id = "update_notification_preferences"
     )]
-    async fn change(&self, auth: Auth, body: JsonBody<PreferencesPatch>) -> ApiResult<Json<Preferences>> {
+    pub(crate) async fn change(&self, auth: Auth, body: JsonBody<PreferencesPatch>) -> ApiResult<Json<Preferences>> {
         let mut tx = self.0.db.begin().await?;
         for (kind, channel, enabled) in body.into_inner().changes() {
             notifications::set_preference(&mut tx, auth.user_id, kind, channel, enabled).await?;

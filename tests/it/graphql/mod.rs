@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod limits;
+mod notifications;
 mod parity;
 mod reviews;
 mod statements;

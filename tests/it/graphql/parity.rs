@@ -9,13 +9,16 @@ use serde_json::{Value, json};
 use super::{ask, camel_case, data};
 
 /// Operations of REST that GraphQL does not have.
-const REST_ONLY: [(&str, &str); 6] = [
+const REST_ONLY: [(&str, &str); 9] = [
     ("get_health", "for load balancers and containers"),
     ("get_readiness", "for load balancers and containers"),
     ("receive_stripe_event", "Stripe posts its own format"),
     ("update_user", "with one's own id only: updateOwnUser does it"),
     ("delete_user", "with one's own id only: deleteOwnUser does it"),
     ("quote_cancellation", "Booking.cancellationQuote"),
+    ("get_verification_page", "an HTML page, for the link in a mail"),
+    ("ask_to_unsubscribe", "an HTML page, for the link in a mail"),
+    ("unsubscribe", "an HTML page, and the one click of RFC 8058"),
 ];
 
 /// Operations that have another name in GraphQL.
@@ -28,7 +31,7 @@ const PARAMETERS_OF_REST: [(&str, &str); 2] = [
 ];
 
 /// Schemas of REST that are no type of GraphQL.
-const SCHEMAS_OF_REST: [(&str, &str); 16] = [
+const SCHEMAS_OF_REST: [(&str, &str); 17] = [
     ("BookingSummary", "Booking: the client picks the fields"),
     ("BookingPayment", "Payment: the client picks the fields"),
     ("PaymentSummary", "Payment: the client picks the fields"),
@@ -37,6 +40,7 @@ const SCHEMAS_OF_REST: [(&str, &str); 16] = [
     ("Page_Property", "PropertyConnection"),
     ("Page_Review", "ReviewConnection"),
     ("Page_Message", "MessageConnection"),
+    ("Page_Notification", "NotificationConnection"),
     ("SessionList", "a list of SessionView"),
     ("Reason", "the argument reason"),
     ("Problem", "the extensions of an error"),
@@ -48,7 +52,7 @@ const SCHEMAS_OF_REST: [(&str, &str); 16] = [
 ];
 
 /// Fields of GraphQL that lead on to what REST has at a path of its own.
-const LINKS: [(&str, &str); 7] = [
+const LINKS: [(&str, &str); 8] = [
     ("Booking", "reviews"),
     ("Booking", "property"),
     ("Booking", "guest"),
@@ -56,6 +60,7 @@ const LINKS: [(&str, &str); 7] = [
     ("Booking", "cancellationQuote"),
     ("Property", "host"),
     ("Payment", "booking"),
+    ("Notification", "booking"),
 ];
 
 struct Schema(BTreeMap<String, Value>);

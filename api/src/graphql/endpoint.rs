@@ -4,6 +4,7 @@ use async_graphql::http::GraphiQLSource;
 use async_graphql::parser::{parse_query, types::ExecutableDocument};
 use async_graphql::{Request as Operation, Response as Answer, Variables};
 use bytes::Bytes;
+use futures::{FutureExt, StreamExt};
 use poem::http::{HeaderValue, Method, StatusCode, header};
 use poem::web::Html;
 use poem::{Endpoint, FromRequest, IntoResponse, Request, Response};
@@ -89,8 +90,10 @@ impl Graphql {
             ));
         }
         let (operation, document) = prepare(&self.state, &caller, operation_of(body)?).await?;
-        let operation = operation.data(caller).data(loaders::for_request(&self.state));
-        let mut answer = self.schema.execute(operation).await;
+        let (loader, wanted) = loaders::for_operation(&self.state);
+        let operation = operation.data(caller).data(loader);
+        let answer = self.schema.execute(operation).into_stream().boxed();
+        let mut answer = wanted.between(answer).next().await.unwrap_or_default();
         errors::complete(&mut answer, Some(&document));
         Ok(answer)
     }

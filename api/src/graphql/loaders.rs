@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::time::Duration;
 
 use async_graphql::dataloader::{DataLoader, HashMapCache, Loader};
 use async_graphql::{Context, Result};
@@ -13,6 +14,7 @@ use roost_shared::users::{self, User};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::batches::Wanted;
 use super::caller::rows;
 use crate::error::ApiError;
 use crate::state::AppState;
@@ -20,10 +22,13 @@ use crate::state::AppState;
 /// Reads rows. Who may see them is asked by the field that shows them.
 pub struct Rows(PgPool);
 
-/// A loader for one request: what it has read it does not read again.
-pub fn for_request(state: &AppState) -> DataLoader<Rows, HashMapCache> {
-    let rows = Rows(state.db.pool().clone());
-    DataLoader::with_cache(rows, tokio::spawn, HashMapCache::default())
+/// A loader for one operation, and what it wants read. What it has read it does not read again.
+pub fn for_operation(state: &AppState) -> (DataLoader<Rows, HashMapCache>, Wanted) {
+    let (rows, wanted) = (Rows(state.db.pool().clone()), Wanted::default());
+    let batches = wanted.clone();
+    let loader = DataLoader::with_cache(rows, move |batch| batches.add(batch), HashMapCache::default());
+    // Batches are not timed: see `super::batches`.
+    (loader.delay(Duration::ZERO), wanted)
 }
 
 /// To be called before a change: what was read by an earlier field of the request may be out of date after it.

@@ -1,9 +1,11 @@
 //! GraphQL at `/graphql`: the operations of [`crate::rest`] with another face, and no rule of its own.
 //!
 //! Objects and inputs are those of REST. One file a resource here has its fields: a change calls the handler of the
-//! REST operation, a read calls `roost_shared` and batches through [`loaders`]. [`endpoint`] takes requests,
-//! [`socket`] subscriptions, [`limits`] refuses what asks for too much, [`errors`] is how a refusal reads.
+//! REST operation, a read calls `roost_shared` and batches through [`loaders`], timed by
+//! [`batches`]. [`endpoint`] takes requests, [`socket`] subscriptions, [`limits`] refuses what asks for too much,
+//! [`errors`] is how a refusal reads.
 
+mod batches;
 mod bookings;
 mod caller;
 mod connection;

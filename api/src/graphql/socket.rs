@@ -130,8 +130,10 @@ impl Operations {
             ApiError::too_many_requests(detail, 1)
         })?;
         let (operation, document) = prepare(&self.state, &caller, operation).await?;
-        let operation = operation.data(caller).data(loaders::for_request(&self.state));
-        let answers = self.schema.execute_stream(operation).map(move |mut answer| {
+        let (loader, wanted) = loaders::for_operation(&self.state);
+        let operation = operation.data(caller).data(loader);
+        let answers = wanted.between(self.schema.execute_stream(operation).boxed());
+        let answers = answers.map(move |mut answer| {
             errors::complete(&mut answer, Some(&document));
             answer
         });

@@ -1,4 +1,5 @@
--- From one booking fifty: each copy with a host, a flat, a payment, a refund, a review and a timeline of its own.
+-- From one booking fifty: each copy with a host, a flat, a payment, a refund, a review, a timeline and a notification
+-- of its own.
 CREATE TEMP TABLE copies AS
     SELECT n, md5('host' || n)::uuid AS host_id, md5('flat' || n)::uuid AS flat_id, md5('booking' || n)::uuid AS booking_id,
            md5('payment' || n)::uuid AS payment_id
@@ -23,4 +24,6 @@ INSERT INTO refunds (id, payment_id, amount_minor, reason, state, created_at, up
 INSERT INTO reviews (id, booking_id, property_id, side, author_id, subject_id, overall, text, created_at, published_at)
     SELECT md5('review' || id)::uuid, id, property_id, 'guest', guest_id, host_id, 5, 'Quiet at night, strong coffee.', created_at,
            created_at FROM bookings;
+INSERT INTO notifications (id, user_id, kind, event, booking_id, created_at)
+    SELECT md5('notification' || id)::uuid, guest_id, 'booking', 'booking_confirmed', id, created_at FROM bookings;
 DROP TABLE copies;

@@ -182,6 +182,9 @@ fn settings(durability: Durability) -> Vec<String> {
             "full_page_writes=off",
             "synchronous_commit=off",
             "autovacuum_naptime=10min",
+            // Tests count statements. There are many databases in one server, each with entries of its own.
+            "shared_preload_libraries=pg_stat_statements",
+            "pg_stat_statements.max=20000",
             // A test's database is dropped while its runtime stands still, perhaps in the middle of connecting. The
             // drop waits for such a connection, which nobody goes on with, until the server gives it up.
             "authentication_timeout=5s",

@@ -101,7 +101,7 @@ pub fn field_errors(errors: &serde_json::Value) -> serde_json::Value {
 }
 
 /// The text with `check_in` written as `checkIn`, as the schema has it.
-fn camel_case(text: &str) -> String {
+pub fn camel_case(text: &str) -> String {
     let mut written = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
@@ -131,11 +131,18 @@ fn field_of(path: &str) -> String {
     })
 }
 
-/// The argument that validation names: `Invalid value for argument "input.guests", expected type "Int"`.
+/// The argument that validation names: `Invalid value for argument "input.guests", expected type "Int"`, or
+/// `… argument "input", unknown field "total" of type "NewBooking"`.
 fn argument_in(message: &str) -> Option<String> {
-    let (_, rest) = message.split_once("argument \"")?;
-    let (path, _) = rest.split_once('"')?;
-    Some(path.to_owned())
+    let path = quoted(message, "argument ")?;
+    let member = quoted(message, ", field ").or_else(|| quoted(message, ", unknown field "));
+    Some(member.map_or_else(|| path.to_owned(), |member| format!("{path}.{member}")))
+}
+
+/// What stands in quotes after some words.
+fn quoted<'a>(message: &'a str, words: &str) -> Option<&'a str> {
+    let (_, rest) = message.split_once(words)?;
+    rest.strip_prefix('"')?.split_once('"').map(|(name, _)| name)
 }
 
 /// The argument whose value stands here: a scalar that cannot be read says only where it is.
@@ -191,6 +198,14 @@ mod tests {
     fn the_argument_at_fault_is_found() {
         let message = "Invalid value for argument \"input.guests\", expected type \"Int\"";
         assert_eq!(argument_in(message).as_deref(), Some("input.guests"));
+        let unknown = "Invalid value for argument \"input\", unknown field \"total\" of type \"NewBooking\"";
+        assert_eq!(argument_in(unknown).as_deref(), Some("input.total"));
+        let left_out =
+            "Invalid value for argument \"input\", field \"guests\" of type \"Int!\" is required but not provided";
+        assert_eq!(argument_in(left_out).as_deref(), Some("input.guests"));
+        let argument = "Field \"booking\" argument \"id\" of type \"Query\" is required but not provided";
+        assert_eq!(argument_in(argument).as_deref(), Some("id"));
+        assert_eq!(argument_in("Unknown field \"bookins\" on type \"Query\"."), None);
         assert_eq!(field_of("input.guests"), "guests");
         assert_eq!(field_of("state.0"), "state[0]");
         let document = async_graphql::parser::parse_query("{ a { booking(id: \"x\") { id } } }").unwrap();

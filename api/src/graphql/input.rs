@@ -7,7 +7,7 @@ use async_graphql::{InputType, InputValueError, InputValueResult, Value};
 use poem_openapi::types::{ParseFromJSON, ToJSON};
 use serde_json::{Map, json};
 
-use super::errors::field_errors;
+use super::errors::{camel_case, field_errors};
 use crate::body::JsonBody;
 use crate::error::ApiError;
 use crate::schema::violations;
@@ -73,7 +73,7 @@ fn refusal<T: InputType>(error: &ApiError) -> InputValueError<T> {
         .get("detail")
         .and_then(|detail| detail.as_str())
         .unwrap_or_default();
-    InputValueError::custom(sentence)
+    InputValueError::custom(camel_case(sentence))
         .with_extension("code", error.code())
         .with_extension("errors", Value::from_json(errors).unwrap_or_default())
 }

@@ -2,12 +2,15 @@
 
 mod bad_input;
 mod limits;
+mod messages;
 mod notifications;
 mod parity;
+mod payments;
 mod reviews;
 mod statements;
 mod stories;
 mod subscription;
+mod users;
 
 use roost_tests::app::{Call, Reply, TestApp};
 use serde_json::{Value, json};

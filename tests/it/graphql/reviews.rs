@@ -12,7 +12,7 @@ const WRITE: &str = "mutation($input: NewReview!, $key: String) {
 #[tokio::test]
 async fn reviews_are_read_once_both_have_written() {
     let world = World::start().await;
-    let (host, guest) = (world.host().await, world.guest().await);
+    let (host, guest, stranger) = (world.host().await, world.guest().await, world.guest().await);
     let flat = world.lists(&host, json!({})).await;
     let reply = world
         .books(&guest, flat, world.day(2), world.day(4), "pm_card_visa")
@@ -54,6 +54,7 @@ async fn reviews_are_read_once_both_have_written() {
     ] {
         refused_field(&write(&guest, wrong).await, 200, code, field);
     }
+    refused(&write(&stranger, json!({})).await, 200, "not_found");
     let written = data(&write(&guest, json!({"categories": {"cleanliness": 4}})).await)["createReview"].clone();
     assert_eq!(
         (
@@ -72,6 +73,22 @@ async fn reviews_are_read_once_both_have_written() {
     let one = "query($id: UUID!) { review(id: $id) { rating } }";
     let review = json!({"id": written["id"]});
     refused(&ask(&world, one, &review).by(&host).send().await, 200, "not_found");
+    let edit = "mutation($id: UUID!, $rating: Int!) { updateReview(id: $id, input: {rating: $rating}) { rating } }";
+    let edit_by = async |actor, rating: i64| {
+        let variables = json!({"id": written["id"], "rating": rating});
+        ask(&world, edit, &variables).by(actor).send().await
+    };
+    let take_back = "mutation($id: UUID!) { deleteReview(id: $id) }";
+    for somebody in [&host, &stranger] {
+        refused(&edit_by(somebody, 1).await, 200, "not_found");
+        refused(
+            &ask(&world, take_back, &review).by(somebody).send().await,
+            200,
+            "not_found",
+        );
+    }
+    refused_field(&edit_by(&guest, 6).await, 200, "invalid_body", "rating");
+    assert_eq!(data(&edit_by(&guest, 5).await)["updateReview"]["rating"], 5);
 
     data(&write(&host, json!({"rating": 4})).await);
     world.run_jobs().await;
@@ -85,12 +102,7 @@ async fn reviews_are_read_once_both_have_written() {
         200,
         "already_answered",
     );
-    let edit = "mutation($id: UUID!) { updateReview(id: $id, input: {rating: 1}) { rating } }";
-    refused(
-        &ask(&world, edit, &review).by(&guest).send().await,
-        200,
-        "review_published",
-    );
+    refused(&edit_by(&guest, 1).await, 200, "review_published");
 
     // Whoever is not signed in sees what is public, and sums.
     let public = "query($id: UUID!) {
@@ -119,4 +131,30 @@ async fn reviews_are_read_once_both_have_written() {
     ] {
         refused_field(&ask(&world, query, &json!({})).send().await, 200, code, field);
     }
+
+    // What breaks the rules is reported, and a moderator takes it away.
+    let report = "mutation($id: UUID!, $input: NewReport!) { reportReview(id: $id, input: $input) }";
+    let report_by = async |actor, input: Value| {
+        let variables = json!({"id": written["id"], "input": input});
+        ask(&world, report, &variables).by(actor).send().await
+    };
+    let reason = json!({"reason": "PERSONAL_INFORMATION", "details": "The code of the door."});
+    refused(&report_by(&guest, reason.clone()).await, 200, "own_review");
+    refused_field(
+        &report_by(&host, json!({"reason": "BORING"})).await,
+        400,
+        "invalid_query",
+        "reason",
+    );
+    assert_eq!(data(&report_by(&host, reason.clone()).await)["reportReview"], true);
+    refused(&report_by(&host, reason).await, 200, "already_reported");
+    let hide =
+        "mutation($id: UUID!) { hideReview(id: $id, input: {reason: \"It tells the code of the door.\"}) { state } }";
+    refused(&ask(&world, hide, &review).by(&host).send().await, 200, "forbidden");
+    roost_shared::users::set_moderator(world.pool(), &stranger.email, true)
+        .await
+        .unwrap();
+    let hidden = data(&ask(&world, hide, &review).by(&stranger).send().await);
+    assert_eq!(hidden["hideReview"]["state"], "HIDDEN");
+    refused(&ask(&world, one, &review).send().await, 200, "not_found");
 }

@@ -283,45 +283,6 @@ async fn what_is_somebody_elses_is_not_there() {
 }
 
 #[tokio::test]
-async fn guest_and_host_write_to_each_other() {
-    let world = World::without_worker().await;
-    let (host, guest, stranger) = (world.host().await, world.guest().await, world.guest().await);
-    let flat = world.lists(&host, json!({})).await;
-    let book = async |from, to| {
-        let reply = world
-            .books(&guest, flat, world.day(from), world.day(to), "pm_card_visa")
-            .await;
-        id_of(&reply.expect(201))
-    };
-    let (booking, other) = (book(30, 32).await, book(40, 42).await);
-    let write = "mutation($id: UUID!, $key: String) {
-        createMessage(id: $id, input: {text: \"We come by train.\"}, idempotencyKey: $key) { id own text readAt }
-    }";
-    let say = async |booking| {
-        ask(&world, write, &json!({"id": booking, "key": "one"}))
-            .by(&guest)
-            .send()
-            .await
-    };
-    let (first, again) = (say(booking).await, say(booking).await);
-    assert_eq!(data(&first)["createMessage"]["own"], true);
-    assert_eq!(data(&first), data(&again));
-    refused(&say(other).await, 200, "idempotency_key_reused");
-
-    let read = "query($id: UUID!) { messages(id: $id) { nodes { id own text } } }";
-    let id = json!({"id": booking});
-    refused(&ask(&world, read, &id).by(&stranger).send().await, 200, "not_found");
-    let seen = data(&ask(&world, read, &id).by(&host).send().await)["messages"]["nodes"].clone();
-    assert_eq!((seen.as_array().unwrap().len(), &seen[0]["own"]), (1, &json!(false)));
-    let mark = "mutation($id: UUID!, $message: UUID!) { markMessagesRead(id: $id, input: {upTo: $message}) }";
-    let variables = json!({"id": booking, "message": seen[0]["id"]});
-    assert_eq!(
-        data(&ask(&world, mark, &variables).by(&host).send().await)["markMessagesRead"],
-        true
-    );
-}
-
-#[tokio::test]
 async fn who_asks_is_checked_as_for_rest() {
     let app = TestApp::start().await;
     let guest = app.guest().await;

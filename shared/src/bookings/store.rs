@@ -295,29 +295,19 @@ pub async fn timeline(conn: &mut PgConnection, booking_id: Uuid) -> Result<Vec<T
     .await
 }
 
-/// Whether the user has ever booked the property.
-///
-/// # Errors
-/// Postgres cannot be reached.
-pub async fn has_booked(conn: &mut PgConnection, guest_id: Uuid, property_id: Uuid) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM bookings WHERE guest_id = $1 AND property_id = $2) AS "booked!""#,
-        guest_id,
-        property_id,
-    )
-    .fetch_one(conn)
-    .await
-}
-
 /// The same for several bookings, each by its id.
 ///
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn timelines(pool: &PgPool, booking_ids: &[Uuid]) -> Result<HashMap<Uuid, Vec<TimelineEntry>>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT booking_id, at, event, actor, from_state, to_state, accepted, reason FROM booking_events
-         WHERE booking_id = ANY($1) ORDER BY booking_id, id",
-        booking_ids
+        r#"SELECT wanted.id AS "booking_id!", at, event, actor, from_state, to_state, accepted, reason
+           FROM unnest($1::uuid[]) AS wanted (id) CROSS JOIN LATERAL (
+               SELECT id, at, event, actor, from_state, to_state, accepted, reason FROM booking_events
+               WHERE booking_id = wanted.id ORDER BY id DESC LIMIT $2) AS newest
+           ORDER BY wanted.id, newest.id"#,
+        booking_ids,
+        LONGEST_TIMELINE
     )
     .fetch_all(pool)
     .await?;
@@ -334,4 +324,18 @@ pub async fn timelines(pool: &PgPool, booking_ids: &[Uuid]) -> Result<HashMap<Uu
         });
     }
     Ok(timelines)
+}
+
+/// Whether the user has ever booked the property.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn has_booked(conn: &mut PgConnection, guest_id: Uuid, property_id: Uuid) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM bookings WHERE guest_id = $1 AND property_id = $2) AS "booked!""#,
+        guest_id,
+        property_id,
+    )
+    .fetch_one(conn)
+    .await
 }

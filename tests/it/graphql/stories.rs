@@ -283,6 +283,42 @@ async fn what_is_somebody_elses_is_not_there() {
 }
 
 #[tokio::test]
+async fn a_long_timeline_is_as_long_as_in_rest() {
+    let world = World::without_worker().await;
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let book = async |from| {
+        let reply = world
+            .books(&guest, flat, world.day(from), world.day(from + 2), "pm_card_visa")
+            .await;
+        id_of(&reply.expect(201))
+    };
+    let bookings = [book(30).await, book(40).await];
+    sqlx::query(
+        "INSERT INTO booking_events (booking_id, at, event, actor, actor_id, from_state, to_state, accepted, reason)
+         SELECT booking_id, at + make_interval(secs => n), event, actor, actor_id, from_state, to_state, false, n::text
+         FROM booking_events, generate_series(1, 250) AS n WHERE booking_id = $1",
+    )
+    .bind(bookings[0])
+    .execute(world.pool())
+    .await
+    .unwrap();
+    let query = "{ bookings { nodes { id timeline { reason } } } }";
+    let seen = data(&ask(&world, query, &json!({})).by(&guest).send().await);
+    for node in seen["bookings"]["nodes"].as_array().unwrap() {
+        let path = format!("/bookings/{}/", node["id"].as_str().unwrap());
+        let rest = world.get(&path).by(&guest).send().await.expect(200);
+        let reasons = |timeline: &Value| -> Vec<Value> {
+            let entries = timeline.as_array().unwrap().iter();
+            entries.map(|entry| entry["reason"].clone()).collect()
+        };
+        assert_eq!(reasons(&node["timeline"]), reasons(&rest["timeline"]));
+        let length = if node["id"] == json!(bookings[0]) { 200 } else { 1 };
+        assert_eq!(reasons(&node["timeline"]).len(), length);
+    }
+}
+
+#[tokio::test]
 async fn who_asks_is_checked_as_for_rest() {
     let app = TestApp::start().await;
     let guest = app.guest().await;

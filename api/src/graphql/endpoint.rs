@@ -11,6 +11,7 @@ use poem::{Endpoint, FromRequest, IntoResponse, Request, Response};
 use serde_json::Value;
 
 use super::caller::{Caller, client_of, network_budget};
+use super::document::check_texts;
 use super::{Roots, errors, limits, loaders, schema, socket};
 use crate::error::{ApiError, ApiResult};
 use crate::problem::FieldError;
@@ -109,6 +110,7 @@ pub(super) async fn prepare(
     let document = parse_query(&operation.query)
         .map_err(|error| errors::invalid_query(&format!("The query cannot be read: {error}"), None))?;
     limits::check_shape(&document, state.settings.graphql_introspection)?;
+    check_texts(&document, &operation.variables)?;
     operation.set_parsed_query(document.clone());
     Ok((operation, document))
 }

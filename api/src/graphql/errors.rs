@@ -1,12 +1,13 @@
 //! Refusals in GraphQL's form: the members of the REST problem are the extensions, and fields are named as the
 //! schema names them.
 
-use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
+use async_graphql::parser::types::ExecutableDocument;
 use async_graphql::{Error, ErrorExtensionValues, Pos, Response, ServerError, Value};
 use poem::http::{HeaderMap, StatusCode};
 use serde_json::{Map, json};
 use std::sync::Arc;
 
+use super::document::arguments;
 use crate::error::ApiError;
 use crate::problem::FieldError;
 use crate::request;
@@ -36,11 +37,11 @@ pub fn refused(error: ApiError) -> ServerError {
     refused
 }
 
-/// A document that cannot be executed. `field` is the argument at fault, if it is known.
-pub fn invalid_query(message: &str, field: Option<&str>) -> ApiError {
+/// A document that cannot be executed. `path` leads to the argument at fault, if it is known.
+pub fn invalid_query(message: &str, path: Option<&str>) -> ApiError {
     let error = ApiError::bad_request(INVALID_QUERY, message);
-    match field {
-        Some(field) => error.with_errors(vec![FieldError::new(field, message)]),
+    match path {
+        Some(path) => error.with_errors(vec![FieldError::new(field_of(path), message)]),
         None => error,
     }
 }
@@ -59,9 +60,7 @@ pub fn complete(response: &mut Response, document: Option<&ExecutableDocument>) 
                 }
             }
             None => {
-                let named = argument_in(&error.message)
-                    .or_else(|| argument_at(document?, *error.locations.first()?))
-                    .map(|path| field_of(&path));
+                let named = argument_in(&error.message).or_else(|| argument_at(document?, *error.locations.first()?));
                 let ours = refused(invalid_query(&error.message, named.as_deref()));
                 error.extensions = ours.extensions;
                 error.source = ours.source;
@@ -147,29 +146,9 @@ fn quoted<'a>(message: &'a str, words: &str) -> Option<&'a str> {
 
 /// The argument whose value stands here: a scalar that cannot be read says only where it is.
 fn argument_at(document: &ExecutableDocument, place: Pos) -> Option<String> {
-    let operations = document
-        .operations
-        .iter()
-        .map(|(_, operation)| &operation.node.selection_set.node);
-    let fragments = document
-        .fragments
-        .values()
-        .map(|fragment| &fragment.node.selection_set.node);
-    operations.chain(fragments).find_map(|set| argument_within(set, place))
-}
-
-fn argument_within(set: &SelectionSet, place: Pos) -> Option<String> {
-    set.items.iter().find_map(|selection| match &selection.node {
-        Selection::Field(field) => {
-            let argument = field.node.arguments.iter().find(|(_, value)| value.pos == place);
-            match argument {
-                Some((name, _)) => Some(name.node.to_string()),
-                None => argument_within(&field.node.selection_set.node, place),
-            }
-        }
-        Selection::InlineFragment(fragment) => argument_within(&fragment.node.selection_set.node, place),
-        Selection::FragmentSpread(_) => None,
-    })
+    let mut arguments = arguments(document).into_iter();
+    let named = arguments.find(|argument| argument.place == place)?;
+    Some(named.name.to_owned())
 }
 
 #[cfg(test)]

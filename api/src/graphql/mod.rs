@@ -9,6 +9,7 @@ mod batches;
 mod bookings;
 mod caller;
 mod connection;
+mod document;
 mod endpoint;
 mod errors;
 mod input;

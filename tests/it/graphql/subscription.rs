@@ -225,6 +225,15 @@ async fn a_booking_of_others_is_not_followed() {
         json!(stranger.id)
     );
     assert_eq!(client.message().await["type"], "complete");
+    let search = "query($city: String) { properties(city: $city) { nodes { id } } }";
+    client.subscribe("nul", search, &json!({"city": "a\0b"})).await;
+    let message = client.message().await;
+    let refusal = &message["payload"]["errors"][0]["extensions"];
+    assert_eq!(
+        (&refusal["code"], &refusal["errors"][0]["field"]),
+        (&json!("invalid_query"), &json!("city"))
+    );
+    assert_eq!(client.message().await["type"], "complete");
     let aliases: String = (0..16).map(|number| format!("a{number}: __typename ")).collect();
     client.subscribe("three", &format!("{{ {aliases} }}"), &json!({})).await;
     let message = client.message().await;

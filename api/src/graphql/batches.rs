@@ -2,8 +2,7 @@
 //!
 //! Loaders wait a moment by themselves for more to be asked. How much is asked in that moment depends on the machine,
 //! and a slow one would cut a page into several statements. Here the operation and its reads take turns in one task,
-//! so a batch begins when every field has said what it needs and is delivered as a whole: how many statements an
-//! operation runs depends on its shape alone.
+//! so a batch begins when every field has said what it needs, is delivered as a whole, and never is cut in two.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -19,11 +19,10 @@ pub mod process;
 mod redis;
 
 pub use place::write_private;
-pub use redis::DATABASES as REDIS_DATABASES;
+pub use postgres::Postgres;
+pub use redis::{DATABASES as REDIS_DATABASES, Redis};
 
-use postgres::Postgres;
 use process::{Process, Supervisor};
-use redis::Redis;
 
 /// What a crash of the machine may take away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +195,21 @@ impl Services {
         })
     }
 
+    /// Starts both, whatever the environment names: for who does damage to them.
+    pub fn private(instance: Instance, durability: Durability) -> Result<Self> {
+        let servers = Servers::find()?;
+        let postgres = Postgres::start(&instance, &servers.postgres_bins, durability)?;
+        let redis = Redis::start(&instance, &servers.redis()?)?;
+        instance.remove_at_exit()?;
+        Ok(Self {
+            database_url: postgres.url().to_owned(),
+            redis_url: redis.url().to_owned(),
+            postgres: Some(postgres),
+            redis: Some(redis),
+            instance,
+        })
+    }
+
     /// Services for tests, in a scratch folder of the clone; they end with this process even when nobody drops them.
     pub fn scratch(durability: Durability) -> Result<Self> {
         let instance = Instance::scratch(&workspace_root()?.join(".roost/test"))?;
@@ -219,6 +233,16 @@ impl Services {
 
     pub fn instance(&self) -> &Instance {
         &self.instance
+    }
+
+    /// The private Postgres.
+    pub fn postgres_mut(&mut self) -> Result<&mut Postgres> {
+        self.postgres.as_mut().context("Postgres is not ours")
+    }
+
+    /// The private Redis.
+    pub fn redis_mut(&mut self) -> Result<&mut Redis> {
+        self.redis.as_mut().context("Redis is not ours")
     }
 
     /// The private servers that run, to watch over.

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{
     Durability, Instance, free_port,
     place::Place,
-    process::{self, Process, Signal, log_tail, open_log, wait_until},
+    process::{self, Process, Signal, Supervisor, log_tail, open_log, wait_until},
 };
 
 const USER: &str = "roost";
@@ -22,7 +22,19 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 
 pub struct Postgres {
     process: Process,
+    launch: Launch,
+    port: u16,
     url: String,
+}
+
+/// What it takes to start the server, again and again.
+struct Launch {
+    bin: PathBuf,
+    place: Place,
+    data: PathBuf,
+    durability: Durability,
+    log: PathBuf,
+    supervisor: Supervisor,
 }
 
 impl Postgres {
@@ -54,35 +66,53 @@ impl Postgres {
         })?;
         stop_stray(&data)?;
 
-        let log = instance.log("postgres");
+        let launch = Launch {
+            bin: bin.clone(),
+            data,
+            durability,
+            log: instance.log("postgres"),
+            supervisor: instance.supervisor().clone(),
+            place,
+        };
         let mut attempt = 0;
         let (process, port) = loop {
             attempt += 1;
-            let port = free_port(place.read("port").and_then(|text| text.parse().ok()))?;
-            let file = open_log(&log)?;
-            let mut command = place.command(bin.join("postgres"));
-            command
-                .arg("-D")
-                .arg(&data)
-                .args(["-p", &port.to_string()])
-                .args(settings(durability));
-            command.stdout(file.try_clone()?).stderr(file);
-            let mut process = instance.supervisor().spawn("postgres", Signal::Int, &mut command)?;
-            if ready(&mut process, &data)? {
+            let port = free_port(launch.place.read("port").and_then(|text| text.parse().ok()))?;
+            if let Some(process) = launch.start(port)? {
                 break (process, port);
             }
             // Somebody may have taken the port between our look and the server's.
-            let tail = log_tail(&log, 15);
+            let tail = log_tail(&launch.log, 15);
             ensure!(
                 attempt < 3 && tail.contains("could not bind"),
                 "PostgreSQL did not start; {}:\n{tail}",
-                log.display()
+                launch.log.display()
             );
         };
-        place.write_private("port", &port.to_string())?;
-        make_database(bin, port, &password)?;
+        launch.place.write_private("port", &port.to_string())?;
+        make_database(&launch.bin, port, &password)?;
         let url = format!("postgres://{USER}:{password}@127.0.0.1:{port}/{DATABASE}");
-        Ok(Self { process, url })
+        Ok(Self {
+            process,
+            launch,
+            port,
+            url,
+        })
+    }
+
+    /// Stops the server: by [`Signal::Int`] in good order, by [`Signal::Quit`] as a crash does.
+    pub fn stop(&mut self, by: Signal) -> Result<()> {
+        self.process.stop_by(by)
+    }
+
+    /// Starts a stopped server again, on the same port and data.
+    pub fn start_again(&mut self) -> Result<()> {
+        stop_stray(&self.launch.data)?;
+        self.process = self
+            .launch
+            .start(self.port)?
+            .with_context(|| format!("PostgreSQL did not start again; {}", log_tail(&self.launch.log, 15)))?;
+        Ok(())
     }
 
     pub fn url(&self) -> &str {
@@ -91,6 +121,22 @@ impl Postgres {
 
     pub fn process_mut(&mut self) -> &mut Process {
         &mut self.process
+    }
+}
+
+impl Launch {
+    /// `None` when the server ended instead of getting ready.
+    fn start(&self, port: u16) -> Result<Option<Process>> {
+        let file = open_log(&self.log)?;
+        let mut command = self.place.command(self.bin.join("postgres"));
+        command
+            .arg("-D")
+            .arg(&self.data)
+            .args(["-p", &port.to_string()])
+            .args(settings(self.durability));
+        command.stdout(file.try_clone()?).stderr(file);
+        let mut process = self.supervisor.spawn("postgres", Signal::Int, &mut command)?;
+        Ok(ready(&mut process, &self.data)?.then_some(process))
     }
 }
 

@@ -44,13 +44,18 @@ printf %s "$paths" | while read -r path; do rm -rf "$path"; done
 exit 0
 "#;
 
-/// The signals that ask a process to stop.
+/// The signals that ask a process to stop, make it, or have it stand still for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     Term,
     /// What Postgres calls a fast shutdown: roll back, disconnect, flush, exit.
     Int,
+    /// What Postgres calls an immediate one: exit as after a crash, so that the next start has to recover.
+    Quit,
     Kill,
+    /// Stands still until [`Signal::Cont`], knowing nothing of it.
+    Stop,
+    Cont,
 }
 
 impl Signal {
@@ -58,7 +63,10 @@ impl Signal {
         match self {
             Self::Term => "TERM",
             Self::Int => "INT",
+            Self::Quit => "QUIT",
             Self::Kill => "KILL",
+            Self::Stop => "STOP",
+            Self::Cont => "CONT",
         }
     }
 
@@ -196,6 +204,7 @@ impl Supervisor {
             signal,
             child,
             supervisor: self.clone(),
+            stands_still: false,
             stopped: false,
         })
     }
@@ -296,6 +305,7 @@ pub struct Process {
     signal: Signal,
     child: Child,
     supervisor: Supervisor,
+    stands_still: bool,
     stopped: bool,
 }
 
@@ -319,13 +329,43 @@ impl Process {
             .with_context(|| format!("waiting for {}", self.name))
     }
 
+    /// Sends it a signal, with whatever it started; `false` when it is gone.
+    pub fn signal(&mut self, signal: Signal) -> bool {
+        match signal {
+            Signal::Stop => self.stands_still = true,
+            Signal::Cont => self.stands_still = false,
+            Signal::Term | Signal::Int | Signal::Quit | Signal::Kill => {}
+        }
+        send(self.pid(), signal)
+    }
+
+    /// Ends it without a chance to do anything about it.
+    pub fn kill(&mut self) -> Result<()> {
+        if !std::mem::replace(&mut self.stopped, true) {
+            send(self.pid(), Signal::Kill);
+            self.child
+                .wait()
+                .with_context(|| format!("waiting for {}", self.name))?;
+            self.supervisor.forget(self.child.id())?;
+        }
+        Ok(())
+    }
+
     /// Asks it to stop, waits, kills it if it does not. Blocks.
     pub fn stop(&mut self) -> Result<()> {
+        self.stop_by(self.signal)
+    }
+
+    /// The same, asking by another signal than the usual one.
+    pub fn stop_by(&mut self, signal: Signal) -> Result<()> {
         if std::mem::replace(&mut self.stopped, true) {
             return Ok(());
         }
         if self.exited()?.is_none() {
-            send(self.pid(), self.signal);
+            send(self.pid(), signal);
+            if self.stands_still {
+                send(self.pid(), Signal::Cont);
+            }
             if !wait_until(STOP_LIMIT, || !matches!(self.child.try_wait(), Ok(None))) {
                 eprintln!("{} did not stop in {} s: killed", self.name, STOP_LIMIT.as_secs());
                 send(self.pid(), Signal::Kill);

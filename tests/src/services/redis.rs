@@ -6,16 +6,16 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{
     Instance, free_port,
     place::Place,
-    process::{Process, Signal, log_tail, open_log, wait_until},
+    process::{Process, Signal, Supervisor, log_tail, open_log, wait_until},
 };
 
 /// One numbered database a test, so many of them.
@@ -24,46 +24,65 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 
 pub struct Redis {
     process: Process,
+    launch: Launch,
+    port: u16,
     url: String,
+}
+
+/// What it takes to start the server, again and again.
+struct Launch {
+    server: PathBuf,
+    place: Place,
+    password: String,
+    log: PathBuf,
+    supervisor: Supervisor,
 }
 
 impl Redis {
     pub fn start(instance: &Instance, server: &Path) -> Result<Self> {
-        let place = Place::prepare(instance.dir(), "redis")?;
-        let password = super::random_hex();
-        let log = instance.log("redis");
+        let launch = Launch {
+            server: server.to_owned(),
+            place: Place::prepare(instance.dir(), "redis")?,
+            password: super::random_hex(),
+            log: instance.log("redis"),
+            supervisor: instance.supervisor().clone(),
+        };
         let mut attempt = 0;
         let (process, port) = loop {
             attempt += 1;
-            let port = free_port(place.read("port").and_then(|text| text.parse().ok()))?;
-            // In a file, not on the command line that everybody can read.
-            let config = place.write_private(
-                "redis.conf",
-                &format!(
-                    "bind 127.0.0.1\nport {port}\nrequirepass {password}\ndatabases {DATABASES}\ndaemonize no\n\
-                     save \"\"\nappendonly no\nmaxmemory-policy noeviction\ntcp-backlog 128\n"
-                ),
-            )?;
-            let file = open_log(&log)?;
-            let mut command = place.command(server);
-            command.arg(config).stdout(file.try_clone()?).stderr(file);
-            let mut process = instance.supervisor().spawn("redis", Signal::Term, &mut command)?;
-            if answers(&mut process, port, &password) {
+            let port = free_port(launch.place.read("port").and_then(|text| text.parse().ok()))?;
+            if let Some(process) = launch.start(port)? {
                 break (process, port);
             }
             // Somebody may have taken the port between our look and the server's.
-            let tail = log_tail(&log, 15);
+            let tail = log_tail(&launch.log, 15);
             ensure!(
                 attempt < 3 && tail.contains("bind"),
                 "Redis did not start; {}:\n{tail}",
-                log.display()
+                launch.log.display()
             );
         };
-        place.write_private("port", &port.to_string())?;
+        launch.place.write_private("port", &port.to_string())?;
         Ok(Self {
             process,
-            url: format!("redis://:{password}@127.0.0.1:{port}/0"),
+            url: format!("redis://:{}@127.0.0.1:{port}/0", launch.password),
+            launch,
+            port,
         })
+    }
+
+    /// Ends the server as a crash does; it forgets everything.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts a killed server again, empty, on the same port.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = self
+            .launch
+            .start(self.port)?
+            .with_context(|| format!("Redis did not start again; {}", log_tail(&self.launch.log, 15)))?;
+        Ok(())
     }
 
     pub fn url(&self) -> &str {
@@ -72,6 +91,26 @@ impl Redis {
 
     pub fn process_mut(&mut self) -> &mut Process {
         &mut self.process
+    }
+}
+
+impl Launch {
+    /// `None` when the server ended at once or never answered.
+    fn start(&self, port: u16) -> Result<Option<Process>> {
+        // In a file, not on the command line that everybody can read.
+        let config = self.place.write_private(
+            "redis.conf",
+            &format!(
+                "bind 127.0.0.1\nport {port}\nrequirepass {}\ndatabases {DATABASES}\ndaemonize no\n\
+                 save \"\"\nappendonly no\nmaxmemory-policy noeviction\ntcp-backlog 128\n",
+                self.password
+            ),
+        )?;
+        let file = open_log(&self.log)?;
+        let mut command = self.place.command(&self.server);
+        command.arg(config).stdout(file.try_clone()?).stderr(file);
+        let mut process = self.supervisor.spawn("redis", Signal::Term, &mut command)?;
+        Ok(answers(&mut process, port, &self.password).then_some(process))
     }
 }
 

@@ -99,6 +99,24 @@ pub async fn failed(tx: &mut Tx, key: &str, external_id: Option<&str>, error: &s
     finish(tx, key, "failed", external_id, None, Some(error)).await
 }
 
+/// Closes in `tx` what an attempt left open, if it did: whether the call had its effect is known from elsewhere.
+///
+/// # Errors
+/// Postgres refused.
+pub async fn close(tx: &mut Tx, key: &str, had_effect: bool) -> Result<(), sqlx::Error> {
+    let state = if had_effect { "done" } else { "failed" };
+    let now = tx.now();
+    sqlx::query!(
+        "UPDATE effects SET state = $2, updated_at = $3 WHERE key = $1 AND state IN ('intent', 'unknown')",
+        key,
+        state,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
 /// Records that nobody knows whether the call had its effect: a time-out, a reset, a 5xx, an undecodable reply.
 /// `key_is_spent`: the other side would repeat its failure under the same idempotency key.
 ///

@@ -22,8 +22,11 @@ impl Handler for AuthorizePayment {
         let Some(payment) = payments::get(&mut connection, self.payment_id).await? else {
             return Ok(DONE);
         };
+        let key = payments::authorize_key(&payment);
         if payment.state != PaymentState::Pending {
-            return Ok(DONE);
+            drop(connection);
+            let reserved = !matches!(payment.state, PaymentState::Failed | PaymentState::Voided);
+            return stripe_call::on_record(ctx, lease, &key, reserved).await;
         }
         let booking = bookings::get(&mut connection, payment.booking_id).await?;
         let booking = booking.ok_or_else(|| JobError::Fail("the payment's booking is missing".to_owned()))?;

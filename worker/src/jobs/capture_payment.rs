@@ -20,10 +20,10 @@ impl Handler for CapturePayment {
             return Ok(DONE);
         };
         drop(connection);
-        if payment.state != PaymentState::Authorized {
-            return Ok(DONE);
-        }
         let key = payments::capture_key(payment.id);
+        if payment.state != PaymentState::Authorized {
+            return stripe_call::on_record(ctx, lease, &key, payment.state == PaymentState::Captured).await;
+        }
         // An attempt before this one was refused and had begun to give the card up.
         if payment.release_started_at.is_some() {
             return give_up(ctx, lease, &payment, &key).await;

@@ -19,8 +19,10 @@ impl Handler for RefundPayment {
         let Some(refund) = payments::refund(&mut connection, self.refund_id).await? else {
             return Ok(DONE);
         };
+        let key = payments::refund_key(refund.id);
         if refund.state != "pending" {
-            return Ok(DONE);
+            drop(connection);
+            return stripe_call::on_record(ctx, lease, &key, refund.state != "failed").await;
         }
         let payment = payments::get(&mut connection, refund.payment_id).await?;
         let payment = payment.ok_or_else(|| JobError::Fail("the refund's payment is missing".to_owned()))?;
@@ -42,7 +44,6 @@ impl Handler for RefundPayment {
         let intent_id = payment.stripe_payment_intent_id.as_deref();
         let intent_id =
             intent_id.ok_or_else(|| JobError::Fail("a captured payment without a PaymentIntent".to_owned()))?;
-        let key = payments::refund_key(refund.id);
         let effect = stripe_call::begin(ctx, &lease, &key, payment.id).await?;
         if let Some(reply) = made_already(ctx, &effect, &refund, intent_id).await? {
             return record(ctx, lease, &refund, &payment, &reply).await;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::context::Context;
 use crate::error::JobError;
+use crate::handler::Done;
 
 /// Commits the intent to do `key` for a payment.
 pub(super) async fn begin(ctx: &Context, lease: &Lease, key: &str, payment_id: Uuid) -> Result<Effect, JobError> {
@@ -61,4 +62,14 @@ pub(super) async fn call<T>(
     // These calls are repeated practically without end: somebody has to see that they are.
     metrics::counter!("roost_stripe_calls_failed_total", "outcome" => outcome).increment(1);
     Err(failure.into())
+}
+
+/// Ends a job whose work is on record already: a webhook told of it before the attempt that called could, because its
+/// worker died. What that attempt left open is closed by whether the record says that it was `done`.
+pub(super) async fn on_record(ctx: &Context, lease: Lease, key: &str, done: bool) -> Result<Done, JobError> {
+    let mut tx = ctx.db.begin().await?;
+    effects::close(&mut tx, key, done).await?;
+    lease.complete(&mut tx).await?;
+    tx.commit().await?;
+    Ok(Done::Settled)
 }

@@ -30,6 +30,7 @@ impl Handler for VoidPayment {
                     payments::pay_back_rest(&mut tx, &payment, payment.captured_minor, "captured_without_booking")
                         .await?;
                 }
+                effects::close(&mut tx, &payments::void_key(payment.id), false).await?;
                 lease.complete(&mut tx).await?;
                 tx.commit().await?;
                 return Ok(Done::Settled);

@@ -1,8 +1,9 @@
 # Roost's commands. `make` lists them.
 #
 #   PROFILE=release  builds and runs the optimised binaries (run, demo); the default is the debug build, which is ready
-#                    much sooner on a fresh clone. bench always uses release.
-#   ARGS="..."       is passed on by test (to cargo test) and by bench.
+#                    much sooner on a fresh clone. bench and chaos always use release.
+#   ARGS="..."       is passed on by test (to cargo test), by bench and by chaos.
+#   SCENARIO, SEED   pick what chaos does, and when.
 #   DATABASE_URL, REDIS_URL, STRIPE_SECRET_KEY (a test key), SMTP_URL  replace the private server, sandbox or mailbox.
 
 SHELL := /bin/sh
@@ -21,7 +22,7 @@ release_flag = $(if $(filter release,$(PROFILE)),--release)
 target_dir = $$($(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test bench reset lint fmt sqlx-prepare provision
+.PHONY: help run demo test bench chaos reset lint fmt sqlx-prepare provision
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -42,6 +43,10 @@ test: ## Run all tests on private servers: unit, integration, docs (ARGS="name" 
 bench: provision ## Measure, release build, one JSON line a figure
 	@$(CARGO) build --workspace --locked --release
 	@exec "$(target_dir)/release/roost-dev" beside --durable -- "$(target_dir)/release/bench" $(ARGS)
+
+chaos: provision ## Break it on private servers, release build, one JSON line a scenario (SCENARIO=kill9 SEED=1 ARGS=--short)
+	@$(CARGO) build --workspace --locked --release
+	@exec "$(target_dir)/release/chaos" $(if $(SCENARIO),--scenario=$(SCENARIO)) $(if $(SEED),--seed=$(SEED)) $(ARGS)
 
 reset: ## Forget the private servers and their data
 	@if [ -d .roost ]; then $(CARGO) build --workspace --locked && exec "$(target_dir)/debug/roost-dev" reset; fi

@@ -11,6 +11,7 @@ mod auth;
 mod bad_input_bookings;
 mod booking_wait;
 mod bookings;
+mod chaos;
 mod connections;
 mod engine;
 mod engine_batches;

@@ -2,11 +2,12 @@
 //!
 //! [`app`]: the API and people who use it. [`ops`]: the job dashboard and its operators, [`browser`]: a window to look at it. [`services`]: private servers. [`database`]: a database for each test. [`dev`]: the commands behind the Makefile,
 //! which fill a database with [`seed`] and show a booking with [`demo`]. [`mailbox`]: where mail goes. [`stripe`]: the
-//! Stripe that the worker talks to. [`bench`]: speed and size.
+//! Stripe that the worker talks to. [`bench`]: speed and size. [`chaos`]: what is left when everything breaks.
 
 pub mod app;
 pub mod bench;
 pub mod browser;
+pub mod chaos;
 pub mod database;
 pub mod demo;
 pub mod dev;

@@ -6,7 +6,7 @@
 pub mod bare;
 mod bookings;
 mod dataset;
-mod figure;
+pub(crate) mod figure;
 pub mod jobs;
 mod load;
 mod logins;

@@ -1,0 +1,257 @@
+//! The promises, checked from outside: by SQL on Postgres, by the sandbox's own record, by the mailbox.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{
+    market::{Answer, Asked, booked},
+    testbed::Testbed,
+    verdict::Verdict,
+};
+
+/// What must have become of a booking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Confirmed and paid for.
+    Captured,
+    /// The card was refused, nothing was taken.
+    Declined,
+    /// Paid for, given up by the guest, paid back in full.
+    Refunded,
+}
+
+/// Waits until no job is due or running, and notes a violation if that does not come to be.
+pub async fn drain(testbed: &Testbed, limit: Duration, verdict: &mut Verdict) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    loop {
+        // Each reads one partial index, so that looking costs the jobs nothing.
+        let open: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT FROM jobs WHERE state = 'queued' AND published_at IS NOT NULL)
+                 OR EXISTS (SELECT FROM jobs WHERE state = 'queued' AND published_at IS NULL)
+                 OR EXISTS (SELECT FROM jobs WHERE state = 'running')
+                 OR EXISTS (SELECT FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at < now() + interval '5 minutes')",
+        )
+        .fetch_one(&testbed.pool)
+        .await?;
+        if !open {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let left: Vec<(String, String, i64, Option<String>)> = sqlx::query_as(
+                "SELECT kind, state, count(*), max(last_error) FROM jobs WHERE state IN ('queued', 'running', 'retrying') GROUP BY kind, state",
+            )
+            .fetch_all(&testbed.pool)
+            .await?;
+            verdict.require(false, || format!("not done after {limit:?}: {left:?}"));
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The engine's books: every job ended well, once, with its effects known.
+pub async fn jobs(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
+    let counts: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM jobs GROUP BY state")
+        .fetch_all(&testbed.pool)
+        .await?;
+    let of = |state: &str| {
+        let found = counts.iter().find(|(name, _)| name == state);
+        found.map_or(0, |(_, count)| count.unsigned_abs())
+    };
+    verdict.jobs = of("succeeded");
+    verdict.lose(of("dead") + of("quarantined") + of("cancelled"), "jobs given up");
+    if verdict.lost > 0 {
+        let given_up: Vec<(String, String, i32, i32, Option<String>)> = sqlx::query_as(
+            "SELECT kind, state, attempt, crash_count, last_error FROM jobs WHERE state IN ('dead', 'quarantined', 'cancelled') LIMIT 5",
+        )
+        .fetch_all(&testbed.pool)
+        .await?;
+        verdict.require(false, || format!("given up: {given_up:?}"));
+    }
+    let (none, twice): (i64, i64) = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE times = 0), count(*) FILTER (WHERE times > 1) FROM (
+             SELECT count(job_attempts.job_id) AS times FROM jobs
+             LEFT JOIN job_attempts ON job_attempts.job_id = jobs.id AND job_attempts.outcome = 'succeeded'
+             -- A cache is warmed once more when somebody asks for it while it is being warmed.
+             WHERE jobs.state = 'succeeded' GROUP BY jobs.id HAVING jobs.kind <> 'cache.warm' OR count(job_attempts.job_id) = 0) AS ended",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    verdict.lose(none.unsigned_abs(), "ends of jobs that no attempt tells of");
+    verdict.double(twice.unsigned_abs(), "jobs that ended twice");
+    let open: Vec<(String, String)> =
+        sqlx::query_as("SELECT key, state FROM effects WHERE state IN ('intent', 'unknown')")
+            .fetch_all(&testbed.pool)
+            .await?;
+    verdict.require(open.is_empty(), || {
+        let examples: Vec<_> = open.iter().take(3).collect();
+        format!("{} effects of unknown outcome: {examples:?}", open.len())
+    });
+    Ok(())
+}
+
+/// The jobs of the harness, by the tables that they write themselves: each took effect, and none did twice.
+pub async fn marks(testbed: &Testbed, nonces: &[Uuid], verdict: &mut Verdict) -> Result<()> {
+    let (none, twice): (i64, i64) = sqlx::query_as(
+        "WITH done AS (
+             SELECT nonce, count(*) AS times FROM (
+                 SELECT nonce FROM chaos_effects
+                 UNION ALL SELECT entity_id FROM effects WHERE key LIKE 'chaos:%' AND state = 'done') AS effect
+             GROUP BY nonce)
+         SELECT (SELECT count(*) FROM (SELECT unnest($1::uuid[]) EXCEPT SELECT nonce FROM done) AS missing),
+                (SELECT count(*) FROM done WHERE times > 1)",
+    )
+    .bind(nonces)
+    .fetch_one(&testbed.pool)
+    .await?;
+    verdict.lose(none.unsigned_abs(), "effects of the harness's jobs");
+    verdict.double(twice.unsigned_abs(), "effects of the harness's jobs");
+    Ok(())
+}
+
+/// The bookings that were answered for, and no others, each with its end, its jobs, its money and its mail.
+pub async fn bookings(
+    testbed: &Testbed,
+    asked: &[Asked],
+    fate: impl Fn(&Asked) -> Fate,
+    verdict: &mut Verdict,
+) -> Result<()> {
+    let answered = booked(asked);
+    for one in asked {
+        if let Answer::Refused(status, code) = &one.answer {
+            // Nobody else wants these nights: only an earlier try of the same request can be in the way.
+            verdict.double(u64::from(*status == 409), "bookings that met themselves");
+            verdict.require(*status == 409, || format!("refused: {status} {code}"));
+        }
+    }
+    let rows: Vec<(Uuid, String, i64, Uuid, String, i64, i64)> = sqlx::query_as(
+        "SELECT bookings.id, bookings.state, total_minor, payments.id, payments.state, captured_minor, refunded_minor
+         FROM bookings JOIN payments ON payments.booking_id = bookings.id AND payments.number = 1",
+    )
+    .fetch_all(&testbed.pool)
+    .await?;
+    let there: HashSet<Uuid> = rows.iter().map(|row| row.0).collect();
+    let missing = answered.keys().filter(|id| !there.contains(id)).count();
+    verdict.lose(missing as u64, "bookings that were answered with 201");
+    let unasked = there.iter().filter(|id| !answered.contains_key(id)).count();
+    verdict.double(unasked as u64, "bookings that no request was told of");
+
+    let at_stripe = at_stripe(testbed).await?;
+    let mut wrong = Vec::new();
+    for (booking, state, total, payment, paid, captured, refunded) in &rows {
+        let Some(asked) = answered.get(booking) else { continue };
+        let expected = match fate(asked) {
+            Fate::Captured => ("confirmed", "captured", *total, 0),
+            Fate::Declined => ("held", "failed", 0, 0),
+            Fate::Refunded => ("cancelled_by_guest", "captured", *total, *total),
+        };
+        if (state.as_str(), paid.as_str(), *captured, *refunded) != expected {
+            wrong.push(format!(
+                "{booking}: {state}, {paid}, {captured} captured, {refunded} refunded"
+            ));
+        }
+        let record = at_stripe.get(payment).copied().unwrap_or_default();
+        if (record.captured, record.refunded) != (expected.2, expected.3) || record.still_held {
+            wrong.push(format!("{booking} at Stripe: {record:?}"));
+        }
+        verdict.double(record.captures.saturating_sub(1), "captures at Stripe");
+    }
+    let examples: Vec<&String> = wrong.iter().take(3).collect();
+    verdict.require(wrong.is_empty(), || {
+        format!("{} bookings ended wrongly: {examples:?}", wrong.len())
+    });
+    books(testbed, verdict).await?;
+    links(testbed, verdict).await?;
+    let confirmed = answered.values().filter(|one| fate(one) != Fate::Declined).count();
+    mail(testbed, confirmed, verdict).await
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct AtStripe {
+    captured: i64,
+    refunded: i64,
+    captures: u64,
+    still_held: bool,
+}
+
+/// What the sandbox has on record, summed by our payment: several PaymentIntents of one payment count together.
+async fn at_stripe(testbed: &Testbed) -> Result<HashMap<Uuid, AtStripe>> {
+    let record = testbed.sandbox("/_control/record").await?;
+    let mut sums: HashMap<Uuid, AtStripe> = HashMap::new();
+    for intent in record["payment_intents"].as_array().context("no record")? {
+        let payment = intent["metadata"]["payment_id"].as_str().and_then(|id| id.parse().ok());
+        let sum = sums.entry(payment.unwrap_or_default()).or_default();
+        sum.captured += intent["captured"].as_i64().unwrap_or(0);
+        sum.refunded += intent["refunded"].as_i64().unwrap_or(0);
+        sum.captures += intent["captures"].as_u64().unwrap_or(0);
+        sum.still_held |= intent["status"] == "requires_capture";
+    }
+    Ok(sums)
+}
+
+/// The ledger says what the payments say, once each.
+async fn books(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
+    let (paid, booked, balance): (i64, i64, i64) = sqlx::query_as(
+        "SELECT (SELECT coalesce(sum(captured_minor - refunded_minor), 0)::bigint FROM payments),
+                (SELECT coalesce(sum(amount_minor), 0)::bigint FROM ledger_entries WHERE account = 'stripe_balance'),
+                (SELECT coalesce(sum(amount_minor), 0)::bigint FROM ledger_entries)",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    verdict.require(paid == booked && balance == 0, || {
+        format!("payments hold {paid}, the ledger {booked}, and sums to {balance}")
+    });
+    let twice: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (
+             SELECT FROM booking_events WHERE accepted AND event IN ('requested', 'payment_authorized', 'confirmed', 'payment_captured')
+             GROUP BY booking_id, event HAVING count(*) > 1) AS doubled",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    verdict.double(twice.unsigned_abs(), "entries of timelines");
+    Ok(())
+}
+
+/// No booking without its jobs, no job without its booking.
+async fn links(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
+    let (bookings, jobs): (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM (
+                     (SELECT id::text FROM payments WHERE number = 1
+                      EXCEPT SELECT args->>'payment_id' FROM jobs WHERE kind = 'payment.authorize')
+                     UNION ALL
+                     (SELECT id::text FROM bookings EXCEPT SELECT args->>'booking_id' FROM jobs WHERE kind = 'booking.expire_hold')) AS alone),
+                (SELECT count(*) FROM (
+                     (SELECT args->>'booking_id' FROM jobs WHERE args ? 'booking_id' EXCEPT SELECT id::text FROM bookings)
+                     UNION ALL
+                     (SELECT args->>'payment_id' FROM jobs WHERE args ? 'payment_id' EXCEPT SELECT id::text FROM payments)) AS alone)",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    verdict.lose(bookings.unsigned_abs(), "jobs of bookings");
+    verdict.require(jobs == 0, || format!("{jobs} jobs without a booking"));
+    Ok(())
+}
+
+/// Each confirmed booking is told to both sides. Mail is at least once; a repeated one has the same Message-ID.
+async fn mail(testbed: &Testbed, confirmed: usize, verdict: &mut Verdict) -> Result<()> {
+    let mails = testbed.mails().await?;
+    let told: Vec<&Value> = mails
+        .iter()
+        .filter(|mail| {
+            let subject = mail["subject"].as_str().unwrap_or_default();
+            subject.starts_with("Booked: ") || subject.starts_with("New booking: ")
+        })
+        .collect();
+    let distinct: HashSet<&Value> = told.iter().map(|mail| &mail["message_id"]).collect();
+    let missing = (2 * confirmed).saturating_sub(distinct.len());
+    verdict.lose(missing as u64, "mails of confirmed bookings");
+    let repeated = told.len() - distinct.len();
+    verdict.figure("mails_repeated", repeated as f64);
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! Very many jobs become due in the same second, and very many more are scheduled for later.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use chrono::TimeDelta;
+use roost_shared::jobs::relay;
+use uuid::Uuid;
+
+use super::{
+    Run, audit,
+    jobs::Mark,
+    load::DRAIN_LIMIT,
+    testbed::{Testbed, WorkerPlan},
+};
+use crate::bench::figure::percentile;
+
+/// How often the relay's look is timed.
+const LOOKS: usize = 50;
+
+pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
+    let (burst, later, ahead) = run.size.of((2_000, 50_000, 4), (50_000, 1_000_000, 30));
+    let quiet = look(testbed).await?;
+    schedule_for_later(testbed, later).await?;
+    let crowded = look(testbed).await?;
+    run.verdict.figure("scheduled_for_later", f64::from(later));
+    run.verdict.figure("relay_look_p50_ms_without", quiet);
+    run.verdict.figure("relay_look_p50_ms_with", crowded);
+    run.verdict.require(crowded <= quiet * 1.5 + 2.0, || {
+        format!("a look for due jobs went from {quiet:.2} to {crowded:.2} ms")
+    });
+
+    let nonces = enqueue_for(testbed, burst, ahead).await?;
+    for _ in 0..run.size.of(2, 4) {
+        testbed.start_worker(&WorkerPlan::own())?;
+    }
+    testbed.workers_ready().await?;
+    let early: i64 = sqlx::query_scalar("SELECT count(*) FROM chaos_starts")
+        .fetch_one(&testbed.pool)
+        .await?;
+    // Nothing is due yet, so an empty queue says nothing: wait for the burst itself.
+    wait_for_all(testbed, nonces.len()).await?;
+    audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
+    run.verdict.faults = 1;
+    run.verdict.figure("begun_before_the_workers_were_ready", early as f64);
+    audit::marks(testbed, &nonces, &mut run.verdict).await?;
+    on_time(testbed, run, burst).await?;
+    sqlx::query("DELETE FROM jobs WHERE state = 'scheduled'")
+        .execute(&testbed.pool)
+        .await?;
+    audit::jobs(testbed, &mut run.verdict).await
+}
+
+/// The median of what the relay's look for due jobs takes, in milliseconds.
+async fn look(testbed: &Testbed) -> Result<f64> {
+    let mut times = Vec::with_capacity(LOOKS);
+    for _ in 0..LOOKS {
+        let began = Instant::now();
+        relay::promote_due(&testbed.pool, 5_000).await?;
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    Ok(percentile(&times, 0.5))
+}
+
+async fn schedule_for_later(testbed: &Testbed, count: i32) -> Result<()> {
+    // A pool's statements end after seconds; a million rows take longer.
+    let mut connection = testbed.pool.acquire().await?;
+    sqlx::raw_sql("SET statement_timeout = 0")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(
+        r#"INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at)
+           SELECT gen_random_uuid(), 'chaos.mark', 'maintenance', 50, '{"nonce": "00000000-0000-0000-0000-000000000000", "hold_ms": 0}', 3,
+                  'scheduled', now() + interval '30 days' + make_interval(secs => n)
+           FROM generate_series(1, $1) AS n"#,
+    )
+    .bind(count)
+    .execute(&mut *connection)
+    .await?;
+    sqlx::raw_sql("ANALYZE jobs").execute(&mut *connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// All for the same second, so many seconds from now.
+async fn enqueue_for(testbed: &Testbed, count: usize, ahead: i64) -> Result<Vec<Uuid>> {
+    let db = testbed.db()?;
+    let due = db.clock().now() + TimeDelta::seconds(ahead);
+    let mut nonces = Vec::with_capacity(count);
+    while nonces.len() < count {
+        let mut tx = db.begin().await?;
+        for _ in 0..500.min(count - nonces.len()) {
+            let nonce = Uuid::new_v4();
+            tx.enqueue_at(&Mark { nonce, hold_ms: 0 }, due);
+            nonces.push(nonce);
+        }
+        tx.commit().await?;
+    }
+    Ok(nonces)
+}
+
+async fn wait_for_all(testbed: &Testbed, count: usize) -> Result<()> {
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    loop {
+        let done: i64 = sqlx::query_scalar("SELECT count(*) FROM chaos_effects")
+            .fetch_one(&testbed.pool)
+            .await?;
+        if done >= i64::try_from(count)? || Instant::now() > deadline {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// None before its time; how long it took until the last.
+async fn on_time(testbed: &Testbed, run: &mut Run, burst: usize) -> Result<()> {
+    let rows: Vec<f64> = sqlx::query_scalar(
+        "SELECT (extract(epoch FROM chaos_starts.at - jobs.run_at) * 1000)::float8 FROM chaos_starts JOIN jobs ON args->>'nonce' = nonce::text
+         WHERE jobs.kind = 'chaos.mark' AND jobs.state = 'succeeded'",
+    )
+    .fetch_all(&testbed.pool)
+    .await?;
+    let early = rows.iter().filter(|late| **late < 0.0).count();
+    run.verdict
+        .require(early == 0, || format!("{early} jobs were begun before their time"));
+    run.verdict.recovered(&rows, DRAIN_LIMIT.as_secs_f64() * 1000.0);
+    let seconds = run.verdict.recovery_ms.max / 1000.0;
+    run.verdict.figure("jobs_per_second", burst as f64 / seconds.max(0.001));
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! Workers die by SIGKILL at random moments while bookings and other jobs come in; each is replaced at once.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use rand::Rng;
+use roost_shared::clock::Clock;
+use uuid::Uuid;
+
+use super::{
+    Run, audit,
+    audit::Fate,
+    jobs,
+    market::Market,
+    testbed::{Testbed, WorkerPlan},
+};
+
+/// From the first `kill` to the last, one every so often on average.
+const MEAN_GAP: Duration = Duration::from_millis(600);
+/// Long enough that kills hit jobs in the middle, short enough that hardly any job is hit three times.
+const HOLD_MS: std::ops::Range<u64> = 10..120;
+
+/// A kill to come.
+struct Kill {
+    after: Duration,
+    victim: usize,
+}
+
+pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
+    let kills = run.size.of(8, 200);
+    let workers = run.size.of(3, 8);
+    let bookings = run.size.of(30, 1_500);
+    let marks = run.size.of(300, 8_000);
+    let schedule: Vec<Kill> = (0..kills)
+        .map(|_| Kill {
+            after: MEAN_GAP.mul_f64(run.dice.random_range(0.1..1.9)),
+            victim: run.dice.random_range(0..workers),
+        })
+        .collect();
+    let span = schedule.iter().map(|kill| kill.after).sum::<Duration>();
+    let holds: Vec<u64> = (0..marks).map(|_| run.dice.random_range(HOLD_MS)).collect();
+
+    testbed.start_api().await?;
+    // The real program has the queues of production to itself; the other one knows those kinds as well.
+    let plans: Vec<WorkerPlan> = (0..workers)
+        .map(|number| WorkerPlan {
+            own_kinds: number % 3 == 2,
+            queues: (number % 3 != 2).then_some("confirmation,payments,notifications,cache"),
+            ..WorkerPlan::default()
+        })
+        .collect();
+    for plan in &plans {
+        testbed.start_worker(plan)?;
+    }
+    testbed.workers_ready().await?;
+    let market = Market::open(testbed, run.size.of(10, 50), 4).await?;
+
+    let booking = {
+        let (market, every) = (market.clone(), span / bookings);
+        tokio::spawn(async move { market.ask_steadily(0, bookings as usize, every).await })
+    };
+    let marking = {
+        let (db, steps) = (testbed.db()?, span.as_millis() / 100);
+        tokio::spawn(async move {
+            let mut nonces: Vec<Uuid> = Vec::new();
+            let mut ticks = tokio::time::interval(Duration::from_millis(100));
+            for chunk in holds.chunks(holds.len().div_ceil(usize::try_from(steps).unwrap_or(1).max(1))) {
+                ticks.tick().await;
+                nonces.extend(jobs::enqueue(&db, chunk.len(), |number| chunk.get(number).copied().unwrap_or(0)).await?);
+            }
+            anyhow::Ok(nonces)
+        })
+    };
+    let clock = Clock::default();
+    let mut killed: HashMap<u32, DateTime<Utc>> = HashMap::new();
+    for kill in schedule {
+        tokio::time::sleep(kill.after).await;
+        let Some((plan, worker)) = plans.get(kill.victim).zip(testbed.workers.get_mut(kill.victim)) else {
+            continue;
+        };
+        let at = clock.now();
+        worker.process.kill()?;
+        killed.insert(worker.pid(), at);
+        run.verdict.faults += 1;
+        let next = testbed.new_worker(plan)?;
+        if let Some(place) = testbed.workers.get_mut(kill.victim) {
+            *place = next;
+        }
+    }
+    let (asked, nonces) = (booking.await??, marking.await??);
+    let quiet = Instant::now();
+    audit::drain(testbed, Duration::from_secs(90), &mut run.verdict).await?;
+    run.verdict
+        .figure("drained_after_seconds", quiet.elapsed().as_secs_f64());
+
+    audit::jobs(testbed, &mut run.verdict).await?;
+    audit::marks(testbed, &nonces, &mut run.verdict).await?;
+    audit::bookings(testbed, &asked, |_| Fate::Captured, &mut run.verdict).await?;
+    let (hits, times) = recovery(testbed, &killed).await?;
+    run.verdict.figure("attempts_lost", hits as f64);
+    run.verdict.require(hits >= killed.len() / 4, || {
+        format!(
+            "only {hits} attempts were hit by {} kills: this proves little",
+            killed.len()
+        )
+    });
+    run.verdict.recovered(&times, run.size.of(30_000.0, 15_000.0));
+    let p99 = run.verdict.recovery_ms.p99;
+    run.verdict.require(p99 <= run.size.of(30_000.0, 10_000.0), || {
+        format!("the p99 from kill to effect is {p99} ms, more than 10 s")
+    });
+    Ok(())
+}
+
+/// How many attempts died with their worker, and the milliseconds from each kill to the good end of the job.
+async fn recovery(testbed: &Testbed, killed: &HashMap<u32, DateTime<Utc>>) -> Result<(usize, Vec<f64>)> {
+    let lost: Vec<(String, DateTime<Utc>)> = sqlx::query_as(
+        "SELECT lost.worker, ended.ended_at FROM job_attempts AS lost
+         JOIN job_attempts AS ended ON ended.job_id = lost.job_id AND ended.outcome = 'succeeded'
+         WHERE lost.outcome = 'lost'
+           -- Hit again before its end: the last kill counts.
+           AND NOT EXISTS (SELECT FROM job_attempts AS later WHERE later.job_id = lost.job_id AND later.outcome = 'lost' AND later.fence > lost.fence)",
+    )
+    .fetch_all(&testbed.pool)
+    .await?;
+    let times = lost.iter().filter_map(|(worker, ended)| {
+        // host-pid-start
+        let pid: u32 = worker.rsplit('-').nth(1)?.parse().ok()?;
+        let at = killed.get(&pid)?;
+        Some((*ended - *at).num_milliseconds() as f64)
+    });
+    Ok((lost.len(), times.collect()))
+}

@@ -1,0 +1,121 @@
+//! A job that takes its process with it is put aside after three of them; the others hardly notice.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    Run, audit,
+    jobs::{self, Poison},
+    load::DRAIN_LIMIT,
+    testbed::{Testbed, WorkerPlan},
+};
+use crate::bench::figure::percentile;
+
+/// Between two of the other jobs.
+const EVERY: Duration = Duration::from_millis(25);
+const HOLD_MS: u64 = 5;
+/// Each crash is noticed when its lease is over.
+const CRASHES_LIMIT: Duration = Duration::from_secs(60);
+
+pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
+    let (workers, poisons, window) = run.size.of((3, 1, 8), (6, 5, 60));
+    for _ in 0..workers {
+        testbed.start_worker(&WorkerPlan::own())?;
+    }
+    testbed.workers_ready().await?;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let others = {
+        let (db, stop) = (testbed.db()?, stop.clone());
+        tokio::spawn(async move {
+            let (mut nonces, mut ticks): (Vec<Uuid>, _) = (Vec::new(), tokio::time::interval(EVERY));
+            while !stop.is_cancelled() {
+                ticks.tick().await;
+                nonces.extend(jobs::enqueue(&db, 2, |_| HOLD_MS).await?);
+            }
+            anyhow::Ok(nonces)
+        })
+    };
+    // The first of them warm everything up.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = testbed.now().await?;
+    tokio::time::sleep(Duration::from_secs(window)).await;
+    let poisoned = testbed.now().await?;
+    let mut tx = testbed.db()?.begin().await?;
+    for _ in 0..poisons {
+        tx.enqueue(&Poison { nonce: Uuid::new_v4() });
+    }
+    tx.commit().await?;
+    let crashes = replace_the_dead(testbed, poisons).await?;
+    let after = testbed.now().await?;
+    stop.cancel();
+    let nonces = others.await??;
+    audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
+
+    run.verdict.faults = crashes;
+    run.verdict.figure("worker_crashes", crashes as f64);
+    let quarantined: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM jobs WHERE kind = 'chaos.poison' AND state = 'quarantined' AND crash_count = 3",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    run.verdict.require(quarantined == poisons, || {
+        format!("{quarantined} of {poisons} poisonous jobs are in quarantine after 3 crashes")
+    });
+    let starts: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM chaos_starts JOIN jobs ON args->>'nonce' = nonce::text WHERE kind = 'chaos.poison'",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    run.verdict.require(starts == 3 * poisons, || {
+        format!("{poisons} poisonous jobs were begun {starts} times")
+    });
+    // It is meant to be given up, the others are not.
+    sqlx::query("DELETE FROM jobs WHERE kind = 'chaos.poison'")
+        .execute(&testbed.pool)
+        .await?;
+    audit::jobs(testbed, &mut run.verdict).await?;
+    audit::marks(testbed, &nonces, &mut run.verdict).await?;
+    let quiet = latency(testbed, before, poisoned).await?;
+    let poisonous = latency(testbed, poisoned, after).await?;
+    run.verdict.figure("others_p99_before_ms", quiet);
+    run.verdict.figure("others_p99_meanwhile_ms", poisonous);
+    // The tests share their machine with others: there it must only be clear of the wait for a lost lease.
+    let limit = quiet * 1.2 + run.size.of(2_000.0, 2.0);
+    run.verdict.require(poisonous <= limit, || {
+        format!("the p99 of the other jobs went from {quiet:.1} to {poisonous:.1} ms")
+    });
+    Ok(())
+}
+
+/// Starts a worker for each one that died, as a supervisor does, until nothing poisonous is left. How many died.
+async fn replace_the_dead(testbed: &mut Testbed, poisons: i64) -> Result<u64> {
+    let (mut crashes, deadline) = (0, Instant::now() + CRASHES_LIMIT);
+    loop {
+        let next = testbed.new_worker_for_dead(&WorkerPlan::own())?;
+        crashes += next;
+        let left: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE kind = 'chaos.poison' AND state <> 'quarantined'")
+                .fetch_one(&testbed.pool)
+                .await?;
+        if left == 0 && crashes >= 3 * poisons.unsigned_abs() || Instant::now() > deadline {
+            return Ok(crashes);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The p99 from due to done, in milliseconds, of the jobs that became due in between.
+async fn latency(testbed: &Testbed, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<f64> {
+    let times: Vec<f64> = sqlx::query_scalar(
+        "SELECT (extract(epoch FROM finished_at - run_at) * 1000)::float8 FROM jobs
+         WHERE kind IN ('chaos.mark', 'chaos.batched') AND created_at BETWEEN $1 AND $2 AND finished_at IS NOT NULL",
+    )
+    .bind(from)
+    .bind(to)
+    .fetch_all(&testbed.pool)
+    .await?;
+    Ok(percentile(&times, 0.99))
+}

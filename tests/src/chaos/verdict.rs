@@ -1,0 +1,105 @@
+//! What a scenario found: one JSON line.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::bench::figure::percentile;
+
+/// How long it took from a fault to the effect that it was in the way of, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Recovery {
+    pub p50: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// The outcome of one scenario.
+#[derive(Debug, Serialize)]
+pub struct Verdict {
+    pub scenario: String,
+    pub seed: u64,
+    /// Jobs that came to a good end.
+    pub jobs: u64,
+    /// Faults that were done: kills, stops, cut connections, answers spoilt.
+    pub faults: u64,
+    /// What was promised and is not there.
+    pub lost: u64,
+    /// What took effect more often than once.
+    pub duplicated: u64,
+    /// Every broken promise in words, losses and duplicates included.
+    pub violations: Vec<String>,
+    pub recovery_ms: Recovery,
+    pub seconds: f64,
+    /// What else was measured.
+    pub figures: BTreeMap<&'static str, f64>,
+    #[serde(skip)]
+    began: Instant,
+}
+
+impl Verdict {
+    pub fn new(scenario: &str, seed: u64) -> Self {
+        Self {
+            scenario: scenario.to_owned(),
+            seed,
+            jobs: 0,
+            faults: 0,
+            lost: 0,
+            duplicated: 0,
+            violations: Vec::new(),
+            recovery_ms: Recovery::default(),
+            seconds: 0.0,
+            figures: BTreeMap::new(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Notes a violation unless this holds.
+    pub fn require(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        if !holds {
+            self.violations.push(otherwise());
+        }
+    }
+
+    /// Counts what is missing.
+    pub fn lose(&mut self, count: u64, what: &str) {
+        self.lost += count;
+        self.require(count == 0, || format!("{count} lost: {what}"));
+    }
+
+    /// Counts what is there too often.
+    pub fn double(&mut self, count: u64, what: &str) {
+        self.duplicated += count;
+        self.require(count == 0, || format!("{count} doubled: {what}"));
+    }
+
+    /// Takes times of recovery in milliseconds; none of them may be above `limit`.
+    pub fn recovered(&mut self, times: &[f64], limit: f64) {
+        self.recovery_ms = Recovery {
+            p50: percentile(times, 0.5).round(),
+            p99: percentile(times, 0.99).round(),
+            max: percentile(times, 1.0).round(),
+        };
+        let max = self.recovery_ms.max;
+        self.require(max <= limit, || {
+            format!("recovery took up to {max:.0} ms, more than {limit:.0} ms")
+        });
+    }
+
+    /// Adds a figure, to a tenth.
+    pub fn figure(&mut self, name: &'static str, value: f64) {
+        self.figures.insert(name, (value * 10.0).round() / 10.0);
+    }
+
+    /// Stops the clock.
+    #[must_use]
+    pub fn finished(mut self) -> Self {
+        self.seconds = (self.began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+        self
+    }
+
+    pub fn is_clean(&self) -> bool {
+        self.violations.is_empty()
+    }
+}

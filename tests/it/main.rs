@@ -17,6 +17,7 @@ mod engine;
 mod engine_batches;
 mod engine_leases;
 mod engine_limits;
+mod engine_model;
 mod engine_redis;
 mod engine_settings;
 mod graphql;

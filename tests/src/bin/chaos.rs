@@ -74,6 +74,7 @@ async fn execute(arguments: Arguments) -> Result<ExitCode> {
     for scenario in scenarios {
         let seed = arguments.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
         let verdict = chaos::run(scenario, seed, size).await?;
+        eprintln!("{}: {}", verdict.scenario, verdict.figures());
         println!("{}", serde_json::to_string(&verdict)?);
         clean &= verdict.is_clean();
     }

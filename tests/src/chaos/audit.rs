@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -24,6 +25,30 @@ pub enum Fate {
     Declined,
     /// Paid for, given up by the guest, paid back in full.
     Refunded,
+    /// Given up by the guest before anything was taken.
+    Released,
+}
+
+/// The milliseconds from each fault to the good end of the jobs that it hit, by their attempts that were lost. `hit`:
+/// which process, when.
+pub async fn recovery(testbed: &Testbed, hit: &[(u32, DateTime<Utc>)]) -> Result<Vec<f64>> {
+    let lost: Vec<(String, DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
+        "SELECT lost.worker, lost.ended_at, ended.ended_at FROM job_attempts AS lost
+         JOIN job_attempts AS ended ON ended.job_id = lost.job_id AND ended.outcome = 'succeeded'
+         WHERE lost.outcome = 'lost'
+           -- Hit again before its end: the last fault counts.
+           AND NOT EXISTS (SELECT FROM job_attempts AS later WHERE later.job_id = lost.job_id AND later.outcome = 'lost' AND later.fence > lost.fence)",
+    )
+    .fetch_all(&testbed.pool)
+    .await?;
+    let times = lost.iter().filter_map(|(worker, lost, ended)| {
+        // host-pid-start
+        let pid: u32 = worker.rsplit('-').nth(1)?.parse().ok()?;
+        let before = hit.iter().filter(|(victim, at)| *victim == pid && at < lost);
+        let at = before.map(|(_, at)| *at).max()?;
+        Some((*ended - at).num_milliseconds() as f64)
+    });
+    Ok(times.collect())
 }
 
 /// Waits until no job is due or running, and notes a violation if that does not come to be.
@@ -150,6 +175,7 @@ pub async fn bookings(
             Fate::Captured => ("confirmed", "captured", *total, 0),
             Fate::Declined => ("held", "failed", 0, 0),
             Fate::Refunded => ("cancelled_by_guest", "captured", *total, *total),
+            Fate::Released => ("cancelled_by_guest", "voided", 0, 0),
         };
         if (state.as_str(), paid.as_str(), *captured, *refunded) != expected {
             wrong.push(format!(
@@ -168,7 +194,10 @@ pub async fn bookings(
     });
     books(testbed, verdict).await?;
     links(testbed, verdict).await?;
-    let confirmed = answered.values().filter(|one| fate(one) != Fate::Declined).count();
+    let confirmed = answered
+        .values()
+        .filter(|one| matches!(fate(one), Fate::Captured | Fate::Refunded))
+        .count();
     mail(testbed, confirmed, verdict).await
 }
 

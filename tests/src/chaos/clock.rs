@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use chrono::TimeDelta;
 use rand::Rng;
-use serde_json::json;
 use uuid::Uuid;
 
 use super::{
@@ -72,16 +71,7 @@ async fn schedule(testbed: &Testbed, run: &mut Run) -> Result<Vec<Uuid>> {
 
 /// Bookings that the host has to approve, and that therefore nothing may be taken for.
 async fn ask_the_host(testbed: &Testbed, market: &Market, run: &mut Run) -> Result<Vec<Asked>> {
-    let flat = market
-        .list(&json!({"title": "The flat of a careful host", "instant_book": false}))
-        .await?;
-    let mut requests = Vec::new();
-    for number in 0..run.size.of(4, 30) {
-        let mut wish = market.wish(0);
-        wish.flat = flat;
-        wish.check_in = market.day(30 + 3 * number);
-        requests.push(market.ask(0, wish).await?);
-    }
+    let requests = market.ask_a_careful_host(run.size.of(4, 30)).await?;
     let began = Instant::now();
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
     run.verdict
@@ -121,6 +111,15 @@ async fn nothing_taken_yet(testbed: &Testbed, run: &mut Run, requests: &[Asked])
 
 /// None before its time, none on two workers.
 async fn leases(testbed: &Testbed, run: &mut Run) -> Result<()> {
+    let late: Vec<f64> = sqlx::query_scalar(
+        "SELECT (extract(epoch FROM at - run_at) * 1000)::float8 FROM chaos_starts JOIN jobs ON args->>'nonce' = nonce::text
+         WHERE run_at > jobs.created_at + interval '400 milliseconds'",
+    )
+    .fetch_all(&testbed.pool)
+    .await?;
+    run.verdict
+        .require(!late.is_empty(), || "no job was scheduled for later".to_owned());
+    run.verdict.recovered(&late, run.size.of(30_000.0, 10_000.0));
     let (early, twice): (i64, i64) = sqlx::query_as(
         "SELECT (SELECT count(*) FROM chaos_starts JOIN jobs ON args->>'nonce' = nonce::text WHERE at < run_at),
                 (SELECT count(*) FROM (SELECT FROM chaos_starts GROUP BY nonce HAVING count(*) > 1) AS again)",

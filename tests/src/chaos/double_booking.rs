@@ -34,7 +34,11 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     .fetch_one(&testbed.pool)
     .await?;
     run.verdict.double(overlaps.unsigned_abs(), "nights");
-    let deadlocks = testbed.logs("postgres")?.matches("deadlock detected").count();
+    let log = testbed.logs("postgres")?;
+    run.verdict.require(log.contains("ready to accept"), || {
+        "Postgres' log is not where it is looked for".to_owned()
+    });
+    let deadlocks = log.matches("deadlock detected").count();
     run.verdict
         .require(deadlocks == 0, || format!("{deadlocks} deadlocks in Postgres' log"));
     run.verdict.figure("deadlocks", deadlocks as f64);

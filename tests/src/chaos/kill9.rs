@@ -1,9 +1,6 @@
 //! Workers die by SIGKILL at random moments while bookings and other jobs come in; each is replaced at once.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use chrono::{DateTime, Utc};
@@ -45,11 +42,11 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let holds: Vec<u64> = (0..marks).map(|_| run.dice.random_range(HOLD_MS)).collect();
 
     testbed.start_api().await?;
-    // The real program has the queues of production to itself; the other one knows those kinds as well.
+    // The real program has no kinds but those of production; the other one knows them as well.
     let plans: Vec<WorkerPlan> = (0..workers)
         .map(|number| WorkerPlan {
-            own_kinds: number % 3 == 2,
-            queues: (number % 3 != 2).then_some("confirmation,payments,notifications,cache"),
+            own_kinds: number % 3 != 2,
+            queues: (number % 3 == 2).then_some("confirmation,payments,notifications,cache"),
             ..WorkerPlan::default()
         })
         .collect();
@@ -76,7 +73,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         })
     };
     let clock = Clock::default();
-    let mut killed: HashMap<u32, DateTime<Utc>> = HashMap::new();
+    let mut killed: Vec<(u32, DateTime<Utc>)> = Vec::new();
     for kill in schedule {
         tokio::time::sleep(kill.after).await;
         let Some((plan, worker)) = plans.get(kill.victim).zip(testbed.workers.get_mut(kill.victim)) else {
@@ -84,7 +81,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         };
         let at = clock.now();
         worker.process.kill()?;
-        killed.insert(worker.pid(), at);
+        killed.push((worker.pid(), at));
         run.verdict.faults += 1;
         let next = testbed.new_worker(plan)?;
         if let Some(place) = testbed.workers.get_mut(kill.victim) {
@@ -100,7 +97,8 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     audit::jobs(testbed, &mut run.verdict).await?;
     audit::marks(testbed, &nonces, &mut run.verdict).await?;
     audit::bookings(testbed, &asked, |_| Fate::Captured, &mut run.verdict).await?;
-    let (hits, times) = recovery(testbed, &killed).await?;
+    let times = audit::recovery(testbed, &killed).await?;
+    let hits = times.len();
     run.verdict.figure("attempts_lost", hits as f64);
     run.verdict.require(hits >= killed.len() / 4, || {
         format!(
@@ -114,24 +112,4 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         format!("the p99 from kill to effect is {p99} ms, more than 10 s")
     });
     Ok(())
-}
-
-/// How many attempts died with their worker, and the milliseconds from each kill to the good end of the job.
-async fn recovery(testbed: &Testbed, killed: &HashMap<u32, DateTime<Utc>>) -> Result<(usize, Vec<f64>)> {
-    let lost: Vec<(String, DateTime<Utc>)> = sqlx::query_as(
-        "SELECT lost.worker, ended.ended_at FROM job_attempts AS lost
-         JOIN job_attempts AS ended ON ended.job_id = lost.job_id AND ended.outcome = 'succeeded'
-         WHERE lost.outcome = 'lost'
-           -- Hit again before its end: the last kill counts.
-           AND NOT EXISTS (SELECT FROM job_attempts AS later WHERE later.job_id = lost.job_id AND later.outcome = 'lost' AND later.fence > lost.fence)",
-    )
-    .fetch_all(&testbed.pool)
-    .await?;
-    let times = lost.iter().filter_map(|(worker, ended)| {
-        // host-pid-start
-        let pid: u32 = worker.rsplit('-').nth(1)?.parse().ok()?;
-        let at = killed.get(&pid)?;
-        Some((*ended - *at).num_milliseconds() as f64)
-    });
-    Ok((lost.len(), times.collect()))
 }

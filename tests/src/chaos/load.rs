@@ -52,19 +52,11 @@ impl Load {
     }
 
     /// Waits for the end of it and looks. `back`: since when all is well; `answers`: what requests may be answered.
-    pub async fn finish(
-        self,
-        testbed: &mut Testbed,
-        run: &mut Run,
-        back: Option<Instant>,
-        answers: &[u16],
-    ) -> Result<()> {
+    pub async fn finish(self, testbed: &mut Testbed, run: &mut Run, back: Instant, answers: &[u16]) -> Result<()> {
         let (asked, nonces) = (self.booking.await??, self.marking.await??);
         audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
-        if let Some(back) = back {
-            let took = back.elapsed().as_secs_f64() * 1000.0;
-            run.verdict.recovered(&[took], run.size.of(30_000.0, 15_000.0));
-        }
+        let took = back.elapsed().as_secs_f64() * 1000.0;
+        run.verdict.recovered(&[took], run.size.of(30_000.0, 15_000.0));
         everything_is_there(testbed, run, &asked, &nonces, answers).await
     }
 }

@@ -249,6 +249,20 @@ impl Market {
         self.guests.get(number % self.guests.len().max(1)).cloned()
     }
 
+    /// Asks for nights at a flat whose host has to approve, one after the other.
+    pub async fn ask_a_careful_host(&self, count: u64) -> Result<Vec<Asked>> {
+        let flat = json!({"title": "The flat of a careful host", "instant_book": false});
+        let flat = self.list(&flat).await?;
+        let mut asked = Vec::new();
+        for number in 0..count {
+            let mut wish = self.wish(0);
+            wish.flat = flat;
+            wish.check_in = self.day(30 + 3 * number);
+            asked.push(self.ask(0, wish).await?);
+        }
+        Ok(asked)
+    }
+
     /// Sends wishes `first..first + count`, one every so often whether or not the ones before were answered.
     pub async fn ask_steadily(&self, first: usize, count: usize, every: Duration) -> Result<Vec<Asked>> {
         let mut tasks = JoinSet::new();

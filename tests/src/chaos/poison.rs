@@ -72,6 +72,14 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     run.verdict.require(starts == 3 * poisons, || {
         format!("{poisons} poisonous jobs were begun {starts} times")
     });
+    let crashed: Vec<(i32, DateTime<Utc>)> = sqlx::query_as(
+        "SELECT pid, at FROM chaos_starts JOIN jobs ON args->>'nonce' = nonce::text WHERE kind = 'chaos.poison'",
+    )
+    .fetch_all(&testbed.pool)
+    .await?;
+    let crashed: Vec<_> = crashed.into_iter().map(|(pid, at)| (pid.cast_unsigned(), at)).collect();
+    let times = audit::recovery(testbed, &crashed).await?;
+    run.verdict.recovered(&times, run.size.of(40_000.0, 15_000.0));
     // It is meant to be given up, the others are not.
     sqlx::query("DELETE FROM jobs WHERE kind = 'chaos.poison'")
         .execute(&testbed.pool)

@@ -61,8 +61,7 @@ pub async fn restart(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     run.verdict.figure("connections_cut", cut as f64);
     run.verdict
         .require(cut > 0, || "no connection was open when they were cut".to_owned());
-    load.finish(testbed, run, Some(Instant::now()), &WITHOUT_POSTGRES)
-        .await?;
+    load.finish(testbed, run, Instant::now(), &WITHOUT_POSTGRES).await?;
     quick_refusals(run);
     Ok(())
 }
@@ -91,8 +90,7 @@ pub async fn down(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     tokio::time::sleep(half).await;
     all_proxies(testbed, Mode::Pass);
     run.verdict.faults += 2;
-    load.finish(testbed, run, Some(Instant::now()), &WITHOUT_POSTGRES)
-        .await?;
+    load.finish(testbed, run, Instant::now(), &WITHOUT_POSTGRES).await?;
     quick_refusals(run);
     Ok(())
 }

@@ -141,7 +141,7 @@ pub async fn restart(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         testbed.services.redis_mut()?.start_again()?;
         run.verdict.faults += 1;
     }
-    load.finish(testbed, run, None, &WITHOUT_REDIS).await
+    load.finish(testbed, run, Instant::now(), &WITHOUT_REDIS).await
 }
 
 /// The server is away for a minute: first it refuses connections, then it accepts them and says nothing.
@@ -156,7 +156,7 @@ pub async fn down(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     tokio::time::sleep(half).await;
     testbed.redis_proxy.set(Mode::Pass);
     run.verdict.faults += 2;
-    load.finish(testbed, run, Some(Instant::now()), &WITHOUT_REDIS).await
+    load.finish(testbed, run, Instant::now(), &WITHOUT_REDIS).await
 }
 
 /// The server has no room for another byte.
@@ -181,7 +181,7 @@ pub async fn maxmemory(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     run.verdict.require(told > 0, || {
         "no line of the API's log tells that Redis is full".to_owned()
     });
-    load.finish(testbed, run, Some(back), &WITHOUT_REDIS).await
+    load.finish(testbed, run, back, &WITHOUT_REDIS).await
 }
 
 async fn limit_memory(redis: &roost_shared::redis::Redis, most: &str) -> Result<()> {

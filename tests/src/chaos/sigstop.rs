@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
 use rand::Rng;
-use roost_shared::jobs::LEASE;
+use roost_shared::{clock::Clock, jobs::LEASE};
 
 use super::{
     Run, audit,
@@ -28,6 +29,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     testbed.workers_ready().await?;
     let market = Market::open(testbed, 20, 2).await?;
     let (mut asked, mut nonces, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
+    let clock = Clock::default();
     for round in 0..rounds {
         let victim = run.dice.random_range(0..workers);
         let holds: Vec<u64> = (0..60).map(|_| run.dice.random_range(500..2_000)).collect();
@@ -40,7 +42,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         tokio::time::sleep(Duration::from_millis(run.dice.random_range(250..450))).await;
         let worker = testbed.workers.get_mut(victim).context("no such worker")?;
         worker.process.signal(Signal::Stop);
-        stopped.push(i32::try_from(worker.pid())?);
+        stopped.push((worker.pid(), clock.now()));
         tokio::time::sleep(STANDSTILL).await;
         worker.process.signal(Signal::Cont);
         run.verdict.faults += 1;
@@ -52,11 +54,14 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     audit::jobs(testbed, &mut run.verdict).await?;
     audit::marks(testbed, &nonces, &mut run.verdict).await?;
     audit::bookings(testbed, &asked, |_| Fate::Captured, &mut run.verdict).await?;
+    let times = audit::recovery(testbed, &stopped).await?;
+    run.verdict.recovered(&times, run.size.of(40_000.0, 20_000.0));
     stale_writes(testbed, run, &stopped).await
 }
 
 /// Claims that were lost by standing still, and what was written under them all the same: nothing.
-async fn stale_writes(testbed: &Testbed, run: &mut Run, stopped: &[i32]) -> Result<()> {
+async fn stale_writes(testbed: &Testbed, run: &mut Run, stopped: &[(u32, DateTime<Utc>)]) -> Result<()> {
+    let stopped: Vec<i32> = stopped.iter().map(|(pid, _)| pid.cast_signed()).collect();
     let (lost, written): (i64, i64) = sqlx::query_as(
         "WITH lost AS (
              SELECT args->>'nonce' AS nonce, job_attempts.fence FROM job_attempts JOIN jobs ON jobs.id = job_id

@@ -36,7 +36,9 @@ const KINDS: [&str; 10] = [
 const TOO_LATE: Duration = Duration::from_secs(25);
 
 /// The calls of a booking: method, and the end of the path.
-const CALLS: [(&str, &str); 3] = [("POST", "/payment_intents"), ("POST", "/capture"), ("POST", "/refunds")];
+const CALLS: [(&str, &str); 3] = [("POST", "/payment_intents"), ("POST", "/confirm"), ("POST", "/capture")];
+const RELEASING: (&str, &str) = ("POST", "/cancel");
+const PAYING_BACK: (&str, &str) = ("POST", "/refunds");
 
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let (count, each) = run.size.of((40, 1), (600, 10));
@@ -48,11 +50,11 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let market = Market::open(testbed, 20, 4).await?;
 
     // Bookings that go through and such that are declined, while authorisations and captures go wrong.
-    for call in CALLS.iter().take(2) {
-        plan_faults(testbed, run, *call, each, count).await?;
+    for call in CALLS {
+        plan_faults(testbed, run, call, each, count).await?;
     }
     let began = Instant::now();
-    let asked = book(
+    let mut asked = book(
         &market,
         count,
         run.size.of(Duration::from_millis(50), Duration::from_millis(20)),
@@ -62,7 +64,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     all_hit(testbed, run).await?;
 
     // Some of those are cancelled, while refunds go wrong.
-    plan_faults(testbed, run, ("POST", "/refunds"), each, count / 3).await?;
+    plan_faults(testbed, run, PAYING_BACK, each, count / 3).await?;
     let mut given_up: HashSet<Uuid> = HashSet::new();
     for (number, one) in asked.iter().enumerate() {
         if let Answer::Booked(id) = one.answer
@@ -75,6 +77,20 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     }
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
     all_hit(testbed, run).await?;
+    // Those that wait for their host are given up before anything was taken, while releases go wrong.
+    let requests = market.ask_a_careful_host(run.size.of(24, 150)).await?;
+    audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
+    plan_faults(testbed, run, RELEASING, each, requests.len() / 2).await?;
+    let mut released: HashSet<Uuid> = HashSet::new();
+    for one in &requests {
+        if let Answer::Booked(id) = one.answer {
+            market.cancel(one.number, id).await?;
+            released.insert(id);
+        }
+    }
+    asked.extend(requests);
+    audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
+    all_hit(testbed, run).await?;
     run.verdict
         .figure("until_all_settled_seconds", began.elapsed().as_secs_f64());
     run.verdict.figure("bookings", asked.len() as f64);
@@ -82,6 +98,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
 
     audit::jobs(testbed, &mut run.verdict).await?;
     let fate = |one: &Asked| match one.answer {
+        Answer::Booked(id) if released.contains(&id) => Fate::Released,
         Answer::Booked(id) if given_up.contains(&id) => Fate::Refunded,
         _ if is_declined(&one.wish) => Fate::Declined,
         _ => Fate::Captured,
@@ -113,11 +130,8 @@ async fn plan_faults(
     // Each of these takes as long as the client's patience. The second, an authorisation that Stripe carries out long after
     // we gave up on it, is left to the full form.
     let late = ["delay_after_commit", "delay"];
-    let late_ones = if suffix == "/refunds" {
-        run.size.of(0, 2)
-    } else {
-        run.size.of(1, 2)
-    };
+    let booking = CALLS.iter().any(|call| call.1 == suffix);
+    let late_ones = run.size.of(usize::from(booking), 2);
     for kind in late.into_iter().take(late_ones) {
         let fault = json!({
             "match": {"method": method, "path_suffix": suffix},

@@ -32,7 +32,8 @@ pub struct Verdict {
     pub violations: Vec<String>,
     pub recovery_ms: Recovery,
     pub seconds: f64,
-    /// What else was measured.
+    /// What else was measured, told on standard error.
+    #[serde(skip)]
     pub figures: BTreeMap<&'static str, f64>,
     #[serde(skip)]
     began: Instant,
@@ -97,6 +98,12 @@ impl Verdict {
     pub fn finished(mut self) -> Self {
         self.seconds = (self.began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
         self
+    }
+
+    /// The figures on one line.
+    pub fn figures(&self) -> String {
+        let figures = self.figures.iter().map(|(name, value)| format!("{name} {value}"));
+        figures.collect::<Vec<_>>().join(", ")
     }
 
     pub fn is_clean(&self) -> bool {

@@ -1,7 +1,7 @@
 //! Stripe's events arrive five times each, shuffled, many at once, and again three days later: the same final state as
 //! when each arrives once and in order.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::{StreamExt, stream};
@@ -57,7 +57,9 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let stormy = book(testbed, &market, count, count, run).await?;
     let late = self::events(testbed, events.len()).await?;
     run.verdict.figure("events", late.len() as f64);
+    let began = Instant::now();
     storm(testbed, run, &late).await?;
+    let settled = began.elapsed().as_secs_f64() * 1000.0;
     let got = summary(testbed, &stormy).await?;
     same(run, &expected, &got, "after a storm of events");
 
@@ -66,6 +68,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let again = summary(testbed, &stormy).await?;
     same(run, &got, &again, "after the same storm three days later");
 
+    run.verdict.recovered(&[settled], 60_000.0);
     once_each(testbed, run, events.len() + late.len()).await?;
     audit::jobs(testbed, &mut run.verdict).await
 }

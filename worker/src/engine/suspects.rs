@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use roost_shared::jobs::{self, ClaimedJob, Queue};
+use sqlx::Connection;
+use tokio::sync::RwLockWriteGuard;
 
 use super::{Engine, Ticket, lock};
 use crate::postgres::{self, STATEMENT_TIMEOUT};
@@ -15,6 +17,9 @@ const CLEARING: Duration = Duration::from_secs(1);
 const ALONE: Duration = Duration::from_secs(2);
 const CLEARED_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
+/// While it is held nothing begins here.
+type Alone<'a> = RwLockWriteGuard<'a, ()>;
+
 pub(super) async fn run(engine: Arc<Engine>) {
     loop {
         tokio::select! {
@@ -23,7 +28,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
         }
         while !engine.draining.is_cancelled() {
             match engine.next_suspect().await {
-                Ok(Some((job, ticket))) => engine.run_suspect(job, ticket).await,
+                Ok(Some((job, ticket, alone))) => engine.run_suspect(job, ticket, alone).await,
                 Ok(None) => break,
                 Err(error) => {
                     tracing::warn!(%error, "could not look for jobs of dead workers");
@@ -35,7 +40,7 @@ pub(super) async fn run(engine: Arc<Engine>) {
 }
 
 impl Engine {
-    async fn next_suspect(&self) -> Result<Option<(ClaimedJob, Ticket)>, sqlx::Error> {
+    async fn next_suspect(&self) -> Result<Option<(ClaimedJob, Ticket, Option<Alone<'_>>)>, sqlx::Error> {
         let (limited, queues): (Vec<Queue>, Vec<Queue>) = self
             .slots
             .iter()
@@ -44,14 +49,28 @@ impl Engine {
             .partition(|queue| self.limited.contains(*queue));
         for queue in limited {
             if let Some(job) = self.claim_limited_suspect(queue).await? {
-                return Ok(self.with_ticket(job));
+                let alone = if job.crash_count > 1 { Some(self.clear().await) } else { None };
+                return Ok(self.with_ticket(job).map(|(job, ticket)| (job, ticket, alone)));
             }
         }
         let names: Vec<String> = queues.iter().map(|queue| queue.name().to_owned()).collect();
         let mut connection = postgres::connection(self.pool()).await?;
-        let claiming = jobs::claim_suspect(&mut *connection, &names, &self.claimant);
+        let claiming = async {
+            let mut tx = connection.begin().await?;
+            let claimed = jobs::claim_suspect(&mut *tx, &names, &self.claimant).await?;
+            // Its claim is committed when it can begin: a worker that dies before that is not its fault.
+            let alone = match &claimed {
+                Some(job) if job.crash_count > 1 => Some(self.clear().await),
+                _ => None,
+            };
+            tx.commit().await?;
+            Ok::<_, sqlx::Error>(claimed.map(|job| (job, alone)))
+        };
         let answer = tokio::time::timeout(STATEMENT_TIMEOUT, claiming).await;
-        Ok(postgres::answer(connection, answer)?.and_then(|job| self.with_ticket(job)))
+        let Some((job, alone)) = postgres::answer(connection, answer)? else {
+            return Ok(None);
+        };
+        Ok(self.with_ticket(job).map(|(job, ticket)| (job, ticket, alone)))
     }
 
     /// Claimed already: it runs at once, beyond the bound if somebody took the last slot just now.
@@ -69,25 +88,25 @@ impl Engine {
         Some((job, ticket))
     }
 
-    async fn run_suspect(self: &Arc<Self>, job: ClaimedJob, ticket: Ticket) {
-        let gate = if job.crash_count > 1 {
-            let gate = self.gate.write().await;
-            let cleared = async {
-                while !lock(&self.running).is_empty() {
-                    tokio::time::sleep(CLEARED_AGAIN_AFTER).await;
-                }
-            };
-            // Long jobs beside it are not waited for: they lose an attempt's work at worst.
-            let _ = tokio::time::timeout(CLEARING, cleared).await;
-            Some(gate)
-        } else {
-            None
+    /// Lets what runs here end, and nothing else begin.
+    async fn clear(&self) -> Alone<'_> {
+        let gate = self.gate.write().await;
+        let cleared = async {
+            while !lock(&self.running).is_empty() {
+                tokio::time::sleep(CLEARED_AGAIN_AFTER).await;
+            }
         };
+        // Long jobs beside it are not waited for: they lose an attempt's work at worst.
+        let _ = tokio::time::timeout(CLEARING, cleared).await;
+        gate
+    }
+
+    async fn run_suspect(self: &Arc<Self>, job: ClaimedJob, ticket: Ticket, alone: Option<Alone<'_>>) {
         let mut run = self.spawn(job, ticket);
-        if gate.is_some() {
+        if alone.is_some() {
             let _ = tokio::time::timeout(ALONE, &mut run).await;
         }
-        drop(gate);
+        drop(alone);
         if !run.is_finished() {
             // A panic of the task itself is told by the runtime.
             let _ = run.await;

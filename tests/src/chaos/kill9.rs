@@ -17,7 +17,7 @@ use super::{
 };
 
 /// From the first `kill` to the last, one every so often on average.
-const MEAN_GAP: Duration = Duration::from_millis(600);
+const MEAN_GAP: Duration = Duration::from_millis(1_000);
 /// Long enough that kills hit jobs in the middle, short enough that hardly any job is hit three times.
 const HOLD_MS: std::ops::Range<u64> = 10..120;
 

@@ -13,6 +13,7 @@ mod booking_wait;
 mod bookings;
 mod chaos;
 mod connections;
+mod crash_points;
 mod engine;
 mod engine_batches;
 mod engine_leases;

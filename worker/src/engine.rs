@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use metrics::{counter, histogram};
+use roost_shared::jobs::crash_point::{self, Boundary};
 use roost_shared::jobs::{Claimant, ClaimedJob, LEASE, Lease, Outcome, Queue, Settlement, relay};
 use roost_shared::telemetry::TraceContext;
 use sqlx::PgPool;
@@ -377,6 +378,7 @@ impl Engine {
             Some(limit) => Arc::clone(limit).acquire_owned().await.ok(),
             None => None,
         };
+        crash_point::begin(lease.job_id, kind);
         let started = Instant::now();
         let run = AssertUnwindSafe(context.scope(entry.start(job.args, Arc::clone(&self.ctx), lease))).catch_unwind();
         let outcome = tokio::select! {
@@ -387,7 +389,10 @@ impl Engine {
             }
             () = cancelled.cancelled() => Some(Outcome::Cancelled),
             result = tokio::time::timeout(entry.timeout, run) => match result {
-                Ok(Ok(Ok(Done::Settled))) => None,
+                Ok(Ok(Ok(Done::Settled))) => {
+                    crash_point::reach(lease.job_id, Boundary::BeforeAck);
+                    None
+                }
                 Ok(Ok(Ok(Done::With(effects)))) => Some(Outcome::Done(effects)),
                 Ok(Ok(Err(error))) => error.into_outcome(),
                 Ok(Err(_panic)) => Some(Outcome::Retry("the handler panicked".to_owned())),

@@ -6,6 +6,7 @@ use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::crash_point::{self, Boundary};
 use super::lease::{Lease, LeaseError};
 use crate::db::Tx;
 
@@ -50,6 +51,7 @@ pub async fn begin(
     .fetch_optional(pool)
     .await?
     .ok_or(LeaseError::Lost)
+    .inspect(|_| crash_point::reach(lease.job_id, Boundary::AfterIntent))
 }
 
 /// What an attempt before this one kept with [`keep`]. The effect is locked.

@@ -14,6 +14,7 @@ use serde_json::Value;
 use sqlx::{PgConnection, PgExecutor};
 use uuid::Uuid;
 
+use super::crash_point::{self, Boundary};
 use super::outcome::Outcome;
 use crate::db::Tx;
 
@@ -85,6 +86,7 @@ impl Lease {
         if settled.is_empty() {
             Err(LeaseError::Lost)
         } else {
+            crash_point::reach(self.job_id, Boundary::BeforeCommit);
             Ok(())
         }
     }

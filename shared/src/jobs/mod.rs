@@ -9,6 +9,7 @@ pub mod actions;
 pub mod batches;
 pub mod bulk;
 pub mod catalogue;
+pub mod crash_point;
 pub mod effects;
 pub mod history;
 mod insert;

@@ -27,6 +27,10 @@ pub enum Fate {
     Refunded,
     /// Given up by the guest before anything was taken.
     Released,
+    /// The host did not answer in time, nothing was taken.
+    Expired,
+    /// Paid for, and the stay is over.
+    Completed,
 }
 
 /// The milliseconds from each fault to the good end of the jobs that it hit, by their attempts that were lost. `hit`:
@@ -176,6 +180,8 @@ pub async fn bookings(
             Fate::Declined => ("held", "failed", 0, 0),
             Fate::Refunded => ("cancelled_by_guest", "captured", *total, *total),
             Fate::Released => ("cancelled_by_guest", "voided", 0, 0),
+            Fate::Expired => ("expired", "voided", 0, 0),
+            Fate::Completed => ("completed", "captured", *total, 0),
         };
         if (state.as_str(), paid.as_str(), *captured, *refunded) != expected {
             wrong.push(format!(
@@ -196,9 +202,28 @@ pub async fn bookings(
     links(testbed, verdict).await?;
     let confirmed = answered
         .values()
-        .filter(|one| matches!(fate(one), Fate::Captured | Fate::Refunded))
+        .filter(|one| matches!(fate(one), Fate::Captured | Fate::Refunded | Fate::Completed))
         .count();
     mail(testbed, confirmed, verdict).await
+}
+
+/// Nothing is told by two mails; what is told is told by a repetition of the same.
+pub async fn told_once(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
+    let twice: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM (SELECT FROM jobs WHERE kind = 'mail.send' GROUP BY args HAVING count(*) > 1) AS again",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    verdict.double(twice.unsigned_abs(), "jobs of mails");
+    let done: i64 = sqlx::query_scalar("SELECT count(*) FROM effects WHERE key LIKE 'mail:%' AND state = 'done'")
+        .fetch_one(&testbed.pool)
+        .await?;
+    let mails = testbed.mails().await?;
+    let distinct: HashSet<&Value> = mails.iter().map(|mail| &mail["message_id"]).collect();
+    let (done, distinct) = (done.unsigned_abs(), distinct.len() as u64);
+    verdict.lose(done.saturating_sub(distinct), "mails that count as sent");
+    verdict.double(distinct.saturating_sub(done), "mails under different ids");
+    Ok(())
 }
 
 #[derive(Clone, Copy, Debug, Default)]

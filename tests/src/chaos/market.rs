@@ -285,6 +285,30 @@ impl Market {
         self.act(guest.as_deref(), booking, "cancel").await
     }
 
+    /// The guest writes to the host.
+    pub async fn write(&self, number: usize, booking: Uuid) -> Result<()> {
+        let guest = self.guest(number);
+        let text = json!({"text": "Is there a place for two bicycles?"});
+        let path = format!("/bookings/{booking}/messages");
+        let (status, body) = self
+            .send(Method::POST, &path, guest.as_deref(), None, Some(&text))
+            .await?;
+        ensure!(status == 201, "writing: {status} {body}");
+        Ok(())
+    }
+
+    /// Both sides review a stay.
+    pub async fn review(&self, number: usize, booking: Uuid) -> Result<()> {
+        let guest = self.guest(number);
+        let words =
+            json!({"booking_id": booking, "rating": 5, "text": "Quiet at night, strong coffee in the morning."});
+        for author in [guest.as_deref(), Some(&*self.host)] {
+            let (status, body) = self.send(Method::POST, "/reviews/", author, None, Some(&words)).await?;
+            ensure!(status == 201, "reviewing: {status} {body}");
+        }
+        Ok(())
+    }
+
     /// The host takes the guest.
     pub async fn approve(&self, booking: Uuid) -> Result<()> {
         self.act(Some(&self.host), booking, "approve").await

@@ -8,6 +8,7 @@ mod api_crash;
 mod audit;
 mod burst;
 mod clock;
+pub mod crash_points;
 mod double_booking;
 pub mod jobs;
 mod kill9;

@@ -67,6 +67,8 @@ pub struct WorkerPlan {
     pub queues: Option<&'static str>,
     pub concurrency: Option<usize>,
     pub grace: Option<u64>,
+    /// Where it dies.
+    pub crash_plan: Option<PathBuf>,
 }
 
 impl WorkerPlan {
@@ -237,6 +239,9 @@ impl Testbed {
         }
         if let Some(concurrency) = plan.concurrency {
             command.env("WORKER_CONCURRENCY", concurrency.to_string());
+        }
+        if let Some(folder) = &plan.crash_plan {
+            command.env("ROOST_CRASH_PLAN", folder);
         }
         if let Some(grace) = plan.grace {
             command.env("WORKER_GRACE", grace.to_string());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::counter;
+use roost_shared::jobs::crash_point::{self, Boundary};
 use roost_shared::jobs::{self, Lease, Outcome, Settlement};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
@@ -39,6 +40,7 @@ async fn settle_batch(engine: &Engine, batch: Vec<Finished>) {
     let leases: Vec<Lease> = settlements.iter().map(|one| one.lease).collect();
     let done: HashSet<Uuid> = settle_surely(engine.pool(), settlements).await.into_iter().collect();
     for (lease, (kind, _)) in leases.iter().zip(&places) {
+        crash_point::reach(lease.job_id, Boundary::BeforeAck);
         // Renewed until here: while Postgres is away the job must not be taken for lost.
         engine.forget(lease);
         if !done.contains(&lease.job_id) {
@@ -91,6 +93,9 @@ async fn settle_or_refuse(pool: &PgPool, settlements: &[Settlement]) -> Result<V
 }
 
 async fn settle_once(pool: &PgPool, settlements: &[Settlement]) -> Result<Vec<Uuid>, sqlx::Error> {
+    for one in settlements {
+        crash_point::reach(one.lease.job_id, Boundary::BeforeCommit);
+    }
     let mut connection = postgres::connection(pool).await?;
     let settled = tokio::time::timeout(STATEMENT_TIMEOUT, jobs::settle(&mut connection, settlements)).await;
     postgres::answer(connection, settled)

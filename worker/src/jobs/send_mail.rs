@@ -7,6 +7,7 @@ mod unread_messages;
 use chrono::{DateTime, Utc};
 use roost_shared::bookings::{self, Booking, BookingState, Side};
 use roost_shared::jobs::catalogue::{MailKind, SendMail};
+use roost_shared::jobs::crash_point::{self, Boundary};
 use roost_shared::jobs::effects;
 use roost_shared::jobs::{FinishedEffect, Lease};
 use roost_shared::locale::Locale;
@@ -42,19 +43,26 @@ impl Handler for SendMail {
             return Ok(DONE);
         }
         let Some((reader, mail)) = write(ctx, &lease, &self, &key).await? else {
-            return Ok(DONE);
+            let mut tx = ctx.db.begin().await?;
+            effects::close(&mut tx, &key, false).await?;
+            lease.complete(&mut tx).await?;
+            tx.commit().await?;
+            return Ok(Done::Settled);
         };
         let rendered =
             render(&mail, Locale::from(reader.locale.as_str())).map_err(|error| JobError::Fail(error.to_string()))?;
         let to = mailbox(&reader.name, &reader.email).map_err(|error| JobError::Fail(error.to_string()))?;
         let message_id = ctx.mailer.message_id(&key);
         match ctx.mailer.send(to, &rendered, &message_id, now).await {
-            Ok(()) => Ok(Done::With(vec![FinishedEffect {
-                key,
-                entity_id: Some(self.subject_id),
-                external_id: Some(message_id),
-                response: None,
-            }])),
+            Ok(()) => {
+                crash_point::reach(lease.job_id, Boundary::AfterCall);
+                Ok(Done::With(vec![FinishedEffect {
+                    key,
+                    entity_id: Some(self.subject_id),
+                    external_id: Some(message_id),
+                    response: None,
+                }]))
+            }
             Err(error @ MailError::Permanent(_)) => Err(JobError::Fail(error.to_string())),
             Err(error @ MailError::Transient(_)) => Err(JobError::Retry(error.to_string())),
         }

@@ -5,6 +5,7 @@ use std::future::Future;
 
 use chrono::TimeDelta;
 use roost_shared::jobs::Lease;
+use roost_shared::jobs::crash_point::{self, Boundary};
 use roost_shared::jobs::effects::{self, Effect};
 use roost_shared::stripe::Failure;
 use uuid::Uuid;
@@ -44,7 +45,10 @@ pub(super) async fn call<T>(
     request: impl Future<Output = Result<T, Failure>> + Send,
 ) -> Result<Result<T, Failure>, JobError> {
     let failure = match request.await {
-        Ok(reply) => return Ok(Ok(reply)),
+        Ok(reply) => {
+            crash_point::reach(lease.job_id, Boundary::AfterCall);
+            return Ok(Ok(reply));
+        }
         Err(failure) => failure,
     };
     let outcome = match &failure {

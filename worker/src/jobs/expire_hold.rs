@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use roost_shared::bookings::{self, Actor, Booking, BookingState};
-use roost_shared::jobs::Lease;
+use roost_shared::db::Tx;
 use roost_shared::jobs::catalogue::{ConfirmBooking, ExpireHold};
+use roost_shared::jobs::{Lease, effects};
 use roost_shared::payments::{self, Payment, PaymentState};
 use roost_shared::stripe::{Intent, IntentStatus};
 
@@ -27,7 +28,10 @@ impl Handler for ExpireHold {
         let deadline = match booking.state {
             BookingState::Held => booking.hold_expires_at,
             BookingState::PendingApproval => booking.approval_expires_at.unwrap_or(booking.hold_expires_at),
-            _ => return Ok(DONE),
+            _ => {
+                drop(connection);
+                return nothing_left(ctx, lease, &booking).await;
+            }
         };
         let overdue = ctx.clock().now() - deadline;
         if let Ok(left) = (-overdue).to_std()
@@ -63,6 +67,24 @@ impl Handler for ExpireHold {
         let intent = release(ctx, &lease, &payment).await?;
         expire(ctx, lease, &booking, Some((&payment, &intent))).await
     }
+}
+
+/// Somebody else decided. A webhook may have told of the release before the attempt that asked for it could.
+async fn nothing_left(ctx: &Context, lease: Lease, booking: &Booking) -> Result<Done, JobError> {
+    let mut tx = ctx.db.begin().await?;
+    close_release(&mut tx, booking).await?;
+    lease.complete(&mut tx).await?;
+    tx.commit().await?;
+    Ok(Done::Settled)
+}
+
+async fn close_release(tx: &mut Tx, booking: &Booking) -> Result<(), sqlx::Error> {
+    let payment = payments::latest_of(tx.conn(), booking.id).await?;
+    if let Some(payment) = payment.filter(|payment| !payment.state.is_live()) {
+        let released = payment.state == PaymentState::Voided;
+        effects::close(tx, &payments::void_key(payment.id), released).await?;
+    }
+    Ok(())
 }
 
 async fn confirm(ctx: &Context, lease: &Lease, booking: &Booking) -> Result<(), JobError> {
@@ -137,8 +159,9 @@ async fn expire(
 ) -> Result<Done, JobError> {
     let mut tx = ctx.db.begin().await?;
     let current = bookings::lock(&mut tx, booking.id).await?;
-    if let Some((payment, intent)) = released {
-        record_release(&mut tx, payment, intent).await?;
+    match released {
+        Some((payment, intent)) => record_release(&mut tx, payment, intent).await?,
+        None => close_release(&mut tx, booking).await?,
     }
     match current {
         Some(current) if current.state == booking.state => {

@@ -215,14 +215,16 @@ pub async fn told_once(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
     .fetch_one(&testbed.pool)
     .await?;
     verdict.double(twice.unsigned_abs(), "jobs of mails");
-    let done: i64 = sqlx::query_scalar("SELECT count(*) FROM effects WHERE key LIKE 'mail:%' AND state = 'done'")
-        .fetch_one(&testbed.pool)
-        .await?;
+    // What was begun may have been sent and then have had nothing more to say when it was tried again.
+    let (done, begun): (i64, i64) =
+        sqlx::query_as("SELECT count(*) FILTER (WHERE state = 'done'), count(*) FROM effects WHERE key LIKE 'mail:%'")
+            .fetch_one(&testbed.pool)
+            .await?;
     let mails = testbed.mails().await?;
     let distinct: HashSet<&Value> = mails.iter().map(|mail| &mail["message_id"]).collect();
-    let (done, distinct) = (done.unsigned_abs(), distinct.len() as u64);
+    let (done, begun, distinct) = (done.unsigned_abs(), begun.unsigned_abs(), distinct.len() as u64);
     verdict.lose(done.saturating_sub(distinct), "mails that count as sent");
-    verdict.double(distinct.saturating_sub(done), "mails under different ids");
+    verdict.double(distinct.saturating_sub(begun), "mails under different ids");
     Ok(())
 }
 

@@ -49,7 +49,11 @@ impl Engine {
             .partition(|queue| self.limited.contains(*queue));
         for queue in limited {
             if let Some(job) = self.claim_limited_suspect(queue).await? {
-                let alone = if job.crash_count > 1 { Some(self.clear().await) } else { None };
+                let alone = if job.crash_count > 1 {
+                    Some(self.clear().await)
+                } else {
+                    None
+                };
                 return Ok(self.with_ticket(job).map(|(job, ticket)| (job, ticket, alone)));
             }
         }

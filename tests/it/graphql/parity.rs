@@ -39,6 +39,7 @@ const SCHEMAS_OF_REST: [(&str, &str); 17] = [
     ("Page_PaymentSummary", "PaymentConnection"),
     ("Page_Property", "PropertyConnection"),
     ("Page_Review", "ReviewConnection"),
+    ("Page_ReviewReport", "ReviewReportConnection"),
     ("Page_Message", "MessageConnection"),
     ("Page_Notification", "NotificationConnection"),
     ("SessionList", "a list of SessionView"),

@@ -198,6 +198,7 @@ impl Testbed {
         command
             .env("DATABASE_URL", &self.api_database_url)
             .env("API_LISTEN", self.api_address.to_string())
+            .env("OPS_LISTEN", "off")
             .env("METRICS_LISTEN", metrics.to_string())
             .env("PUBLIC_URL", self.api_url(""))
             .env("JWT_SECRET", &self.jwt_secret)

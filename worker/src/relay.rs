@@ -1,5 +1,6 @@
-//! What keeps jobs moving when nobody is looking. One worker leads: it publishes what is due, frees what dead workers held,
-//! fires the cron table and sets the gauges. Should two lead for a moment, `SKIP LOCKED` shares the work between them.
+//! What keeps jobs moving when nobody is looking. One worker leads: it publishes what is due, fires the cron table and sets
+//! the gauges; it frees what dead workers held, and so do the others, less often. Should two lead for a moment, `SKIP LOCKED`
+//! shares the work between them.
 //!
 //! While Redis refuses, every worker takes due jobs from Postgres itself.
 
@@ -34,6 +35,8 @@ const PROMOTE_BATCH: u64 = 5_000;
 /// Ids that go to Redis in one script.
 const PUSH_BATCH: usize = 500;
 const STALE_EVERY: u64 = 3;
+/// Rounds after which workers that do not lead look for dead ones, should the leading worker be among these.
+const FOLLOWERS_REAP_EVERY: u64 = 2;
 const GAUGES_EVERY: u64 = 10;
 
 /// Runs until `stop`.
@@ -142,12 +145,13 @@ impl Relay {
             resign();
         }
         self.led = standing.leads;
-        if !standing.leads && self.refused_since.is_none() {
-            return false;
-        }
         let mut more = false;
-        if standing.leads {
-            match self.within(Step::Lead, standing).await {
+        let step = match standing.leads {
+            true => Some(Step::Lead),
+            false => self.tick.is_multiple_of(FOLLOWERS_REAP_EVERY).then_some(Step::Reap),
+        };
+        if let Some(step) = step {
+            match self.within(step, standing).await {
                 Ok(filled) => more = filled.more,
                 Err(trouble) => self.tell(trouble),
             }
@@ -185,6 +189,7 @@ impl Relay {
                     self.publish(&mut connection, standing, &waiting).await
                 }
                 Step::Feed => self.feed(&mut connection, standing).await,
+                Step::Reap => self.reap(&mut connection).await.map(|()| Filled::default()),
             }
         })
         .await;
@@ -226,24 +231,31 @@ impl Relay {
         }
     }
 
+    /// Takes from dead workers what they ran. After an outage the living get a chance to renew before that.
+    async fn reap(&self, db: &mut PgConnection) -> Result<(), Trouble> {
+        if !self.engine.all_could_renew() {
+            return Ok(());
+        }
+        let reaped = jobs::reap(&mut *db).await?;
+        let all = reaped.requeued + reaped.quarantined;
+        if all > 0 {
+            counter!("roost_lease_expiries_total").increment(all.unsigned_abs());
+            tracing::warn!(
+                requeued = reaped.requeued,
+                quarantined = reaped.quarantined,
+                "jobs taken from workers that stopped renewing"
+            );
+            self.engine.look_for_suspects();
+        }
+        Ok(())
+    }
+
     /// What the leading worker does in a round.
     async fn lead(&mut self, db: &mut PgConnection, standing: &Standing) -> Result<Filled, Trouble> {
         let promoted = relay::promote_due(&mut *db, PROMOTE_BATCH.cast_signed()).await?;
         batches::finish(&mut *db).await?;
         pressure::note(&mut *db, &standing.fleet_kinds).await?;
-        // After an outage the living get a chance to renew before their jobs are taken from them.
-        if self.engine.all_could_renew() {
-            let reaped = jobs::reap(&mut *db).await?;
-            let all = reaped.requeued + reaped.quarantined;
-            if all > 0 {
-                counter!("roost_lease_expiries_total").increment(all.unsigned_abs());
-                tracing::warn!(
-                    requeued = reaped.requeued,
-                    quarantined = reaped.quarantined,
-                    "jobs taken from workers that stopped renewing"
-                );
-            }
-        }
+        self.reap(&mut *db).await?;
         if self.tick.is_multiple_of(GAUGES_EVERY) {
             report(db).await?;
             self.tell_unknown_kinds(db, &standing.fleet_kinds).await?;
@@ -384,6 +396,7 @@ enum Step {
     Lead,
     Fill,
     Feed,
+    Reap,
 }
 
 /// Lowers the gauges that another worker sets from now on.

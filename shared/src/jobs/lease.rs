@@ -19,7 +19,7 @@ use super::outcome::Outcome;
 use crate::db::Tx;
 
 /// How long a claim holds without being renewed.
-pub const LEASE: Duration = Duration::from_secs(6);
+pub const LEASE: Duration = Duration::from_secs(5);
 
 /// A job that this process may now run.
 #[derive(Clone, Debug)]

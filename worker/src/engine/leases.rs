@@ -11,11 +11,11 @@ use uuid::Uuid;
 use super::{Engine, lock};
 use crate::postgres;
 
-const RENEW_EVERY: Duration = Duration::from_secs(2);
-const RENEW_TIMEOUT: Duration = Duration::from_millis(1_500);
+const RENEW_EVERY: Duration = Duration::from_millis(1_500);
+const RENEW_TIMEOUT: Duration = Duration::from_millis(1_200);
 const RENEW_AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// Without a renewal for this long somebody else may have the job soon. Leaves time for two tries before.
-const LEASE_AT_RISK: Duration = Duration::from_secs(5);
+const LEASE_AT_RISK: Duration = Duration::from_secs(4);
 
 pub(super) async fn run(engine: Arc<Engine>) {
     let mut interval = tokio::time::interval(RENEW_EVERY);

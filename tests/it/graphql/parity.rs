@@ -31,7 +31,7 @@ const PARAMETERS_OF_REST: [(&str, &str); 2] = [
 ];
 
 /// Schemas of REST that are no type of GraphQL.
-const SCHEMAS_OF_REST: [(&str, &str); 17] = [
+const SCHEMAS_OF_REST: [(&str, &str); 18] = [
     ("BookingSummary", "Booking: the client picks the fields"),
     ("BookingPayment", "Payment: the client picks the fields"),
     ("PaymentSummary", "Payment: the client picks the fields"),

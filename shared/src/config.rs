@@ -62,7 +62,7 @@ pub struct DatabaseArgs {
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: Option<Secret>,
 
-    /// Most connections to Postgres that this process opens
+    /// Most connections to Postgres that this process opens; a worker's engine has five more
     #[arg(long, env = "DATABASE_MAX_CONNECTIONS", value_name = "COUNT", default_value_t = 20,
           value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub database_max_connections: u32,

@@ -252,6 +252,10 @@ async fn only_listed_flats_of_others_can_be_booked() {
         .await
         .refused(404, "not_found");
     assert_eq!(bookings_in_state(&world, "held").await, 0);
+    // A host may be somebody else's guest.
+    let neighbour = world.host().await;
+    let (early, late) = (world.day(20), world.day(21));
+    world.books(&neighbour, flat, early, late, VISA).await.expect(201);
 }
 
 #[tokio::test]

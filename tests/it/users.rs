@@ -209,6 +209,17 @@ async fn a_profile_is_changed_by_its_owner_only() {
         (json!({"role": "admin"}), "invalid_body", 400, "role"),
         (json!({"email": "new@example.com"}), "invalid_body", 400, "email"),
         (json!({"full_name": 1}), "invalid_body", 400, "full_name"),
+        (json!({"full_name": ""}), "invalid_body", 400, "full_name"),
+        (
+            json!({"full_name": "a".repeat(1_000)}),
+            "invalid_body",
+            400,
+            "full_name",
+        ),
+        (json!({"role": 1}), "invalid_body", 400, "role"),
+        (json!({"locale": ["de"]}), "invalid_body", 400, "locale"),
+        (json!({"locale": "d".repeat(1_000)}), "invalid_body", 400, "locale"),
+        (json!({"extra": true}), "invalid_body", 400, "extra"),
         (json!({"full_name": "  "}), "validation_failed", 422, "full_name"),
         (json!({"locale": "!!"}), "validation_failed", 422, "locale"),
     ] {

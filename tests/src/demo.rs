@@ -26,8 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Two addresses to prove, two bookings told to both sides, one card that failed.
 const MAILS: u64 = 7;
 
-/// Drives the demo against a running Roost; fails at the first step that was not observed to happen.
-pub async fn demo(env: &RunEnv, out: &mut impl Write) -> Result<()> {
+/// Drives the demo against a running Roost; fails at the first step that did not happen. Returns how many steps could not be
+/// observed, as what a mail server or a Stripe that was given does with them.
+pub async fn demo(env: &RunEnv, out: &mut impl Write) -> Result<usize> {
     // For a `rediss://` that was given; a second provider is refused, which is all right.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut story = Story {
@@ -449,7 +450,7 @@ impl<W: Write> Story<'_, W> {
             .await
     }
 
-    async fn totals(&mut self, before: &observe::Counts) -> Result<()> {
+    async fn totals(&mut self, before: &observe::Counts) -> Result<usize> {
         let now = self.counters.read().await?;
         let mails = now.mails - before.mails;
         let (jobs, requests) = (now.jobs - before.jobs, now.requests - before.requests);

@@ -120,13 +120,15 @@ fn keep_possible_refusals(operation: &mut Map<String, Value>) {
     let health = id.starts_with("get_health") || id == "get_readiness";
     // The one that is told neither in a body nor in its path what it cannot do twice.
     let resends = id == "resend_verification";
+    // A list that is there for some people only.
+    let hidden = id == "list_review_reports";
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
         return;
     };
     responses.retain(|status, _| match status.as_str() {
         "400" => has_body || has_path || has_query || has_header,
         "401" => secured || has_body,
-        "404" => has_path || has_body,
+        "404" => has_path || has_body || hidden,
         "409" | "429" => has_body || has_path || resends,
         "403" => secured && (has_body || has_path),
         "412" => conditional,

@@ -50,8 +50,8 @@ impl<'a, W: Write> Stage<'a, W> {
         self.line(Mark::Skipped, what, None, &format!("not observed: {why}"))
     }
 
-    /// The sum of it all.
-    pub fn close(&mut self, facts: &str) -> Result<()> {
+    /// The sum of it all. Returns how many steps could not be observed.
+    pub fn close(&mut self, facts: &str) -> Result<usize> {
         let skipped = match self.skipped {
             0 => String::new(),
             skipped => format!(", {skipped} not observable here"),
@@ -62,7 +62,8 @@ impl<'a, W: Write> Stage<'a, W> {
             self.observed,
             self.begun.elapsed().as_millis()
         )?;
-        Ok(self.out.flush()?)
+        self.out.flush()?;
+        Ok(self.skipped)
     }
 
     fn line(&mut self, mark: Mark, what: &str, took: Option<Duration>, facts: &str) -> Result<()> {

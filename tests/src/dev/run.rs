@@ -92,7 +92,12 @@ async fn bring_up(stack: &mut Stack, goal: Goal, begun: Instant, env_file: &Path
     match (goal, shown) {
         (Goal::Demo, shown) => {
             stack.check()?;
-            shown
+            match shown? {
+                0 => Ok(()),
+                unseen => {
+                    bail!("{unseen} steps could not be observed: without SMTP_URL and STRIPE_SECRET_KEY all can be")
+                }
+            }
         }
         (Goal::Serve, shown) => {
             if let Err(error) = shown {

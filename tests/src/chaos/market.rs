@@ -290,11 +290,7 @@ impl Market {
         let guest = self.guest(number);
         let text = json!({"text": "Is there a place for two bicycles?"});
         let path = format!("/bookings/{booking}/messages");
-        let (status, body) = self
-            .send(Method::POST, &path, guest.as_deref(), None, Some(&text))
-            .await?;
-        ensure!(status == 201, "writing: {status} {body}");
-        Ok(())
+        self.insist(&path, guest.as_deref(), Some(&text), 201).await
     }
 
     /// Both sides review a stay.
@@ -303,8 +299,7 @@ impl Market {
         let words =
             json!({"booking_id": booking, "rating": 5, "text": "Quiet at night, strong coffee in the morning."});
         for author in [guest.as_deref(), Some(&*self.host)] {
-            let (status, body) = self.send(Method::POST, "/reviews/", author, None, Some(&words)).await?;
-            ensure!(status == 201, "reviewing: {status} {body}");
+            self.insist("/reviews/", author, Some(&words), 201).await?;
         }
         Ok(())
     }
@@ -315,10 +310,21 @@ impl Market {
     }
 
     async fn act(&self, by: Option<&Person>, booking: Uuid, verb: &str) -> Result<()> {
-        let path = format!("/bookings/{booking}/{verb}");
-        let (status, body) = self.send(Method::POST, &path, by, None, None).await?;
-        ensure!(status == 200, "{verb}: {status} {body}");
-        Ok(())
+        self.insist(&format!("/bookings/{booking}/{verb}"), by, None, 200).await
+    }
+
+    /// Posts until the API, which may be busy, has the time for it.
+    async fn insist(&self, path: &str, by: Option<&Person>, body: Option<&Value>, expected: u16) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let (status, reply) = self.send(Method::POST, path, by, None, body).await?;
+            if status == expected {
+                return Ok(());
+            }
+            let busy = status == 503 && reply["code"] != "outcome_uncertain" && began.elapsed() < PATIENCE;
+            ensure!(busy, "{path}: {status} {reply}");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 }
 

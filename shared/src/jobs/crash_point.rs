@@ -82,8 +82,9 @@ mod armed {
     /// Dies here if that is planned.
     pub fn reach(job: Uuid, boundary: Boundary) {
         let Some(plan) = &*PLAN else { return };
-        let kind = KINDS.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned();
-        let (Some(kind), false) = (kind, plan.join(job.to_string()).exists()) else {
+        // Held to the end, or another job's death comes between the two files.
+        let kinds = KINDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(kind), false) = (kinds.get(&job), plan.join(job.to_string()).exists()) else {
             return;
         };
         let cell = format!("{kind}@{}", boundary.name());

@@ -1,5 +1,5 @@
 //! JSON request bodies. Stricter than plain serde_json: a key given twice, and a NUL that Postgres could not hold,
-//! are refused before a handler sees them.
+//! are refused before a handler sees them; and where no body is read, one that says something is.
 
 use std::ops::Deref;
 
@@ -7,7 +7,7 @@ use bytes::Bytes;
 use poem::{FromRequest, Request, RequestBody};
 use poem_openapi::payload::{Json, ParsePayload, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
-use poem_openapi::types::{ParseFromJSON, ToJSON};
+use poem_openapi::types::{ParseFromJSON, ToJSON, Type};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use serde_json::Value;
 
@@ -82,20 +82,48 @@ impl<'a, T: ParseFromJSON + 'static> ApiExtractor<'a> for JsonBody<T> {
         body: &mut RequestBody,
         _options: ExtractParamOptions<Self::ParamType>,
     ) -> poem::Result<Self> {
-        if !request.content_type().is_some_and(Json::<T>::check_content_type) {
-            return Err(ApiError::new(
-                http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_media_type",
-                "Send the body as Content-Type: application/json.",
-            )
-            .into());
+        if !is_json(request.content_type()) {
+            return Err(not_json().into());
         }
         let raw = <Bytes as FromRequest>::from_request(request, body).await?;
-        let value = strict_json::parse(&raw)
-            .map_err(|error| ApiError::bad_request("invalid_json", format!("The body is not usable JSON: {error}.")))?;
-        let value = checked(value)?;
+        let value = checked(parsed(&raw)?)?;
         Ok(Self { value, raw })
     }
+}
+
+fn is_json(content_type: Option<&str>) -> bool {
+    content_type.is_some_and(Json::<Value>::check_content_type)
+}
+
+fn not_json() -> ApiError {
+    ApiError::new(
+        http::StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        "Send the body as Content-Type: application/json.",
+    )
+}
+
+fn parsed(raw: &[u8]) -> ApiResult<Value> {
+    strict_json::parse(raw)
+        .map_err(|error| ApiError::bad_request("invalid_json", format!("The body is not usable JSON: {error}.")))
+}
+
+/// A body where none is read: there must be none, or `{}`. What a client writes there it means to be heeded.
+///
+/// # Errors
+/// 400 `invalid_body` with the fields, 400 `invalid_json`, 415 `unsupported_media_type`.
+pub fn says_nothing(content_type: Option<&str>, raw: &[u8]) -> ApiResult<()> {
+    if raw.is_empty() {
+        return Ok(());
+    }
+    if !is_json(content_type) {
+        return Err(not_json());
+    }
+    let violations = schema::violations_of_nothing(&parsed(raw)?);
+    if violations.is_empty() {
+        return Ok(());
+    }
+    Err(ApiError::bad_request("invalid_body", "").with_errors(violations))
 }
 
 /// The value as a `T`, if the schema and the validators allow it.
@@ -158,6 +186,54 @@ impl<'a, T: ParseFromJSON + Default + 'static> ApiExtractor<'a> for OptionalJson
         let mut body = RequestBody::new(raw.into());
         let body: JsonBody<T> = JsonBody::from_request(request, &mut body, options).await?;
         Ok(Self(body.into_inner()))
+    }
+}
+
+/// The body of a one-click unsubscription, which mail programs send as a form (RFC 8058, 3.2) and the button of our
+/// page sends empty. The link says all there is to say, so nothing is read of it.
+#[derive(Debug)]
+pub struct OneClick;
+
+const FORMS: [&str; 2] = ["application/x-www-form-urlencoded", "multipart/form-data"];
+
+impl<'a> ApiExtractor<'a> for OneClick {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn request_meta() -> Option<MetaRequest> {
+        let form = || {
+            let mut form = MetaSchema::new("object");
+            form.properties = vec![("List-Unsubscribe", String::schema_ref())];
+            form.additional_properties = Some(Box::new(String::schema_ref()));
+            form
+        };
+        Some(MetaRequest {
+            description: Some("As mail programs send it, or nothing"),
+            content: FORMS
+                .iter()
+                .map(|content_type| MetaMediaType {
+                    content_type,
+                    schema: MetaSchemaRef::Inline(Box::new(form())),
+                })
+                .collect(),
+            required: false,
+        })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<Self::ParamType>,
+    ) -> poem::Result<Self> {
+        let content_type = request.content_type();
+        let media_type = content_type.and_then(|kind| kind.split(';').next()).unwrap_or_default();
+        if !FORMS.contains(&media_type.trim().to_ascii_lowercase().as_str()) {
+            let raw = <Bytes as FromRequest>::from_request(request, body).await?;
+            says_nothing(content_type, &raw)?;
+        }
+        Ok(Self)
     }
 }
 

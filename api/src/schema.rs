@@ -36,6 +36,20 @@ pub fn violations<T: Type + 'static>(value: &Value) -> Vec<FieldError> {
     walk.found
 }
 
+/// What in `value` is more than an object that says nothing.
+pub fn violations_of_nothing(value: &Value) -> Vec<FieldError> {
+    static NOTHING: LazyLock<Schemas> = LazyLock::new(|| Schemas {
+        root: MetaSchemaRef::Inline(Box::new(MetaSchema::new("object"))),
+        named: BTreeMap::new(),
+    });
+    let mut walk = Walk {
+        schemas: &NOTHING,
+        found: Vec::new(),
+    };
+    walk.check(value, &NOTHING.root, "");
+    walk.found
+}
+
 /// Made once for a type, then kept: there are as many as there are request bodies in this crate.
 fn schemas<T: Type + 'static>() -> &'static Schemas {
     static CACHE: LazyLock<RwLock<HashMap<TypeId, &'static Schemas>>> = LazyLock::new(RwLock::default);

@@ -31,6 +31,7 @@ mod mailbox;
 mod messages;
 mod money;
 mod notifications;
+mod openapi;
 mod ops;
 mod ops_browser;
 mod ops_settings;

@@ -227,6 +227,11 @@ impl TestApp {
 pub struct Call(RequestBuilder);
 
 impl Call {
+    /// Any request, to anywhere.
+    pub fn of(request: RequestBuilder) -> Self {
+        Self(request)
+    }
+
     /// As this user.
     pub fn by(self, actor: &Actor) -> Self {
         Self(self.0.bearer_auth(&actor.access_token))

@@ -1,4 +1,5 @@
-//! The innermost layer: bounds on the body and the time of a request, and every failure turned into a problem.
+//! The innermost layer: bounds on the body and the time of a request, no body where none is read, and every failure
+//! turned into a problem.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -9,8 +10,9 @@ use poem::http::{StatusCode, header};
 use poem::{Body, Endpoint, IntoResponse, Request, Response};
 use poem_openapi::OperationId;
 
+use crate::body;
 use crate::error::{self, ApiError};
-use crate::openapi::Routes;
+use crate::openapi::{Operation, Routes};
 
 /// The largest body of a request, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
@@ -28,7 +30,7 @@ pub async fn guard<E: Endpoint>(
 ) -> poem::Result<Response> {
     let path = request.uri().path().to_owned();
     let work = async {
-        let request = bounded(request).await?;
+        let request = bounded(request, &routes).await?;
         Ok::<_, poem::Error>(endpoint.call(request).await)
     };
     let outcome = tokio::time::timeout(timeout, AssertUnwindSafe(work).catch_unwind()).await;
@@ -68,7 +70,7 @@ pub async fn guard<E: Endpoint>(
 }
 
 /// Reads the body up to the limit, whether or not its length was announced.
-async fn bounded(mut request: Request) -> poem::Result<Request> {
+async fn bounded(mut request: Request, routes: &Routes) -> poem::Result<Request> {
     let path = request.uri().path();
     if path.contains("%00") {
         return Err(ApiError::bad_request("invalid_text", "The path contains the character U+0000.").into());
@@ -102,6 +104,10 @@ async fn bounded(mut request: Request) -> poem::Result<Request> {
             poem::error::ReadBodyError::PayloadTooLarge => too_large(),
             _ => ApiError::bad_request("invalid_body", "The body could not be read to its end."),
         })?;
+        let operation = routes.operation(request.method().as_str(), request.uri().path());
+        if operation.is_some_and(Operation::refuses_body) {
+            body::says_nothing(request.content_type(), &bytes)?;
+        }
         request.set_body(Body::from_bytes(bytes));
     }
     Ok(request)

@@ -1,5 +1,6 @@
 //! The outermost layer: the request's id and trace, one log line, its metrics, and headers that every reply has.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -47,21 +48,26 @@ async fn respond<E: Endpoint<Output = Response>>(
     };
     let elapsed = began.elapsed();
     let status = response.status().as_u16();
-    let operation = response
-        .data::<OperationId>()
-        .map_or_else(|| fixed_route(&path), |id| id.0);
+    let operation: Cow<'static, str> = match response.data::<OperationId>() {
+        Some(id) => id.0.into(),
+        // Refused before it came to the operation.
+        None => routes.operation(method, &path).map_or_else(
+            || fixed_route(&path).into(),
+            |operation| operation.id().to_owned().into(),
+        ),
+    };
     let actor = TraceContext::current()
         .and_then(|context| context.actor)
         .unwrap_or_default();
     tracing::info!(
         method,
-        route = routes.pattern(operation).unwrap_or(operation),
+        route = routes.pattern(&operation).unwrap_or(&operation),
         status,
         milliseconds = elapsed.as_secs_f64() * 1000.0,
         user_id = actor,
         "answered"
     );
-    metrics::counter!("roost_http_requests_total", "method" => method, "operation" => operation, "status" => status.to_string())
+    metrics::counter!("roost_http_requests_total", "method" => method, "operation" => operation.clone(), "status" => status.to_string())
         .increment(1);
     metrics::histogram!("roost_http_request_seconds", "method" => method, "operation" => operation)
         .record(elapsed.as_secs_f64());

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::idempotency::{KEY_HEADER, REPLAYED_HEADER};
 
-pub use routes::Routes;
+pub use routes::{Operation, Routes};
 use schemas::{refine_schemas, visit_schemas};
 
 const REQUEST_ID: &str = "X-Request-Id";
@@ -29,10 +29,10 @@ pub fn refine(derived: &str) -> Result<Value, serde_json::Error> {
         info.remove("summary");
     }
     let mut refusals = Map::new();
-    for operation in operations(&mut document) {
+    for (method, operation) in operations(&mut document) {
         operation.entry("security").or_insert_with(|| json!([]));
         describe_request_headers(operation);
-        keep_possible_refusals(operation);
+        keep_possible_refusals(method, operation);
         describe_responses(operation);
         share_refusals(operation, &mut refusals);
     }
@@ -50,7 +50,7 @@ pub fn refine(derived: &str) -> Result<Value, serde_json::Error> {
     Ok(document)
 }
 
-fn operations(document: &mut Value) -> impl Iterator<Item = &mut Map<String, Value>> {
+fn operations(document: &mut Value) -> impl Iterator<Item = (&str, &mut Map<String, Value>)> {
     document
         .get_mut("paths")
         .and_then(Value::as_object_mut)
@@ -59,7 +59,7 @@ fn operations(document: &mut Value) -> impl Iterator<Item = &mut Map<String, Val
         .filter_map(Value::as_object_mut)
         .flat_map(|item| item.iter_mut())
         .filter(|(method, _)| METHODS.contains(&method.as_str()))
-        .filter_map(|(_, operation)| operation.as_object_mut())
+        .filter_map(|(method, operation)| Some((method.as_str(), operation.as_object_mut()?)))
 }
 
 fn has_parameter(operation: &Map<String, Value>, location: &str, name: Option<&str>) -> bool {
@@ -106,12 +106,15 @@ fn describe_request_headers(operation: &mut Map<String, Value>) {
     }
 }
 
-fn keep_possible_refusals(operation: &mut Map<String, Value>) {
+fn keep_possible_refusals(method: &str, operation: &mut Map<String, Value>) {
     let secured = operation
         .get("security")
         .and_then(Value::as_array)
         .is_some_and(|list| !list.is_empty());
-    let has_body = operation.contains_key("requestBody");
+    let body = operation.get("requestBody");
+    let has_body = body.is_some_and(|body| body.pointer("/content/application~1json").is_some());
+    // Where none is taken, one that says something is refused: see `Operation::refuses_body`.
+    let body_is_read = has_body || method != "get";
     let has_path = has_parameter(operation, "path", None);
     let has_query = has_parameter(operation, "query", None);
     let has_header = has_parameter(operation, "header", None);
@@ -126,13 +129,13 @@ fn keep_possible_refusals(operation: &mut Map<String, Value>) {
         return;
     };
     responses.retain(|status, _| match status.as_str() {
-        "400" => has_body || has_path || has_query || has_header,
+        "400" => body_is_read || has_path || has_query || has_header,
         "401" => secured || has_body,
         "404" => has_path || has_body || hidden,
         "409" | "429" => has_body || has_path || resends,
         "403" => secured && (has_body || has_path),
         "412" => conditional,
-        "413" | "415" => has_body,
+        "413" | "415" => body_is_read,
         "422" => has_body || has_path || has_query,
         "500" => !health,
         _ => true,

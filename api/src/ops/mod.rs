@@ -57,6 +57,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
     .description(api::DESCRIPTION)
     .server("/ops/api");
     let document = service.spec();
+    let routes = Arc::new(Routes::of(&serde_json::from_str(&document)?).below("/ops/api"));
     let pages = Route::new()
         .at("/ops", get(overview::page))
         .at("/ops/login", get(access::login_page).post(access::login))
@@ -94,7 +95,6 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
         .at("/*rest", get(nowhere).post(nowhere))
         .data(state.clone())
         .data(live);
-    let routes = Arc::new(Routes::default());
     Ok(pages
         .around({
             let routes = Arc::clone(&routes);

@@ -14,7 +14,7 @@ use super::Tag;
 use super::mirror::mirror;
 use super::users::NoContent;
 use crate::auth::Auth;
-use crate::body::JsonBody;
+use crate::body::{JsonBody, OneClick};
 use crate::error::{ApiError, ApiResult};
 use crate::page::{PageRequest, Paged};
 use crate::problem::FieldError;
@@ -294,6 +294,7 @@ impl NotificationsApi {
         /// As the mail's link has it
         #[oai(validator(min_length = 1, max_length = 512))]
         token: Query<String>,
+        _form: OneClick,
     ) -> ApiResult<Html<String>> {
         let mut tx = self.0.db.begin().await?;
         let kind = notifications::unsubscribe(&mut tx, &token.0).await?;

@@ -13,11 +13,14 @@ use poem_openapi::OperationId;
 use crate::body;
 use crate::error::{self, ApiError};
 use crate::openapi::{Operation, Routes};
+use crate::problem::FieldError;
 
 /// The largest body of a request, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
 /// The largest body of a webhook, in bytes: Stripe's events carry whole objects.
 pub const WEBHOOK_BODY_LIMIT: usize = 256 * 1024;
+/// Of the name of a parameter that nobody knows, so much is repeated.
+const LONGEST_NAME: usize = 100;
 /// How long a request may take before its reply begins.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -71,13 +74,13 @@ pub async fn guard<E: Endpoint>(
 
 /// Reads the body up to the limit, whether or not its length was announced.
 async fn bounded(mut request: Request, routes: &Routes) -> poem::Result<Request> {
+    if let Some(field) = unstorable(&request, routes) {
+        let error = FieldError::new(field, "must not contain the character U+0000");
+        return Err(ApiError::bad_request("invalid_text", "")
+            .with_errors(vec![error])
+            .into());
+    }
     let path = request.uri().path();
-    if path.contains("%00") {
-        return Err(ApiError::bad_request("invalid_text", "The path contains the character U+0000.").into());
-    }
-    if request.uri().query().is_some_and(|query| query.contains("%00")) {
-        return Err(ApiError::bad_request("invalid_text", "A parameter contains the character U+0000.").into());
-    }
     let limit = if path.starts_with("/webhooks/") {
         WEBHOOK_BODY_LIMIT
     } else {
@@ -111,6 +114,19 @@ async fn bounded(mut request: Request, routes: &Routes) -> poem::Result<Request>
         request.set_body(Body::from_bytes(bytes));
     }
     Ok(request)
+}
+
+/// The parameter with a character that Postgres cannot store, if there is one.
+fn unstorable(request: &Request, routes: &Routes) -> Option<String> {
+    const NUL: &str = "%00";
+    let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
+    if let Some(position) = path.split('/').position(|segment| segment.contains(NUL)) {
+        let named = routes.parameter_at(request.method().as_str(), path, position);
+        return Some(named.unwrap_or("path").to_owned());
+    }
+    let pair = query.split('&').find(|pair| pair.contains(NUL))?;
+    let (name, _) = pair.split_once('=').unwrap_or((pair, ""));
+    Some(name.chars().take(LONGEST_NAME).collect())
 }
 
 #[cfg(test)]

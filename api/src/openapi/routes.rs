@@ -132,6 +132,14 @@ impl Routes {
         operations.iter().find(|operation| operation.method == method)
     }
 
+    /// The name of the parameter at this position of a path, counted in segments.
+    #[must_use]
+    pub fn parameter_at(&self, method: &str, path: &str, position: usize) -> Option<&str> {
+        self.operation(method, path)?;
+        let segment = self.find(path)?.segments.get(position)?;
+        segment.strip_prefix('{')?.strip_suffix('}')
+    }
+
     /// The path of the document that fits this one best: `/users/me` is not `/users/{user_id}`.
     fn find(&self, path: &str) -> Option<&Path> {
         let path = path.trim_end_matches('/');

@@ -380,11 +380,7 @@ struct MomentView {
     job_id: Option<Uuid>,
 }
 
-const MOST: i64 = 200;
-
-fn page_size(limit: Option<i64>) -> i64 {
-    limit.unwrap_or(50).clamp(1, MOST)
-}
+const DEFAULT_LIMIT: i64 = 50;
 
 #[OpenApi]
 impl OpsApi {
@@ -455,6 +451,7 @@ impl OpsApi {
         /// `next_before` of the page before
         before: Query<Option<Uuid>>,
         /// 1 to 200, 50 if it is not given
+        #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
         limit: Query<Option<i64>>,
     ) -> ApiResult<Json<JobPage>> {
         let states = state.0.iter().flat_map(|states| states.split(','));
@@ -467,7 +464,7 @@ impl OpsApi {
             attempts: attempts.0,
             q: q.0,
         };
-        let limit = page_size(limit.0);
+        let limit = limit.0.unwrap_or(DEFAULT_LIMIT);
         let rows = list::list(self.0.db.pool(), &filter, before.0, limit).await?;
         let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
         Ok(Json(JobPage {
@@ -696,9 +693,10 @@ impl OpsApi {
         /// Entries before this one
         before: Query<Option<i64>>,
         /// 1 to 200, 50 if it is not given
+        #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
         limit: Query<Option<i64>>,
     ) -> ApiResult<Json<Vec<AuditView>>> {
-        let entries = audit::list(self.0.db.pool(), before.0, page_size(limit.0)).await?;
+        let entries = audit::list(self.0.db.pool(), before.0, limit.0.unwrap_or(DEFAULT_LIMIT)).await?;
         let views = entries.into_iter().map(|entry| AuditView {
             seq: entry.seq,
             at: entry.at,

@@ -1,5 +1,6 @@
 //! What the OpenAPI documents promise, asked of every operation in them: one that is new is asked without being named.
 
+mod bad_input;
 mod bodyless;
 mod spoilt;
 

@@ -36,7 +36,7 @@ pub(super) fn fitting(api: &Described, schema: &Value) -> Value {
         return values[0].clone();
     }
     match (
-        schema["type"].as_str().unwrap_or_default(),
+        schema.get("type").and_then(Value::as_str).unwrap_or_default(),
         schema.get("format").and_then(Value::as_str),
     ) {
         ("string", Some("uuid")) => json!(uuid::Uuid::now_v7()),

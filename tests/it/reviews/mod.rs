@@ -14,15 +14,15 @@ use uuid::Uuid;
 
 const WORDS: &str = "Quiet at night, strong coffee in the morning.";
 
-struct Scene {
-    world: World,
-    host: Actor,
-    guest: Actor,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) host: Actor,
+    pub(crate) guest: Actor,
     flat: Uuid,
 }
 
 impl Scene {
-    async fn set() -> Self {
+    pub(crate) async fn set() -> Self {
         let world = World::start().await;
         let (host, guest) = (world.host().await, world.guest().await);
         let flat = world.lists(&host, json!({})).await;
@@ -35,7 +35,7 @@ impl Scene {
     }
 
     /// A stay of `guest` that has just ended.
-    async fn ended_stay(&self, guest: &Actor) -> Uuid {
+    pub(crate) async fn ended_stay(&self, guest: &Actor) -> Uuid {
         self.ended_stay_at(guest, self.flat).await
     }
 
@@ -75,7 +75,7 @@ impl Scene {
     }
 
     /// Both write; the reviews' ids, the guest's first.
-    async fn both_write(&self, guest: &Actor, booking: Uuid, stars: [i64; 2]) -> [Uuid; 2] {
+    pub(crate) async fn both_write(&self, guest: &Actor, booking: Uuid, stars: [i64; 2]) -> [Uuid; 2] {
         let first = id_of(&self.writes(guest, booking, stars[0]).await.expect(201));
         let second = id_of(&self.writes(&self.host, booking, stars[1]).await.expect(201));
         self.world.run_jobs().await;
@@ -103,7 +103,7 @@ impl Scene {
     }
 
     /// Signed in anew, because time has passed.
-    async fn again(&self, actor: &Actor) -> Actor {
+    pub(crate) async fn again(&self, actor: &Actor) -> Actor {
         self.world.login(&actor.email, PASSWORD).await
     }
 

@@ -27,27 +27,11 @@ async fn tell(world: &World, name: &str, wish: WorkerWish) {
     tx.commit().await.unwrap();
 }
 
-async fn only_worker(world: &World) -> String {
-    world
-        .eventually("a worker", async || {
-            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM workers")
-                .fetch_one(world.pool())
-                .await
-                .unwrap()
-                == 1
-        })
-        .await;
-    sqlx::query_scalar("SELECT name FROM workers")
-        .fetch_one(world.pool())
-        .await
-        .unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_is_quiet_goes_on_and_stops_within_two_seconds() {
     let world = world().await;
     let worker = world.another_worker(registry());
-    let name = only_worker(&world).await;
+    let name = world.only_worker().await;
     tell(&world, &name, WorkerWish::Quiet).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let nonce = enqueue(&world, "succeed", 1).await[0];

@@ -1,41 +1,12 @@
 //! The real worker process, killed with SIGKILL in the middle of bookings.
 
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use roost_tests::stripe::{Fault, FaultKind};
 use roost_tests::world::{World, id_of};
 use serde_json::json;
-use tokio::process::{Child, Command};
 
-fn worker_binary() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let binary = test.parent().unwrap().parent().unwrap().join("roost-worker");
-    assert!(
-        binary.exists(),
-        "{} is missing: cargo build --workspace builds it",
-        binary.display()
-    );
-    binary
-}
-
-fn start_worker(world: &World) -> Child {
-    Command::new(worker_binary())
-        .env_clear()
-        .env("DATABASE_URL", world.database_url())
-        .env("REDIS_URL", world.redis_url())
-        .env("REDIS_PREFIX", "test")
-        .env("STRIPE_SECRET_KEY", "sk_test_roost")
-        .env("STRIPE_API_BASE", world.stripe.base_url())
-        .env("SMTP_URL", world.mailbox.smtp_url())
-        .env("METRICS_LISTEN", "127.0.0.1:0")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
+use crate::programs::start_worker;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_in_the_middle_of_a_booking_still_ends_captured_once() {
@@ -56,21 +27,21 @@ async fn a_worker_killed_in_the_middle_of_a_booking_still_ends_captured_once() {
             .expect(201),
     );
 
-    let mut first = start_worker(&world);
+    let mut first = start_worker(&world, &[]);
     world
         .eventually("authorised at Stripe", async || {
             world.stripe.record().iter().any(|payment| payment.authorised > 0)
         })
         .await;
     first.kill().await.unwrap();
-    let mut second = start_worker(&world);
+    let mut second = start_worker(&world, &[]);
     world
         .eventually("captured at Stripe", async || {
             world.stripe.record().iter().any(|payment| payment.captured > 0)
         })
         .await;
     second.kill().await.unwrap();
-    let third = start_worker(&world);
+    let third = start_worker(&world, &[]);
     world
         .eventually("recorded", async || {
             world.payment(&guest, booking).await["state"] == "captured"

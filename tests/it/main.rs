@@ -36,6 +36,7 @@ mod ops;
 mod ops_browser;
 mod ops_settings;
 mod payments;
+mod programs;
 mod properties;
 mod property_cache;
 mod property_search;

@@ -9,15 +9,16 @@ use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-struct Scene {
-    world: World,
-    host: Actor,
-    guest: Actor,
-    booking: Uuid,
+/// A booking that was confirmed, and its two sides.
+pub(crate) struct Scene {
+    pub world: World,
+    pub host: Actor,
+    pub guest: Actor,
+    pub booking: Uuid,
 }
 
 impl Scene {
-    async fn set() -> Self {
+    pub async fn set() -> Self {
         let world = World::start().await;
         let (host, guest) = (world.host().await, world.guest().await);
         let flat = world.lists(&host, json!({})).await;
@@ -32,7 +33,7 @@ impl Scene {
         }
     }
 
-    async fn writes(&self, sender: &Actor, text: &str) {
+    pub async fn writes(&self, sender: &Actor, text: &str) {
         let path = format!("/bookings/{}/messages", self.booking);
         self.world
             .post(&path, json!({"text": text}))

@@ -1,7 +1,5 @@
 //! What is set at the dashboard, over JSON and on a terminal: by whom, within which bounds, written down each time.
 
-use std::time::Duration;
-
 use roost_shared::jobs::batches;
 use roost_shared::jobs::catalogue::{CompleteStays, WarmCache};
 use roost_shared::operators::Role;
@@ -11,6 +9,8 @@ use roost_tests::world::World;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::programs::on_a_terminal;
+
 const CACHE: [(&str, &str); 5] = [
     ("concurrency", "3"),
     ("rate_limit", "20"),
@@ -18,22 +18,6 @@ const CACHE: [(&str, &str); 5] = [
     ("target_seconds", "120"),
     ("weight", "4"),
 ];
-
-async fn a_worker(world: &World) -> String {
-    world
-        .eventually("a worker", async || {
-            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM workers WHERE stopped_at IS NULL")
-                .fetch_one(world.pool())
-                .await
-                .unwrap()
-                == 1
-        })
-        .await;
-    sqlx::query_scalar("SELECT name FROM workers")
-        .fetch_one(world.pool())
-        .await
-        .unwrap()
-}
 
 type Set = (Option<i32>, Option<i32>, i32, i32, i32);
 
@@ -49,7 +33,7 @@ async fn queue(world: &World, name: &str) -> Set {
 async fn a_viewer_sees_what_is_set_and_sets_nothing() {
     let world = World::start().await;
     let ops = Dashboard::start(&world.state).await;
-    let worker = a_worker(&world).await;
+    let worker = world.only_worker().await;
     let viewer = ops.signed_in(Role::Viewer).await;
     let page = viewer.get("/ops/queues").await.is(200);
     for fact in [
@@ -183,7 +167,7 @@ async fn a_worker_is_told_to_be_quiet_and_to_stop() {
     let mut world = World::start().await;
     let ops = Dashboard::start(&world.state).await;
     let operator = ops.signed_in(Role::Operator).await;
-    let worker = a_worker(&world).await;
+    let worker = world.only_worker().await;
     let tell = async |wish: &str| operator.post(&format!("/ops/workers/{worker}/{wish}"), &[]).await;
     tell("quiet").await.is(303);
     operator.get("/ops/workers").await.is(200).says(">quiet<");
@@ -250,7 +234,7 @@ async fn a_job_page_shows_parent_children_and_batch() {
 async fn scripts_set_the_same_over_json() {
     let world = World::start().await;
     let ops = Dashboard::start(&world.state).await;
-    let worker = a_worker(&world).await;
+    let worker = world.only_worker().await;
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}/ops/api{path}", ops.base);
     let mut tokens = Vec::new();
@@ -342,31 +326,10 @@ async fn scripts_set_the_same_over_json() {
     assert!(document["paths"]["/settings/queues/{name}"]["put"].is_object());
 }
 
-/// What a subcommand of the worker's binary prints, and whether it succeeded.
-async fn on_a_terminal(world: &World, arguments: &[&str]) -> (bool, String) {
-    let test = std::env::current_exe().unwrap();
-    let binary = test.parent().unwrap().parent().unwrap().join("roost-worker");
-    let ran = tokio::process::Command::new(binary)
-        .env_clear()
-        .env("DATABASE_URL", world.database_url())
-        .env("REDIS_URL", world.redis_url())
-        .env("STRIPE_SECRET_KEY", "sk_test_roost")
-        .env("USER", "ada")
-        .arg("jobs")
-        .args(arguments)
-        .output();
-    let ran = tokio::time::timeout(Duration::from_secs(30), ran)
-        .await
-        .unwrap()
-        .unwrap();
-    let text = [ran.stdout, ran.stderr].concat();
-    (ran.status.success(), String::from_utf8(text).unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_sets_the_same() {
     let world = World::start().await;
-    let worker = a_worker(&world).await;
+    let worker = world.only_worker().await;
     let says = async |arguments: &[&str], what: &str| {
         let (done, text) = on_a_terminal(&world, arguments).await;
         assert!(done && text.contains(what), "{arguments:?}: {text}");

@@ -218,6 +218,20 @@ impl World {
         }
     }
 
+    /// The name of the worker that lives, when it has shown itself.
+    pub async fn only_worker(&self) -> String {
+        let mut living = Vec::new();
+        self.eventually("one worker", async || {
+            living = sqlx::query_scalar("SELECT name FROM workers WHERE stopped_at IS NULL")
+                .fetch_all(self.pool())
+                .await
+                .unwrap();
+            living.len() == 1
+        })
+        .await;
+        living.remove(0)
+    }
+
     /// Waits until every living worker has heeded what operators wanted before this call. A worker asks what they want
     /// when it shows itself, so it has heeded the answer when it shows itself once more.
     pub async fn workers_heed(&self) {

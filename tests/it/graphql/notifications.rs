@@ -1,11 +1,11 @@
 //! What somebody was told, and how they want to be told.
 
 use roost_tests::app::{Actor, Reply};
-use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{ask, data, refused, refused_field};
+use crate::notifications::Scene;
 
 const LIST: &str = "query($unread: Boolean!, $first: Int! = 20, $after: String) {
     notifications(unread: $unread, first: $first, after: $after) {
@@ -21,51 +21,24 @@ const FIELDS: &str = "fragment Choice on Preferences {
     booking { email inApp } message { email inApp } review { email inApp }
 }";
 
-struct Scene {
-    world: World,
-    host: Actor,
-    guest: Actor,
-    booking: Uuid,
+/// The scene, after a message of the guest.
+async fn scene() -> Scene {
+    let scene = Scene::set().await;
+    scene.writes(&scene.guest, "Hello!").await;
+    scene
 }
 
-impl Scene {
-    /// A booking that was confirmed, and a message of the guest.
-    async fn set() -> Self {
-        let world = World::start().await;
-        let (host, guest) = (world.host().await, world.guest().await);
-        let flat = world.lists(&host, json!({})).await;
-        let reply = world
-            .books(&guest, flat, world.day(30), world.day(33), "pm_card_visa")
-            .await;
-        let booking = id_of(&reply.expect(201));
-        world.run_jobs().await;
-        let path = format!("/bookings/{booking}/messages");
-        world
-            .post(&path, json!({"text": "Hello!"}))
-            .by(&guest)
-            .send()
-            .await
-            .expect(201);
-        Self {
-            world,
-            host,
-            guest,
-            booking,
-        }
-    }
+async fn asks(scene: &Scene, query: &str, variables: Value, actor: &Actor) -> Reply {
+    ask(&scene.world, query, &variables).by(actor).send().await
+}
 
-    async fn ask(&self, query: &str, variables: Value, actor: &Actor) -> Reply {
-        ask(&self.world, query, &variables).by(actor).send().await
-    }
+async fn list_of(scene: &Scene, variables: Value, actor: &Actor) -> Value {
+    data(&asks(scene, LIST, variables, actor).await)["notifications"].clone()
+}
 
-    async fn told(&self, variables: Value, actor: &Actor) -> Value {
-        data(&self.ask(LIST, variables, actor).await)["notifications"].clone()
-    }
-
-    async fn chooses(&self, input: Value, actor: &Actor) -> Reply {
-        let query = format!("{CHOOSE}{FIELDS}");
-        self.ask(&query, json!({"input": input}), actor).await
-    }
+async fn chooses(scene: &Scene, input: Value, actor: &Actor) -> Reply {
+    let query = format!("{CHOOSE}{FIELDS}");
+    asks(scene, &query, json!({"input": input}), actor).await
 }
 
 fn events(page: &Value) -> Vec<&str> {
@@ -75,9 +48,9 @@ fn events(page: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn what_concerns_somebody_is_listed_until_it_is_read() {
-    let scene = Scene::set().await;
+    let scene = scene().await;
     let (guest, host) = (&scene.guest, &scene.host);
-    let told = scene.told(json!({"unread": false}), host).await;
+    let told = list_of(&scene, json!({"unread": false}), host).await;
     assert_eq!(events(&told), ["MESSAGE_RECEIVED", "BOOKING_CONFIRMED"]);
     assert_eq!(told["nodes"][0]["kind"], "MESSAGE");
     assert_eq!(told["nodes"][0]["readAt"], Value::Null);
@@ -86,14 +59,14 @@ async fn what_concerns_somebody_is_listed_until_it_is_read() {
         assert_eq!(node["bookingId"], node["booking"]["id"]);
     }
     assert_eq!(
-        events(&scene.told(json!({"unread": true}), guest).await),
+        events(&list_of(&scene, json!({"unread": true}), guest).await),
         ["BOOKING_CONFIRMED"]
     );
 
-    let first = scene.told(json!({"unread": false, "first": 1}), host).await;
+    let first = list_of(&scene, json!({"unread": false, "first": 1}), host).await;
     assert_eq!(first["pageInfo"]["hasNextPage"], true);
     let after = json!({"unread": false, "first": 1, "after": first["pageInfo"]["endCursor"]});
-    let last = scene.told(after, host).await;
+    let last = list_of(&scene, after, host).await;
     assert_eq!(
         (events(&last), &last["pageInfo"]["hasNextPage"]),
         (vec!["BOOKING_CONFIRMED"], &json!(false))
@@ -101,30 +74,30 @@ async fn what_concerns_somebody_is_listed_until_it_is_read() {
 
     let oldest = json!({"id": last["nodes"][0]["id"]});
     assert_eq!(
-        data(&scene.ask(MARK, oldest, host).await)["markNotificationsRead"],
+        data(&asks(&scene, MARK, oldest, host).await)["markNotificationsRead"],
         true
     );
     assert_eq!(
-        events(&scene.told(json!({"unread": true}), host).await),
+        events(&list_of(&scene, json!({"unread": true}), host).await),
         ["MESSAGE_RECEIVED"]
     );
-    let told = scene.told(json!({"unread": false}), host).await;
+    let told = list_of(&scene, json!({"unread": false}), host).await;
     assert!(told["nodes"][1]["readAt"].is_string(), "{told}");
 }
 
 #[tokio::test]
 async fn a_choice_is_that_of_rest() {
-    let scene = Scene::set().await;
+    let scene = scene().await;
     let (world, host) = (&scene.world, &scene.host);
     let all = json!({"email": true, "inApp": true});
     let query = format!("{CHOICE}{FIELDS}");
-    let before = data(&scene.ask(&query, json!({}), host).await);
+    let before = data(&asks(&scene, &query, json!({}), host).await);
     assert_eq!(
         before["notificationPreferences"],
         json!({"booking": all, "message": all, "review": all})
     );
     let input = json!({"message": {"inApp": false}, "review": {"email": false, "inApp": null}});
-    let after = data(&scene.chooses(input, host).await);
+    let after = data(&chooses(&scene, input, host).await);
     assert_eq!(
         after["updateNotificationPreferences"],
         json!({"booking": all, "message": {"email": true, "inApp": false}, "review": {"email": false, "inApp": true}})
@@ -137,38 +110,41 @@ async fn a_choice_is_that_of_rest() {
         .expect(200);
     assert_eq!(rest["message"], json!({"email": true, "in_app": false}));
     // Somebody else has chosen nothing.
-    let others = data(&scene.ask(&query, json!({}), &scene.guest).await);
+    let others = data(&asks(&scene, &query, json!({}), &scene.guest).await);
     assert_eq!(others["notificationPreferences"]["message"], all);
 
     // Mail about money and nights is not a matter of taste, and a change is done whole or not at all.
     let input = json!({"review": {"email": true}, "booking": {"email": false}});
     refused_field(
-        &scene.chooses(input, host).await,
+        &chooses(&scene, input, host).await,
         200,
         "validation_failed",
         "booking.email",
     );
-    let kept = data(&scene.ask(&query, json!({}), host).await);
+    let kept = data(&asks(&scene, &query, json!({}), host).await);
     assert_eq!(kept["notificationPreferences"]["review"]["email"], false);
 }
 
 #[tokio::test]
 async fn strangers_and_bad_input_are_refused() {
-    let scene = Scene::set().await;
+    let scene = scene().await;
     let (guest, host) = (&scene.guest, &scene.host);
     let stranger = scene.world.guest().await;
-    let told = scene.told(json!({"unread": false}), host).await;
+    let told = list_of(&scene, json!({"unread": false}), host).await;
     let id = json!({"id": told["nodes"][0]["id"]});
     for somebody in [guest, &stranger] {
-        let body = refused(&scene.ask(MARK, id.clone(), somebody).await, 200, "not_found");
+        let body = refused(&asks(&scene, MARK, id.clone(), somebody).await, 200, "not_found");
         assert!(body["data"].is_null(), "{body}");
     }
     refused(
-        &scene.ask(MARK, json!({"id": Uuid::nil()}), host).await,
+        &asks(&scene, MARK, json!({"id": Uuid::nil()}), host).await,
         200,
         "not_found",
     );
-    assert_eq!(events(&scene.told(json!({"unread": false}), &stranger).await), [""; 0]);
+    assert_eq!(
+        events(&list_of(&scene, json!({"unread": false}), &stranger).await),
+        [""; 0]
+    );
     let choice = format!("{CHOICE}{FIELDS}");
     let choose = format!("{CHOOSE}{FIELDS}");
     for (query, variables) in [
@@ -184,21 +160,21 @@ async fn strangers_and_bad_input_are_refused() {
         ("first", "invalid_parameter", json!({"unread": true, "first": 101})),
         ("after", "invalid_cursor", json!({"unread": true, "after": "x"})),
     ] {
-        refused_field(&scene.ask(LIST, variables, host).await, 200, code, field);
+        refused_field(&asks(&scene, LIST, variables, host).await, 200, code, field);
     }
     refused_field(
-        &scene.ask(MARK, json!({"id": "x"}), host).await,
+        &asks(&scene, MARK, json!({"id": "x"}), host).await,
         200,
         "invalid_body",
         "upTo",
     );
-    let reply = scene.chooses(json!({"booking": true}), host).await;
+    let reply = chooses(&scene, json!({"booking": true}), host).await;
     refused_field(&reply, 200, "invalid_body", "booking");
     for (field, input) in [
         ("message.email", json!({"message": {"email": "no"}})),
         ("message.sms", json!({"message": {"sms": true}})),
         ("weather", json!({"weather": {"email": true}})),
     ] {
-        refused_field(&scene.chooses(input, host).await, 400, "invalid_query", field);
+        refused_field(&chooses(&scene, input, host).await, 400, "invalid_query", field);
     }
 }

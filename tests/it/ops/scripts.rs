@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{put, state_of};
+use crate::programs::on_a_terminal;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_do_the_same_over_json() {
@@ -94,25 +95,6 @@ async fn scripts_do_the_same_over_json() {
         .await
         .unwrap();
     assert_eq!(forbidden.status().as_u16(), 403);
-}
-
-/// What a subcommand of the worker's binary prints, and whether it succeeded.
-async fn on_a_terminal(world: &World, arguments: &[&str]) -> (bool, String) {
-    let test = std::env::current_exe().unwrap();
-    let binary = test.parent().unwrap().parent().unwrap().join("roost-worker");
-    let ran = tokio::process::Command::new(binary)
-        .env_clear()
-        .env("DATABASE_URL", world.database_url())
-        .env("REDIS_URL", world.redis_url())
-        .env("STRIPE_SECRET_KEY", "sk_test_roost")
-        .env("USER", "ada")
-        .arg("jobs")
-        .args(arguments)
-        .output()
-        .await
-        .unwrap();
-    let text = [ran.stdout, ran.stderr].concat();
-    (ran.status.success(), String::from_utf8(text).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,7 @@ mod jobs;
 mod kill;
 mod leaving;
 mod mail;
+mod mail_tls;
 mod mailbox;
 mod messages;
 mod money;

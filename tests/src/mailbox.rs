@@ -20,6 +20,7 @@ mod http;
 mod message;
 mod smtp;
 mod store;
+mod tls;
 
 use std::{
     io,
@@ -35,11 +36,12 @@ use poem::listener::{Acceptor, Listener};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{faults::Faults, store::Store};
+use self::{faults::Faults, store::Store, tls::Identity};
 pub use self::{
     faults::{Fault, Misbehaviour, Stage},
     message::Message,
     store::NoSuchMail,
+    tls::Encryption,
 };
 
 /// Where to listen and how to behave. The default is free ports on loopback, nobody to log in.
@@ -51,6 +53,7 @@ pub struct MailboxConfig {
     pub capacity: usize,
     /// User and password that AUTH must give before any mail is taken.
     pub credentials: Option<(String, String)>,
+    pub encryption: Encryption,
 }
 
 impl Default for MailboxConfig {
@@ -61,6 +64,7 @@ impl Default for MailboxConfig {
             http_listen: any_port,
             capacity: 1_000,
             credentials: None,
+            encryption: Encryption::None,
         }
     }
 }
@@ -69,6 +73,8 @@ impl Default for MailboxConfig {
 #[derive(Debug)]
 pub struct Mailbox {
     smtp: SocketAddr,
+    encryption: Encryption,
+    authority_pem: Option<String>,
     http: SocketAddr,
     store: Arc<Store>,
     faults: Arc<Faults>,
@@ -95,12 +101,20 @@ impl Mailbox {
             .find_map(|address| address.as_socket_addr().copied())
             .ok_or_else(|| io::Error::other("the HTTP listener has no address"))?;
 
+        let identity = match config.encryption {
+            Encryption::None => None,
+            Encryption::StartTls | Encryption::Implicit => Some(Identity::generate()?),
+        };
+        let authority_pem = identity.as_ref().map(|identity| identity.authority_pem().to_owned());
+
         let connections = Arc::new(AtomicUsize::new(0));
         let server = Arc::new(smtp::Server {
             connections: connections.clone(),
             store: store.clone(),
             faults: faults.clone(),
             credentials: config.credentials,
+            encryption: config.encryption,
+            identity,
         });
         tasks.spawn(server.run(smtp_listener, tasks.clone(), stop.clone()));
         let pages = http::routes(store.clone(), faults.clone());
@@ -116,6 +130,8 @@ impl Mailbox {
         tasks.close();
         Ok(Self {
             smtp,
+            encryption: config.encryption,
+            authority_pem,
             http,
             store,
             faults,
@@ -125,9 +141,24 @@ impl Mailbox {
         })
     }
 
-    /// For SMTP_URL, such as `smtp://127.0.0.1:1025`.
+    /// For SMTP_URL, such as `smtp://127.0.0.1:1025`; with encryption by the name that the certificate is for.
     pub fn smtp_url(&self) -> String {
-        format!("smtp://{}", self.smtp)
+        let port = self.smtp.port();
+        match self.encryption {
+            Encryption::None => format!("smtp://{}", self.smtp),
+            Encryption::StartTls => format!("smtp://{}:{port}?tls=required", tls::HOST),
+            Encryption::Implicit => format!("smtps://{}:{port}", tls::HOST),
+        }
+    }
+
+    /// Where mail is taken.
+    pub fn smtp_address(&self) -> SocketAddr {
+        self.smtp
+    }
+
+    /// What SMTP_CA_FILE holds to trust this mailbox; none without encryption.
+    pub fn authority_pem(&self) -> Option<&str> {
+        self.authority_pem.as_deref()
     }
 
     /// The inbox, such as `http://127.0.0.1:8025`.

@@ -1,6 +1,7 @@
 //! The options of `roost-worker`, each also an environment variable.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,10 @@ pub struct Options {
         hide_env_values = true
     )]
     pub smtp_url: Secret,
+    /// PEM file of the authorities that the mail server's certificate may be signed by, and no others. Default: Mozilla's
+    /// list
+    #[arg(long, env = "SMTP_CA_FILE", value_name = "FILE")]
+    pub smtp_ca_file: Option<PathBuf>,
     /// Sender of every mail
     #[arg(
         long,

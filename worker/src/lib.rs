@@ -65,11 +65,16 @@ impl Worker {
         let pool = options.database.connect()?;
         let redis = options.redis.connect()?;
         let publisher = Publisher::spawn(pool.clone(), &redis).context("REDIS_URL")?;
+        let (smtp_url, sender) = (options.smtp_url.expose(), &options.mail_from);
+        let mailer = match &options.smtp_ca_file {
+            Some(ca_file) => Mailer::trusting(ca_file, smtp_url, sender),
+            None => Mailer::from_url(smtp_url, sender),
+        };
         let ctx = Context {
             db: Db::new(pool, publisher, clock),
             redis,
             stripe: Gateway::new(&options.stripe).context("STRIPE_SECRET_KEY")?,
-            mailer: Mailer::from_url(options.smtp_url.expose(), &options.mail_from).context("SMTP_URL")?,
+            mailer: mailer.context("the way of mail")?,
             links: Links::from_options(&options.public_url, options.web_url.as_deref()),
         };
         let queues = if options.queues.is_empty() {

@@ -39,6 +39,7 @@ async fn main() -> anyhow::Result<()> {
         http_listen: options.http_listen,
         capacity: options.capacity,
         credentials: options.user.zip(options.password),
+        ..MailboxConfig::default()
     })
     .await?;
     let mut out = std::io::stdout().lock();

@@ -141,7 +141,10 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
         stack.start("mailbox", mailbox)?;
         stack.wait_listening("mailbox", smtp).await?;
         stack.wait_listening("mailbox", http).await?;
-        worker.env("SMTP_URL", format!("smtp://127.0.0.1:{smtp}"));
+        // The mailbox of this machine speaks in the clear.
+        worker
+            .env("SMTP_URL", format!("smtp://127.0.0.1:{smtp}"))
+            .env_remove("SMTP_CA_FILE");
         Some(format!("http://127.0.0.1:{http}"))
     } else {
         None

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Stage {
     /// Instead of the greeting.
     Connect,
+    /// In reply to STARTTLS.
+    StartTls,
     /// In reply to RCPT.
     Rcpt,
     /// In reply to DATA.

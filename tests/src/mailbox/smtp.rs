@@ -1,6 +1,6 @@
 //! The SMTP side (RFC 5321): smtp-proto reads the grammar and the dot-stuffing, this file holds the
 //! conversation. 8BITMIME, SMTPUTF8, SIZE and PIPELINING; AUTH PLAIN where credentials are asked for;
-//! no TLS.
+//! STARTTLS where the mailbox has it.
 
 use std::{
     io,
@@ -14,7 +14,8 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use roost_shared::clock::Clock;
 use smtp_proto::{
-    AUTH_PLAIN, EXT_8BIT_MIME, EXT_AUTH, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EhloResponse, Error, Request,
+    AUTH_PLAIN, EXT_8BIT_MIME, EXT_AUTH, EXT_PIPELINING, EXT_SIZE, EXT_SMTP_UTF8, EXT_START_TLS, EhloResponse, Error,
+    Request,
     request::receiver::{DataReceiver, DummyLineReceiver, LineReceiver, RequestReceiver},
 };
 use tokio::{
@@ -27,6 +28,7 @@ use super::{
     faults::{Faults, Misbehaviour, Stage},
     message::Message,
     store::Store,
+    tls::{Encryption, Identity, Stream},
 };
 
 const MAX_MESSAGE: usize = 10 * 1024 * 1024;
@@ -38,6 +40,8 @@ pub(super) struct Server {
     pub store: Arc<Store>,
     pub faults: Arc<Faults>,
     pub credentials: Option<(String, String)>,
+    pub encryption: Encryption,
+    pub identity: Option<Identity>,
     pub connections: Arc<AtomicUsize>,
 }
 
@@ -58,12 +62,11 @@ impl Server {
                 }
             };
             self.connections.fetch_add(1, Ordering::Relaxed);
-            let session = Session::new(self.clone(), stream);
-            let stop = stop.clone();
+            let (server, stop) = (self.clone(), stop.clone());
             tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    ended = session.serve() => {
+                    ended = server.converse(stream) => {
                         if let Err(error) = ended {
                             tracing::debug!(%error, "a mail connection broke");
                         }
@@ -72,12 +75,21 @@ impl Server {
             });
         }
     }
+
+    async fn converse(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
+        let mut session = Session::new(self.clone(), Box::new(stream));
+        if self.encryption == Encryption::Implicit {
+            session.encrypt().await?;
+        }
+        session.serve().await
+    }
 }
 
 /// One connection.
 struct Session {
     server: Arc<Server>,
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
+    encrypted: bool,
     /// Read and not yet understood: clients may send several commands at once.
     unread: Vec<u8>,
     greeted: bool,
@@ -95,11 +107,12 @@ enum Next {
 }
 
 impl Session {
-    fn new(server: Arc<Server>, stream: TcpStream) -> Self {
+    fn new(server: Arc<Server>, stream: Box<dyn Stream>) -> Self {
         let logged_in = server.credentials.is_none();
         Self {
             server,
             stream,
+            encrypted: false,
             unread: Vec::new(),
             greeted: false,
             logged_in,
@@ -165,6 +178,7 @@ impl Session {
             }
             Request::Vrfy { .. } => self.reply("252 Send it and see").await,
             Request::Help { .. } => self.reply("214 EHLO AUTH MAIL RCPT DATA RSET NOOP QUIT").await,
+            Request::StartTls => self.start_tls().await,
             Request::Auth {
                 mechanism,
                 initial_response,
@@ -183,7 +197,9 @@ impl Session {
         let mut offer = EhloResponse::new("mailbox");
         offer.capabilities = EXT_8BIT_MIME | EXT_SMTP_UTF8 | EXT_SIZE | EXT_PIPELINING;
         offer.size = MAX_MESSAGE;
-        if self.server.credentials.is_some() {
+        if self.must_encrypt() {
+            offer.capabilities |= EXT_START_TLS;
+        } else if self.server.credentials.is_some() {
             offer.capabilities |= EXT_AUTH;
             offer.auth_mechanisms = AUTH_PLAIN;
         }
@@ -193,7 +209,41 @@ impl Session {
         Ok(Next::Listen)
     }
 
+    /// Whether STARTTLS comes before anything that matters.
+    fn must_encrypt(&self) -> bool {
+        self.server.encryption == Encryption::StartTls && !self.encrypted
+    }
+
+    async fn start_tls(&mut self) -> io::Result<Next> {
+        if !self.must_encrypt() {
+            return self.reply("502 STARTTLS is not offered").await;
+        }
+        if let Some(next) = self.acts_out(Stage::StartTls).await? {
+            return Ok(next);
+        }
+        self.reply("220 Go ahead").await?;
+        self.encrypt().await?;
+        Ok(Next::Listen)
+    }
+
+    /// The conversation begins anew: what came in the clear may be anybody's (RFC 3207 4.2).
+    async fn encrypt(&mut self) -> io::Result<()> {
+        let Some(identity) = &self.server.identity else {
+            return Err(io::Error::other("no certificate"));
+        };
+        self.unread.clear();
+        let clear = std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()));
+        self.stream = identity.accept(clear).await?;
+        self.encrypted = true;
+        self.greeted = false;
+        self.reset();
+        Ok(())
+    }
+
     async fn log_in(&mut self, mechanism: u64, initial: String) -> io::Result<Next> {
+        if self.must_encrypt() {
+            return self.reply("530 STARTTLS comes first").await;
+        }
         let Some((user, password)) = self.server.credentials.clone() else {
             return self.reply("502 AUTH is not offered").await;
         };
@@ -223,6 +273,9 @@ impl Session {
     async fn mail(&mut self, sender: String, size: usize) -> io::Result<Next> {
         if !self.greeted {
             return self.reply("503 Say EHLO first").await;
+        }
+        if self.must_encrypt() {
+            return self.reply("530 STARTTLS comes first").await;
         }
         if !self.logged_in {
             return self.reply("530 Log in first").await;

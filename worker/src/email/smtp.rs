@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -66,8 +67,17 @@ impl Mailer {
 
     /// With another patience than ten seconds.
     pub fn with_timeout(smtp_url: &str, sender: &str, timeout: Duration) -> Result<Self, SmtpUrlError> {
+        Self::through(SmtpServer::parse(smtp_url, None)?, sender, timeout)
+    }
+
+    /// Trusting the authorities in a PEM file, as SMTP_CA_FILE, and no others.
+    pub fn trusting(ca_file: &Path, smtp_url: &str, sender: &str) -> Result<Self, SmtpUrlError> {
+        Self::through(SmtpServer::parse(smtp_url, Some(ca_file))?, sender, TIMEOUT)
+    }
+
+    fn through(server: SmtpServer, sender: &str, timeout: Duration) -> Result<Self, SmtpUrlError> {
         let inner = Inner {
-            server: SmtpServer::parse(smtp_url)?,
+            server,
             sender: sender.parse()?,
             timeout,
             idle: Mutex::default(),

@@ -1,12 +1,19 @@
 //! SMTP_URL: `smtp://user:password@host:port/ehlo-name?tls=required`, after the conventions of lettre's
 //! own `from_url`, which keeps what it read to itself.
 
-use std::fmt;
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use lettre::transport::smtp::{
     authentication::Credentials,
-    client::{Tls, TlsParameters},
+    client::{Certificate, CertificateStore, Tls, TlsParameters},
     extension::ClientId,
+};
+use rustls::pki_types::{
+    CertificateDer,
+    pem::{self, PemObject},
 };
 use url::Url;
 
@@ -36,6 +43,12 @@ pub enum SmtpUrlError {
         host: String,
         source: lettre::transport::smtp::Error,
     },
+    #[error("SMTP_CA_FILE: {}: {source}", file.display())]
+    CaFile { file: PathBuf, source: pem::Error },
+    #[error("SMTP_CA_FILE: no certificate in {}", .0.display())]
+    NoCertificate(PathBuf),
+    #[error("SMTP_CA_FILE is for TLS: SMTP_URL must be smtps://… or smtp://…?tls=required")]
+    CaFileWithoutTls,
     #[error("MAIL_FROM is not an address such as `Roost <stay@roost.example>`: {0}")]
     Sender(#[from] lettre::address::AddressError),
 }
@@ -47,7 +60,10 @@ impl SmtpServer {
     /// | `smtp://…?tls=required` | 587 | STARTTLS, or no mail |
     /// | `smtp://…?tls=opportunistic` | 587 | STARTTLS if offered: not safe from an attacker in between |
     /// | `smtp://` | 25 | never encrypted: for a server on this machine |
-    pub fn parse(text: &str) -> Result<Self, SmtpUrlError> {
+    ///
+    /// The server's certificate must be for the URL's host, and signed by one of Mozilla's authorities or, where
+    /// `ca_file` is given, of that file's.
+    pub fn parse(text: &str, ca_file: Option<&Path>) -> Result<Self, SmtpUrlError> {
         let url = Url::parse(text)?;
         if !matches!(url.scheme(), "smtp" | "smtps") {
             return Err(SmtpUrlError::UnknownScheme(url.scheme().to_owned()));
@@ -62,16 +78,13 @@ impl SmtpServer {
             .query_pairs()
             .find(|(name, _)| name == "tls")
             .map(|(_, value)| value);
-        let parameters = || {
-            TlsParameters::new(host.clone()).map_err(|source| SmtpUrlError::Tls {
-                host: host.clone(),
-                source,
-            })
-        };
+        let parameters = || trusted(&host, ca_file);
         let (port, tls) = match (url.scheme(), wanted.as_deref()) {
             ("smtps", None | Some("required")) => (465, Tls::Wrapper(parameters()?)),
             ("smtp", Some("required")) => (587, Tls::Required(parameters()?)),
             ("smtp", Some("opportunistic")) => (587, Tls::Opportunistic(parameters()?)),
+            // Somebody believes that this is encrypted.
+            ("smtp", None) if ca_file.is_some() => return Err(SmtpUrlError::CaFileWithoutTls),
             ("smtp", None) => (25, Tls::None),
             (_, other) => {
                 return Err(SmtpUrlError::UnknownTls(other.unwrap_or_default().to_owned()));
@@ -101,6 +114,36 @@ impl SmtpServer {
     }
 }
 
+fn trusted(host: &str, ca_file: Option<&Path>) -> Result<TlsParameters, SmtpUrlError> {
+    let no_tls = |source| SmtpUrlError::Tls {
+        host: host.to_owned(),
+        source,
+    };
+    let mut parameters = TlsParameters::builder(host.to_owned());
+    if let Some(file) = ca_file {
+        parameters = parameters.certificate_store(CertificateStore::None);
+        for certificate in authorities(file)? {
+            let certificate = Certificate::from_der(certificate.to_vec()).map_err(no_tls)?;
+            parameters = parameters.add_root_certificate(certificate);
+        }
+    }
+    parameters.build().map_err(no_tls)
+}
+
+/// What else the file holds, such as a key, is passed over.
+fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, SmtpUrlError> {
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|source| SmtpUrlError::CaFile {
+            file: file.to_owned(),
+            source,
+        })?;
+    if certificates.is_empty() {
+        return Err(SmtpUrlError::NoCertificate(file.to_owned()));
+    }
+    Ok(certificates)
+}
+
 /// Without the password.
 impl fmt::Debug for SmtpServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,7 +157,7 @@ mod tests {
 
     #[test]
     fn the_url_says_how_to_encrypt() {
-        let read = |url| SmtpServer::parse(url).unwrap();
+        let read = |url| SmtpServer::parse(url, None).unwrap();
         let server = read("smtp://localhost");
         assert_eq!((server.port, matches!(server.tls, Tls::None)), (25, true));
         let server = read("smtp://mail.example:2525?tls=required");
@@ -127,13 +170,13 @@ mod tests {
 
     #[test]
     fn credentials_are_percent_decoded_and_never_shown() {
-        let server = SmtpServer::parse("smtps://post%40roost:p%3Ass@mail.example/out.roost").unwrap();
+        let server = SmtpServer::parse("smtps://post%40roost:p%3Ass@mail.example/out.roost", None).unwrap();
         let expected = Credentials::new("post@roost".to_owned(), "p:ss".to_owned());
         assert_eq!(server.credentials, Some(expected));
         assert_eq!(server.hello, ClientId::Domain("out.roost".to_owned()));
         assert_eq!(format!("{server:?}"), "mail.example:465");
         assert!(
-            SmtpServer::parse("smtp://localhost:1025")
+            SmtpServer::parse("smtp://localhost:1025", None)
                 .unwrap()
                 .credentials
                 .is_none()
@@ -142,15 +185,29 @@ mod tests {
 
     #[test]
     fn an_address_of_version_six_loses_its_brackets() {
-        assert_eq!(SmtpServer::parse("smtp://[::1]:1025").unwrap().host, "::1");
+        assert_eq!(SmtpServer::parse("smtp://[::1]:1025", None).unwrap().host, "::1");
     }
 
     #[test]
     fn a_wrong_url_says_what_is_wrong() {
-        let refusal = |url| SmtpServer::parse(url).unwrap_err().to_string();
+        let refusal = |url| SmtpServer::parse(url, None).unwrap_err().to_string();
         assert!(refusal("localhost:25").contains("smtp://"));
         assert!(refusal("http://mail.example").contains("not http://"));
         assert!(refusal("smtp://mail.example?tls=maybe").contains("`maybe`"));
         assert!(refusal("not a url").contains("not a URL"));
+    }
+
+    #[test]
+    fn a_file_without_authorities_is_refused_at_the_start() {
+        let refusal = |url, file: &Path| SmtpServer::parse(url, Some(file)).unwrap_err().to_string();
+        let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        let none = refusal("smtps://mail.example", &ours);
+        assert!(none.starts_with("SMTP_CA_FILE: no certificate in"), "{none}");
+        let missing = refusal("smtp://mail.example?tls=required", Path::new("/no/such/file.pem"));
+        assert!(
+            missing.starts_with("SMTP_CA_FILE: /no/such/file.pem: ") && missing.contains("No such file"),
+            "{missing}"
+        );
+        assert!(refusal("smtp://mail.example", &ours).contains("tls=required"));
     }
 }

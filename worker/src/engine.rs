@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use metrics::{counter, histogram};
 use roost_shared::jobs::crash_point::{self, Boundary};
+use roost_shared::jobs::state::Ending;
 use roost_shared::jobs::{Claimant, ClaimedJob, LEASE, Lease, Outcome, Queue, Settlement, relay};
 use roost_shared::telemetry::TraceContext;
 use sqlx::PgPool;
@@ -402,13 +403,7 @@ impl Engine {
         drop(slot);
         let seconds = started.elapsed().as_secs_f64();
         histogram!("roost_job_duration_seconds", "kind" => kind).record(seconds);
-        let name = match &outcome {
-            None | Some(Outcome::Done(_)) => "succeeded",
-            Some(Outcome::Retry(_)) => "retry",
-            Some(Outcome::Snooze(_)) => "snoozed",
-            Some(Outcome::Fail(_)) => "failed",
-            Some(Outcome::Cancelled) => "cancelled",
-        };
+        let name = outcome.as_ref().map_or(Ending::Succeeded, Outcome::ending).name();
         counter!("roost_job_attempts_total", "kind" => kind, "outcome" => name).increment(1);
         match &outcome {
             Some(Outcome::Fail(error)) => tracing::error!(seconds, error, "job failed"),

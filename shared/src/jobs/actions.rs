@@ -5,11 +5,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::kinds;
+use super::state::{JobState, MORE_ATTEMPTS};
 use crate::db::{Tx, violated_constraint};
 use crate::operators::audit::{self, Entry};
 
-/// A job that was dead gets this many attempts more.
-const MORE_ATTEMPTS: i32 = 3;
 const LONGEST_REASON: usize = 500;
 
 /// Who acts, and why.
@@ -136,27 +135,21 @@ impl JobAction {
     }
 
     /// The states in which it makes sense.
-    #[must_use]
-    pub const fn from_states(self) -> &'static [&'static str] {
-        match self {
-            Self::Retry => &["dead", "quarantined", "cancelled"],
-            Self::RunNow => &["scheduled", "retrying"],
-            Self::Cancel => &["scheduled", "queued", "retrying", "running"],
-            Self::Delete => &["succeeded", "dead", "quarantined", "cancelled"],
-        }
+    pub fn from_states(self) -> impl Iterator<Item = JobState> {
+        JobState::ALL.into_iter().filter(move |state| state.permits(self))
     }
 
     /// Whether a job in this state can have it.
     #[must_use]
     pub fn fits(self, state: &str) -> bool {
-        self.from_states().contains(&state)
+        JobState::by_name(state).is_some_and(|state| state.permits(self))
     }
 }
 
-/// Whether the arguments of a job in this state may be changed: nobody runs it, and it has not done its work.
+/// Whether the arguments of a job in this state may be changed.
 #[must_use]
 pub fn editable(state: &str) -> bool {
-    matches!(state, "scheduled" | "retrying" | "dead" | "quarantined" | "cancelled")
+    JobState::by_name(state).is_some_and(JobState::is_editable)
 }
 
 struct Locked {

@@ -81,9 +81,8 @@ pub fn narrowed(filter: &JobFilter, action: JobAction) -> JobFilter {
     let mut narrowed = filter.clone();
     narrowed.states = action
         .from_states()
-        .iter()
-        .filter(|state| filter.states.is_empty() || filter.states.iter().any(|asked| asked == *state))
-        .map(|state| (*state).to_owned())
+        .map(|state| state.name().to_owned())
+        .filter(|state| filter.states.is_empty() || filter.states.contains(state))
         .collect();
     if narrowed.states.is_empty() {
         // No state is left: a state that no job has keeps the filter from meaning all of them.

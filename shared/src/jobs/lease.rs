@@ -286,7 +286,7 @@ pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Resu
         ids.push(lease.job_id);
         fences.push(lease.fence);
         attempts.push(lease.attempt);
-        states.push(next.state.to_owned());
+        states.push(next.state.name().to_owned());
         outcomes.push(next.outcome.to_owned());
         errors.push(next.error);
         delays.push(next.delay.as_secs_f64());

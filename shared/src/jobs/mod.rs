@@ -2,6 +2,7 @@
 //!
 //! Postgres holds the truth about every job; Redis carries ids to the workers. [`Job`] is implemented by each
 //! payload of the [`catalogue`]; [`crate::db::Tx::enqueue`] writes it in the transaction of the work that wants it.
+//! [`state`] says what may become of a job.
 //!
 //! For operators: [`overview`], [`history`], [`list`], [`inspect`] and [`recorder`] read, [`actions`], [`settings`] and [`bulk`] change.
 
@@ -30,6 +31,7 @@ mod recover;
 pub mod relay;
 pub mod retention;
 pub mod settings;
+pub mod state;
 mod transport;
 
 use std::time::Duration;
@@ -47,6 +49,7 @@ pub use outlook::{Outlook, Tone};
 pub use publish::{JobRef, Publisher};
 pub use rate::Rate;
 pub use recover::{Reaped, hand_back, reap};
+pub use state::JobState;
 pub use transport::{MAX_DEPTH, Transport, Waiting, ids_of};
 
 /// A queue: jobs that are scaled and paused together.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::state::{Ending, JobState};
+
 /// What a finished attempt asks for.
 #[derive(Debug)]
 pub enum Outcome {
@@ -35,7 +37,7 @@ pub struct FinishedEffect {
 
 /// The columns that an outcome turns into.
 pub(super) struct NextState {
-    pub state: &'static str,
+    pub state: JobState,
     pub outcome: &'static str,
     pub delay: Duration,
     pub error: Option<String>,
@@ -44,34 +46,37 @@ pub(super) struct NextState {
 }
 
 impl Outcome {
+    /// What the state machine makes of it.
+    #[must_use]
+    pub const fn ending(&self) -> Ending {
+        match self {
+            Self::Done(_) => Ending::Succeeded,
+            Self::Retry(_) => Ending::Retry,
+            Self::Snooze(_) => Ending::Snoozed,
+            Self::Fail(_) => Ending::Failed,
+            Self::Cancelled => Ending::Cancelled,
+        }
+    }
+
     /// The state after attempt `attempt` of `max_attempts`; `jitter` in 0..1 spreads retries.
     pub(super) fn next_state(&self, attempt: i32, max_attempts: i32, jitter: f64) -> NextState {
-        let end = |state, outcome, error| NextState {
-            state,
-            outcome,
-            delay: Duration::ZERO,
-            error,
-            give_back: false,
+        let ending = self.ending();
+        let state = ending.state(attempt, max_attempts);
+        let delay = match self {
+            Self::Snooze(delay) => *delay,
+            _ if state == JobState::Retrying => backoff(attempt, jitter),
+            _ => Duration::ZERO,
         };
-        match self {
-            Self::Done(_) => end("succeeded", "succeeded", None),
-            Self::Fail(error) => end("dead", "failed", Some(storable(error))),
-            Self::Cancelled => end("cancelled", "cancelled", None),
-            Self::Retry(error) if attempt >= max_attempts => end("dead", "retry", Some(storable(error))),
-            Self::Retry(error) => NextState {
-                state: "retrying",
-                outcome: "retry",
-                delay: backoff(attempt, jitter),
-                error: Some(storable(error)),
-                give_back: false,
-            },
-            Self::Snooze(delay) => NextState {
-                state: "scheduled",
-                outcome: "snoozed",
-                delay: *delay,
-                error: None,
-                give_back: true,
-            },
+        let error = match self {
+            Self::Retry(error) | Self::Fail(error) => Some(storable(error)),
+            Self::Done(_) | Self::Snooze(_) | Self::Cancelled => None,
+        };
+        NextState {
+            state,
+            outcome: ending.name(),
+            delay,
+            error,
+            give_back: ending.gives_back(),
         }
     }
 }
@@ -108,13 +113,13 @@ mod tests {
     #[test]
     fn the_last_attempt_is_not_retried_and_a_snooze_costs_none() {
         let retry = Outcome::Retry("time-out".into());
-        assert_eq!(retry.next_state(2, 3, 0.5).state, "retrying");
-        assert_eq!(retry.next_state(3, 3, 0.5).state, "dead");
+        assert_eq!(retry.next_state(2, 3, 0.5).state, JobState::Retrying);
+        assert_eq!(retry.next_state(3, 3, 0.5).state, JobState::Dead);
         let snooze = Outcome::Snooze(Duration::from_secs(5)).next_state(3, 3, 0.5);
-        assert_eq!((snooze.state, snooze.give_back), ("scheduled", true));
+        assert_eq!((snooze.state, snooze.give_back), (JobState::Scheduled, true));
         assert_eq!(
             Outcome::Fail("card declined".into()).next_state(1, 15, 0.5).state,
-            "dead"
+            JobState::Dead
         );
     }
 }

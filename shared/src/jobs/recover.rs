@@ -4,9 +4,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::lease::{LEASE, Lease};
-
-/// Crashes before a job is taken for one that ends its workers.
-const MAX_CRASHES: i32 = 3;
+use super::state::MAX_CRASHES;
 
 /// Gives jobs back that a worker stopped: queued again, the attempt not counted.
 ///

@@ -9,6 +9,8 @@ use roost_tests::world::{World, id_of};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::ops::asking::a_capture_in_doubt;
+
 const AXE: &str = include_str!("../axe/axe.min.js");
 const ENTER: &str = "\u{e007}";
 
@@ -152,6 +154,53 @@ async fn somebody_on_call_finds_what_failed_and_retries_it_by_keyboard() {
     browser.click("form.stack button").await;
     browser.sees("retry: done to").await;
     world.run_jobs().await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_in_doubt_asks_stripe_and_a_retry_does_what_the_page_says() {
+    let Some(browser) = Browser::open().await else { return };
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    let (booking, job) = a_capture_in_doubt(&world, &ops).await;
+    world.stripe.clear_faults();
+    let email = ops.make(Role::Operator).await;
+    sign_in(&browser, &ops, &email).await;
+    let page = format!("{}/ops/jobs/{job}", ops.base);
+    browser.goto(&page).await;
+    browser.sees("nobody knows the outcome").await;
+    browser.picture("job-in-doubt-light").await;
+    browser.click("form[action$='/ask'] button").await;
+    // The answer comes to the page by itself.
+    browser
+        .sees("Stripe already captured €358.40: a retry marks it done.")
+        .await;
+    browser.sees("Stripe captured €358.40 (pi_").await;
+    let mut faults = Vec::new();
+    for (look, scheme, width) in [
+        ("phone", "light", 380),
+        ("dark", "dark", 1280),
+        ("light", "light", 1280),
+    ] {
+        browser.prefer(scheme).await;
+        browser.width(width).await;
+        browser.goto(&page).await;
+        browser.picture(&format!("job-answered-{look}")).await;
+        faults.extend(browser.faults(AXE).await);
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+
+    browser.press("r").await;
+    browser
+        .fill("details[open] input[name=reason]", "Stripe has it already")
+        .await;
+    browser.click("details[open] button.main").await;
+    browser.sees("Queued: it runs as soon as a worker takes it.").await;
+    world.run_jobs().await;
+    browser.goto(&page).await;
+    browser.sees("succeeded").await;
+    let record = world.at_stripe(booking).await;
+    assert_eq!((record.captured, record.captures), (35_840, 1));
     browser.close().await;
 }
 

@@ -11,6 +11,7 @@ use roost_shared::config::{DatabaseArgs, RedisArgs};
 use roost_shared::db::Db;
 use roost_shared::jobs::actions::{self, By, JobAction};
 use roost_shared::jobs::inspect;
+use roost_shared::jobs::inspections;
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::list::{self, JobFilter};
 use roost_shared::jobs::{Publisher, Queue};
@@ -28,6 +29,8 @@ pub enum JobsCommand {
         /// The job
         id: Uuid,
     },
+    /// Ask Stripe how a job's effects stand; `show` prints the answer once a worker has looked
+    Ask(Target),
     /// Run a dead, quarantined or cancelled job once more
     Retry(Target),
     /// Do not run a job; stop it if it runs
@@ -115,6 +118,7 @@ pub async fn run(command: &JobsCommand, database: &DatabaseArgs, redis: &RedisAr
     match command {
         JobsCommand::List(filter) => print_list(&db, filter).await,
         JobsCommand::Show { id } => print_job(&db, *id).await,
+        JobsCommand::Ask(target) => ask(&db, target).await,
         JobsCommand::Retry(target) => act(&db, target, JobAction::Retry).await,
         JobsCommand::Cancel(target) => act(&db, target, JobAction::Cancel).await,
         JobsCommand::Pause(paused) => set_paused(&db, paused, true).await,
@@ -222,6 +226,32 @@ async fn print_job(db: &Db, id: Uuid) -> anyhow::Result<()> {
             effect.key,
             effect.external_id.as_deref().unwrap_or_default()
         );
+        if let Some(inspection) = detail.inspection_of(effect) {
+            let words = inspection.words();
+            println!(
+                "    asked {}: {}",
+                inspection.asked_at,
+                plain(words.as_deref().unwrap_or("no answer yet"))
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn ask(db: &Db, target: &Target) -> anyhow::Result<()> {
+    let Some(detail) = inspect::inspect(db.pool(), target.id).await? else {
+        bail!("there is no such job");
+    };
+    let actor = actor();
+    let by = By {
+        actor: &actor,
+        reason: target.reason.as_deref(),
+    };
+    let mut tx = db.begin().await?;
+    let effects = inspections::ask(&mut tx, &detail, by).await?;
+    tx.commit().await?;
+    for effect in effects {
+        println!("{}  asked about {effect}", target.id);
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use poem::http::{StatusCode, header};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
 use roost_shared::jobs::actions::{self, By, JobAction};
+use roost_shared::jobs::{inspect, inspections};
 use roost_shared::operators::Role;
 use uuid::Uuid;
 
@@ -65,6 +66,26 @@ pub async fn act(
         format!("/ops/jobs/{id}")
     };
     Ok(back(&path, told(action, &now)))
+}
+
+#[handler]
+pub async fn ask(state: Data<&AppState>, Path(id): Path<String>, submission: Submission) -> Result<Response, Fault> {
+    submission.signed.require(Role::Operator)?;
+    let id = job_id(&id)?;
+    let by = By {
+        actor: &submission.signed.operator().email,
+        reason: submission.reason(),
+    };
+    let detail = inspect::inspect(state.db.pool(), id)
+        .await?
+        .ok_or(Fault::NotFound("job"))?;
+    let mut tx = state.db.begin().await?;
+    inspections::ask(&mut tx, &detail, by).await?;
+    tx.commit().await?;
+    Ok(back(
+        &format!("/ops/jobs/{id}"),
+        "Asked: the answer comes as soon as a worker has looked.",
+    ))
 }
 
 #[handler]

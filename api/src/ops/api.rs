@@ -8,7 +8,8 @@ use poem_openapi::payload::Json;
 use poem_openapi::{Enum, Object, OpenApi, SecurityScheme};
 use roost_shared::jobs::actions::{self, ActionError, By, JobAction};
 use roost_shared::jobs::bulk::{self, BulkError};
-use roost_shared::jobs::inspect;
+use roost_shared::jobs::inspect::{self, Effect, JobDetail};
+use roost_shared::jobs::inspections;
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::list::{self, JobFilter, JobRow, ListError};
 use roost_shared::jobs::overview;
@@ -31,7 +32,7 @@ use crate::state::AppState;
 /// The beginning of the document.
 pub const DESCRIPTION: &str = "Jobs, queues, workers and the audit log, for operators. `POST /session` gives a token; send it as \
 `Authorization: Bearer …`. It ends after 30 minutes without a request and after 12 hours in any case. Viewers read; operators \
-retry, run, cancel, pause, resume, limit, and quiet or stop workers; admins also delete, edit, and set how long jobs are kept. What touches money needs a reason. Refusals are problems \
+ask Stripe, retry, run, cancel, pause, resume, limit, and quiet or stop workers; admins also delete, edit, and set how long jobs are kept. What touches money needs a reason. Refusals are problems \
 (RFC 9457) with a stable `code`.";
 
 /// The operations.
@@ -157,6 +158,48 @@ struct EffectView {
     error: Option<String>,
     first_sent_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    /// What Stripe was asked about it last
+    inspection: Option<InspectionView>,
+}
+
+impl EffectView {
+    fn of(effect: &Effect, detail: &JobDetail) -> Self {
+        let inspection = detail.inspection_of(effect).map(|inspection| InspectionView {
+            asked_at: inspection.asked_at,
+            asked_by: inspection.asked_by.clone(),
+            answered_at: inspection.answered_at,
+            answer: inspection.words(),
+            facts: inspection
+                .facts
+                .as_ref()
+                .and_then(|facts| serde_json::to_value(facts).ok()),
+            holds: inspection.answer_on(effect).is_some(),
+        });
+        Self {
+            key: effect.key.clone(),
+            state: effect.state.clone(),
+            external_id: effect.external_id.clone(),
+            error: effect.error.clone(),
+            first_sent_at: effect.first_sent_at,
+            updated_at: effect.updated_at,
+            inspection,
+        }
+    }
+}
+
+/// A question to Stripe about an effect
+#[derive(Object)]
+struct InspectionView {
+    asked_at: DateTime<Utc>,
+    asked_by: String,
+    /// None while nobody has looked
+    answered_at: Option<DateTime<Utc>>,
+    /// In words; also why Stripe could not be asked
+    answer: Option<String>,
+    /// The object as it was at Stripe: `object`, `id`, `status`, amounts in minor units; none if it could not be read
+    facts: Option<Value>,
+    /// Whether no attempt has run since
+    holds: bool,
 }
 
 /// A sentence about what a retry would do
@@ -479,6 +522,8 @@ impl OpsApi {
         let detail = inspect::inspect(self.0.db.pool(), job_id.0)
             .await?
             .ok_or_else(|| ApiError::not_found("job"))?;
+        let effects = detail.effects.iter();
+        let effects = effects.map(|effect| EffectView::of(effect, &detail)).collect();
         let job = detail.job;
         Ok(Json(JobDetailView {
             args: kinds::masked(&job.kind, &job.args),
@@ -523,18 +568,7 @@ impl OpsApi {
                     error: attempt.error,
                 })
                 .collect(),
-            effects: detail
-                .effects
-                .into_iter()
-                .map(|effect| EffectView {
-                    key: effect.key,
-                    state: effect.state,
-                    external_id: effect.external_id,
-                    error: effect.error,
-                    first_sent_at: effect.first_sent_at,
-                    updated_at: effect.updated_at,
-                })
-                .collect(),
+            effects,
         }))
     }
 
@@ -553,6 +587,21 @@ impl OpsApi {
         let state = actions::act(&mut tx, job_id.0, action, auth.by(body.reason.as_deref())).await?;
         tx.commit().await?;
         Ok(Json(NewState { state }))
+    }
+
+    /// Ask Stripe how the job's effects stand
+    ///
+    /// A worker looks them up and changes nothing; `GET /jobs/{job_id}` has the answer as soon as it has.
+    #[oai(path = "/jobs/:job_id/ask", method = "post", operation_id = "ops_ask_stripe")]
+    async fn ask(&self, auth: OpsAuth, job_id: Path<Uuid>, body: JsonBody<Reason>) -> ApiResult<Json<JobDetailView>> {
+        auth.require(Role::Operator)?;
+        let detail = inspect::inspect(self.0.db.pool(), job_id.0)
+            .await?
+            .ok_or_else(|| ApiError::not_found("job"))?;
+        let mut tx = self.0.db.begin().await?;
+        inspections::ask(&mut tx, &detail, auth.by(body.reason.as_deref())).await?;
+        tx.commit().await?;
+        self.job(auth, job_id).await
     }
 
     /// Replace the arguments of a job that is not running
@@ -798,6 +847,7 @@ impl From<ActionError> for ApiError {
             ActionError::Database(_)
             | ActionError::NotFound(_)
             | ActionError::WrongState { .. }
+            | ActionError::NothingToAsk
             | ActionError::Duplicate => {
                 return Fault::from(error).into();
             }

@@ -163,7 +163,9 @@ impl From<ActionError> for Fault {
     fn from(error: ActionError) -> Self {
         match error {
             ActionError::NotFound(what) => Self::NotFound(what),
-            ActionError::WrongState { .. } | ActionError::Duplicate => Self::Conflict(error.to_string()),
+            ActionError::WrongState { .. } | ActionError::NothingToAsk | ActionError::Duplicate => {
+                Self::Conflict(error.to_string())
+            }
             ActionError::ReasonNeeded
             | ActionError::UnknownKind(_)
             | ActionError::InvalidArgs { .. }

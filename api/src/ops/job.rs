@@ -1,13 +1,14 @@
 //! One job: what it is, what became of it, what running it again would do. And the flight recorder of a booking.
 
 use askama::Template;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
 use roost_shared::jobs::Outlook;
 use roost_shared::jobs::actions::{self, JobAction};
 use roost_shared::jobs::batches::Batch;
 use roost_shared::jobs::inspect::{self, JobDetail, Relative};
+use roost_shared::jobs::inspections::Inspection;
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::recorder::{self, Flight};
 use roost_shared::operators::audit::{self, Written};
@@ -37,6 +38,38 @@ struct EffectRow {
     error: Option<String>,
     sent: String,
     updated: String,
+}
+
+/// A page looks for an answer of Stripe for so long.
+const ANSWERED_WITHIN: TimeDelta = TimeDelta::minutes(2);
+
+/// What Stripe was asked about an effect.
+struct AnswerRow {
+    key: String,
+    /// When it answered; when it was asked, while it has not.
+    at: String,
+    by: String,
+    /// None: it has not answered yet.
+    words: Option<String>,
+    failed: bool,
+    /// An attempt has run since.
+    outdated: bool,
+    /// The page looks again.
+    awaited: bool,
+}
+
+impl AnswerRow {
+    fn of(inspection: &Inspection, outdated: bool, now: DateTime<Utc>) -> Self {
+        Self {
+            key: inspection.effect_key.clone(),
+            at: when(inspection.answered_at.unwrap_or(inspection.asked_at), now).to_string(),
+            by: inspection.asked_by.clone(),
+            words: inspection.words(),
+            failed: inspection.error.is_some(),
+            outdated,
+            awaited: inspection.answered_at.is_none() && now - inspection.asked_at < ANSWERED_WITHIN,
+        }
+    }
 }
 
 /// A moment of the flight recorder.
@@ -159,12 +192,15 @@ struct Page {
     outlook: Vec<Outlook>,
     attempts: Vec<AttemptRow>,
     effects: Vec<EffectRow>,
+    answers: Vec<AnswerRow>,
+    awaits_answer: bool,
     recorder: Option<Recorder>,
     audit: Vec<AuditRow>,
     parent: Option<RelativeRow>,
     children: Vec<RelativeRow>,
     batches: Vec<BatchRow>,
     moves_money: bool,
+    can_ask: bool,
     can_retry: bool,
     can_run: bool,
     can_cancel: bool,
@@ -209,6 +245,7 @@ impl Page {
         let job = &detail.job;
         let fits = |action: JobAction| action.fits(&job.state);
         let (operates, admins) = (shell.may_operate(), shell.may_admin());
+        let answers = answers(&detail, now);
         let can_edit = admins && actions::editable(&job.state) && kinds::kind(&job.kind).is_some();
         Ok(Self {
             facts: facts(&detail, now),
@@ -216,6 +253,7 @@ impl Page {
             raw_args: if can_edit { Some(pretty(&job.args)?) } else { None },
             about: kinds::kind(&job.kind).map(|kind| kind.about),
             moves_money: kinds::moves_money(&job.kind),
+            can_ask: operates && detail.can_be_asked_about(),
             can_retry: operates && fits(JobAction::Retry),
             can_run: operates && fits(JobAction::RunNow),
             can_cancel: operates && fits(JobAction::Cancel) && !job.cancel_requested,
@@ -229,6 +267,8 @@ impl Page {
             last_error: job.last_error.clone(),
             attempts: attempts(&detail, now),
             effects: effects(&detail, now),
+            awaits_answer: answers.iter().any(|answer| answer.awaited),
+            answers,
             recorder: flight.map(|flight| Recorder::of(flight, now)),
             audit: audit
                 .iter()
@@ -330,6 +370,17 @@ fn effects(detail: &JobDetail, now: DateTime<Utc>) -> Vec<EffectRow> {
             error: effect.error.clone(),
             sent: when(effect.first_sent_at, now).to_string(),
             updated: when(effect.updated_at, now).to_string(),
+        })
+        .collect()
+}
+
+fn answers(detail: &JobDetail, now: DateTime<Utc>) -> Vec<AnswerRow> {
+    let effects = detail.effects.iter();
+    effects
+        .filter_map(|effect| {
+            let inspection = detail.inspection_of(effect)?;
+            let outdated = inspection.facts.is_some() && inspection.answer_on(effect).is_none();
+            Some(AnswerRow::of(inspection, outdated, now))
         })
         .collect()
 }

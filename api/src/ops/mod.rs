@@ -69,6 +69,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
         .at("/ops/bulk/:id", get(bulk::page))
         .at("/ops/jobs/:id", get(job::page))
         .at("/ops/jobs/:id/edit", post(acting::edit))
+        .at("/ops/jobs/:id/ask", post(acting::ask))
         .at("/ops/jobs/:id/:action", post(acting::act))
         .at("/ops/bookings/:id", get(job::flight_page))
         .at("/ops/queues", get(queues::page))

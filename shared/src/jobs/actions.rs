@@ -54,6 +54,9 @@ pub enum ActionError {
     /// The job moves money, so the log has to say why; in 500 characters at most.
     #[error("this touches money: say why, in 1 to {LONGEST_REASON} characters")]
     ReasonNeeded,
+    /// The job has done nothing at Stripe about which one could ask there.
+    #[error("the job has no effect at Stripe to ask about")]
+    NothingToAsk,
     /// Another job does the same work already.
     #[error("another job with the same dedupe key has not ended yet")]
     Duplicate,

@@ -335,6 +335,25 @@ impl Job for RunBulkAction {
     }
 }
 
+/// Looks an effect up at Stripe for an operator who is in doubt. In the queue `maintenance`, because `payments` is what
+/// gets paused when money is in doubt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InspectEffect {
+    /// The effect: `capture:{payment}`.
+    pub effect_key: String,
+}
+
+impl Job for InspectEffect {
+    const KIND: &'static str = "effect.inspect";
+    const QUEUE: Queue = Queue::Maintenance;
+    // Somebody waits for it.
+    const PRIORITY: i16 = 1;
+
+    fn dedupe_key(&self) -> Option<String> {
+        Some(format!("{}:{}", Self::KIND, self.effect_key))
+    }
+}
+
 /// Puts back to work what is past its time and has no job: one that died, or was deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepOverdue {}

@@ -6,6 +6,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::batches::{self, Batch};
+use super::inspections::{self, Inspection, is_at_stripe};
 use super::outlook::{Facts, Outlook, PaymentFacts, RefundFacts, outlook};
 use crate::money::{Currency, Money};
 
@@ -23,6 +24,8 @@ pub struct JobDetail {
     pub attempts: Vec<Attempt>,
     /// The oldest first.
     pub effects: Vec<Effect>,
+    /// What Stripe was asked about them, in no order.
+    pub inspections: Vec<Inspection>,
     /// The booking it works for, if it is one's.
     pub booking_id: Option<Uuid>,
     /// What running it again would do.
@@ -109,6 +112,22 @@ impl Job {
     }
 }
 
+impl JobDetail {
+    /// Whether there is something to ask Stripe about.
+    #[must_use]
+    pub fn can_be_asked_about(&self) -> bool {
+        self.effects.iter().any(|effect| is_at_stripe(&effect.key))
+    }
+
+    /// The newest question about an effect.
+    #[must_use]
+    pub fn inspection_of(&self, effect: &Effect) -> Option<&Inspection> {
+        self.inspections
+            .iter()
+            .find(|inspection| inspection.effect_key == effect.key)
+    }
+}
+
 /// An attempt that ended.
 #[derive(Clone, Debug)]
 pub struct Attempt {
@@ -171,11 +190,14 @@ pub async fn inspect(pool: &PgPool, id: Uuid) -> Result<Option<JobDetail>, sqlx:
     .await?;
     let subject = subject(pool, &job.args).await?;
     let effects = effects(pool, &job, &subject).await?;
+    let keys: Vec<String> = effects.iter().map(|effect| effect.key.clone()).collect();
+    let inspections = inspections::of(pool, &keys).await?;
     let outlook = outlook(&Facts {
         kind: &job.kind,
         state: &job.state,
         last_outcome: attempts.first().map(|attempt| attempt.outcome.as_str()),
         effects: &effects,
+        inspections: &inspections,
         payment: subject.payment.as_ref().map(|payment| payment.facts),
         refund: subject.refund.as_ref().map(|refund| refund.facts),
     });
@@ -199,6 +221,7 @@ pub async fn inspect(pool: &PgPool, id: Uuid) -> Result<Option<JobDetail>, sqlx:
         job,
         attempts,
         effects,
+        inspections,
         booking_id: subject.booking_id,
         outlook,
     }))
@@ -273,6 +296,12 @@ async fn subject(pool: &PgPool, args: &Value) -> Result<Subject, sqlx::Error> {
         .fetch_optional(pool)
         .await?;
     }
+    if let Some(effect_key) = args.get("effect_key").and_then(Value::as_str) {
+        payment_id = sqlx::query_scalar!("SELECT entity_id FROM effects WHERE key = $1", effect_key)
+            .fetch_optional(pool)
+            .await?
+            .flatten();
+    }
     // A mail is about a booking, a payment or a user; ids of different tables never collide.
     payment_id = payment_id.or(id("subject_id"));
     if let Some(payment_id) = payment_id
@@ -337,6 +366,7 @@ async fn effects(pool: &PgPool, job: &Job, subject: &Subject) -> Result<Vec<Effe
         keys.push(format!("refund:{}", refund.id));
     }
     let text = |name: &str| job.args.get(name).and_then(Value::as_str);
+    keys.extend(text("effect_key").map(str::to_owned));
     if let (Some(mail), Some(subject_id)) = (text("mail"), text("subject_id")) {
         keys.push(format!("mail:{mail}:{subject_id}"));
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::catalogue::{
-    AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage,
-    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, SweepOverdue,
-    VoidPayment, WarmCache,
+    AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, InspectEffect,
+    NotifyOfMessage, OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail,
+    SweepOverdue, VoidPayment, WarmCache,
 };
 use super::{Job, Queue};
 
@@ -112,6 +112,10 @@ pub const KINDS: &[Kind] = &[
     ),
     Kind::of::<SendMail>("Sends one mail.", &["mail", "subject_id"]),
     Kind::of::<WarmCache>("Renders a property's public page into the cache.", &["property_id"]),
+    Kind::of::<InspectEffect>(
+        "Looks an effect up at Stripe for an operator; it changes nothing there.",
+        &["effect_key"],
+    ),
     Kind::of::<SweepOverdue>("Puts back to work what is past its time and has lost its job.", &[]),
     Kind::of::<PruneOutbox>("Deletes finished jobs, old replies and spent tokens.", &[]),
     Kind::of::<CompleteStays>("Completes the stays that are over.", &[]),

@@ -4,7 +4,8 @@
 //! payload of the [`catalogue`]; [`crate::db::Tx::enqueue`] writes it in the transaction of the work that wants it.
 //! [`state`] says what may become of a job.
 //!
-//! For operators: [`overview`], [`history`], [`list`], [`inspect`] and [`recorder`] read, [`actions`], [`settings`] and [`bulk`] change.
+//! For operators: [`overview`], [`history`], [`list`], [`inspect`] and [`recorder`] read, [`inspections`] asks Stripe,
+//! [`actions`], [`settings`] and [`bulk`] change.
 
 pub mod actions;
 pub mod batches;
@@ -15,6 +16,7 @@ pub mod effects;
 pub mod history;
 mod insert;
 pub mod inspect;
+pub mod inspections;
 pub mod kinds;
 mod lease;
 pub mod limits;

@@ -1,6 +1,9 @@
 //! What running a job again would do, in words: what it repeats, what it skips, what it asks first. Pure.
 
+mod answered;
+
 use super::inspect::Effect;
+use super::inspections::{AtStripe, Inspection};
 use crate::money::Money;
 
 /// How a sentence is to be taken.
@@ -67,6 +70,8 @@ pub(super) struct Facts<'a> {
     /// The outcome of the newest attempt.
     pub last_outcome: Option<&'a str>,
     pub effects: &'a [Effect],
+    /// What Stripe was asked about them.
+    pub inspections: &'a [Inspection],
     pub payment: Option<PaymentFacts>,
     pub refund: Option<RefundFacts>,
 }
@@ -121,6 +126,10 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Safe,
             "A run completes the stays that are over and are not completed yet. Repeating it changes nothing.",
         )],
+        "effect.inspect" => vec![say(
+            Tone::Safe,
+            "A run looks at Stripe once more and changes nothing there.",
+        )],
         "ops.bulk" => vec![say(
             Tone::Safe,
             "A run goes on where the last batch ended; no job is acted on twice.",
@@ -157,6 +166,17 @@ fn effect<'a>(facts: &'a Facts<'_>, prefix: &str) -> Option<&'a Effect> {
     facts.effects.iter().find(|effect| effect.key.starts_with(prefix))
 }
 
+/// What Stripe said of the effect, if it was asked and no attempt has come since.
+fn answer<'a>(facts: &'a Facts<'_>, effect: &Effect) -> Option<&'a AtStripe> {
+    let asked = facts.inspections.iter().find(|asked| asked.effect_key == effect.key)?;
+    asked.answer_on(effect)
+}
+
+/// Whether nobody has recorded what became of it.
+fn is_open(effect: &Effect) -> bool {
+    matches!(effect.state.as_str(), "unknown" | "intent")
+}
+
 /// The call was made, and its outcome was never learnt.
 fn in_doubt(effect: &Effect, what: &str) -> Outlook {
     let why = effect
@@ -167,7 +187,7 @@ fn in_doubt(effect: &Effect, what: &str) -> Outlook {
     say(
         Tone::Asks,
         format!(
-            "Stripe was asked and nobody knows the outcome{why}. A retry reads the payment at Stripe first, then asks again under the same idempotency key: {what} happens once at most."
+            "Stripe was asked and nobody knows the outcome{why}. A retry reads the payment at Stripe first, then sends again under the same idempotency key: {what} happens once at most."
         ),
     )
 }
@@ -189,9 +209,9 @@ fn authorize(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Futile,
             "The card was refused, and a refused card is not tried again. The guest has to give another one.",
         ),
-        (_, Some(effect)) if effect.state == "unknown" || effect.state == "intent" => {
-            in_doubt(effect, "the reservation")
-        }
+        (_, Some(effect)) if is_open(effect) => answer(facts, effect)
+            .and_then(answered::authorization)
+            .unwrap_or_else(|| in_doubt(effect, "the reservation")),
         ("requires_action", _) => say(
             Tone::Asks,
             "Stripe waits for the guest to prove to be the card's owner. A retry only looks whether that has happened.",
@@ -224,9 +244,9 @@ fn capture(facts: &Facts<'_>) -> Vec<Outlook> {
             ),
         ),
         _ if done => say(Tone::Safe, "Stripe already captured it: a retry marks it done."),
-        ("authorized", Some(effect)) if effect.state == "unknown" || effect.state == "intent" => {
-            in_doubt(effect, "the capture")
-        }
+        ("authorized", Some(effect)) if is_open(effect) => answer(facts, effect)
+            .and_then(answered::capture)
+            .unwrap_or_else(|| in_doubt(effect, "the capture")),
         ("authorized", Some(effect)) if effect.state == "failed" => say(
             Tone::Futile,
             "Stripe said that the reservation is gone. A retry reads it again; if it is gone still, somebody has to talk to the guest.",
@@ -258,7 +278,9 @@ fn void(facts: &Facts<'_>) -> Vec<Outlook> {
                 english(payment.captured)
             ),
         ),
-        (_, Some(effect)) if effect.state == "unknown" || effect.state == "intent" => in_doubt(effect, "the release"),
+        (_, Some(effect)) if is_open(effect) => answer(facts, effect)
+            .and_then(answered::release)
+            .unwrap_or_else(|| in_doubt(effect, "the release")),
         _ => say(
             Tone::Acts,
             format!(
@@ -279,7 +301,9 @@ fn refund(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Safe,
             format!("{amount} went back to the guest already: a retry marks it done."),
         ),
-        Some(effect) if effect.state == "unknown" || effect.state == "intent" => in_doubt(effect, "the refund"),
+        Some(effect) if is_open(effect) => answer(facts, effect)
+            .and_then(answered::refund)
+            .unwrap_or_else(|| in_doubt(effect, "the refund")),
         Some(effect) if effect.state == "failed" => say(
             Tone::Futile,
             format!(
@@ -350,6 +374,7 @@ mod tests {
                 state: "dead",
                 last_outcome: None,
                 effects,
+                inspections: &[],
                 payment,
                 refund: None,
             };
@@ -372,12 +397,57 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_stripe_counts_until_the_next_attempt() {
+        let effects = capture_of(Some("unknown"));
+        let mut asked = Inspection {
+            effect_key: "capture:1".to_owned(),
+            asked_at: effects[0].updated_at,
+            asked_by: "ada@ops.example.com".to_owned(),
+            answered_at: Some(effects[0].updated_at),
+            facts: Some(sqlx::types::Json(AtStripe::Intent {
+                id: "pi_1".to_owned(),
+                status: crate::stripe::IntentStatus::Succeeded,
+                currency: Currency::EUR,
+                amount_minor: 12_000,
+                capturable_minor: 0,
+                captured_minor: 12_000,
+                refunded_minor: 0,
+                capture_before: None,
+                decline: None,
+            })),
+            error: None,
+            effect_updated_at: Some(effects[0].updated_at),
+        };
+        let line = |asked: &Inspection| {
+            let facts = Facts {
+                kind: "payment.capture",
+                state: "dead",
+                last_outcome: None,
+                effects: &effects,
+                inspections: std::slice::from_ref(asked),
+                payment: payment("authorized", 0),
+                refund: None,
+            };
+            outlook(&facts).remove(0)
+        };
+        assert_eq!(asked.words().unwrap(), "Stripe captured €120.00 (pi_1).");
+        let answered = line(&asked);
+        assert_eq!(
+            (answered.tone, answered.text.as_str()),
+            (Tone::Safe, "Stripe already captured €120.00: a retry marks it done.")
+        );
+        asked.effect_updated_at = None;
+        assert_eq!(line(&asked).tone, Tone::Asks);
+    }
+
+    #[test]
     fn a_quarantined_job_warns_first() {
         let facts = Facts {
             kind: "cache.warm",
             state: "quarantined",
             last_outcome: Some("lost"),
             effects: &[],
+            inspections: &[],
             payment: None,
             refund: None,
         };

@@ -9,6 +9,7 @@ pub mod events;
 pub mod webhook;
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use stripe_client_core::{IdempotencyKey, RequestStrategy, StripeRequest};
 use stripe_core::payment_intent::{
     CancelPaymentIntent, CapturePaymentIntent, ConfirmPaymentIntent, CreatePaymentIntent,
@@ -42,7 +43,8 @@ pub struct Gateway {
 }
 
 /// Where a PaymentIntent stands at Stripe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum IntentStatus {
     /// Created, and the card not asked yet: nothing is reserved.
     RequiresConfirmation,
@@ -105,10 +107,13 @@ pub struct StripeRefund {
     pub refund_id: Option<Uuid>,
     /// Where it stands.
     pub status: RefundStatus,
+    /// How much goes back, in minor units.
+    pub amount_minor: i64,
 }
 
 /// Where a refund stands at Stripe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RefundStatus {
     /// On its way; nothing may be concluded yet.
     Pending,
@@ -354,6 +359,14 @@ fn at_stripe(currency: Currency, minor: i64) -> Result<i64, Failure> {
         .ok_or_else(|| Failure::Refused(format!("Stripe cannot charge {minor} minor units of {currency}")))
 }
 
+/// An amount that Stripe wrote, in our minor units. Whatever is ours there is in a currency that we know.
+fn from_stripe(currency: &stripe_types::Currency, amount: i64) -> i64 {
+    Currency::from_lowercase(&currency.to_string())
+        .ok()
+        .and_then(Currency::stripe)
+        .map_or(amount, |terms| terms.from_stripe(amount))
+}
+
 /// async-stripe puts ids into paths as they are: only what looks like one of Stripe's may pass.
 fn own_id<'a>(id: &'a str, prefix: &str) -> Result<&'a str, Failure> {
     let rest = id.strip_prefix(prefix).unwrap_or("");
@@ -366,11 +379,7 @@ fn own_id<'a>(id: &'a str, prefix: &str) -> Result<&'a str, Failure> {
 
 impl From<PaymentIntent> for Intent {
     fn from(intent: PaymentIntent) -> Self {
-        let terms = Currency::from_lowercase(&intent.currency.to_string())
-            .ok()
-            .and_then(Currency::stripe);
-        // A PaymentIntent of ours is in a currency that we know.
-        let ours = |amount| terms.map_or(amount, |terms| terms.from_stripe(amount));
+        let ours = |amount| from_stripe(&intent.currency, amount);
         let charge = intent.latest_charge.as_ref().and_then(|charge| charge.as_object());
         let capture_before = charge
             .and_then(|charge| charge.payment_method_details.as_ref())
@@ -408,6 +417,7 @@ impl From<Refund> for StripeRefund {
     fn from(refund: Refund) -> Self {
         let metadata = refund.metadata.unwrap_or_default();
         Self {
+            amount_minor: from_stripe(&refund.currency, refund.amount),
             id: refund.id.to_string(),
             refund_id: metadata.get("refund_id").and_then(|id| id.parse().ok()),
             status: match refund.status.as_deref() {

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use chrono::TimeDelta;
 use roost_shared::jobs::{
     Job,
@@ -20,6 +20,7 @@ use roost_shared::jobs::{
     bulk,
     catalogue::{CompleteStays, PruneOutbox, SweepOverdue},
     crash_point::Boundary,
+    inspect, inspections,
     list::JobFilter,
 };
 use uuid::Uuid;
@@ -362,6 +363,11 @@ impl Scene {
                     cancel_in_bulk(testbed).await?;
                 }
             }
+            "effect.inspect" => {
+                if ask_stripe(testbed, count).await? == 0 {
+                    self.book(1).await?;
+                }
+            }
             "outbox.prune" => {
                 let mut tx = db.begin().await?;
                 tx.enqueue(&PruneOutbox {});
@@ -483,6 +489,28 @@ async fn bring_forward(testbed: &Testbed, kind: &str) -> Result<u64> {
     .execute(&testbed.pool)
     .await?;
     Ok(done.rows_affected())
+}
+
+/// Has an operator ask Stripe about captures that nobody has asked about. How many there were.
+async fn ask_stripe(testbed: &Testbed, count: usize) -> Result<usize> {
+    let jobs: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT DISTINCT job_id FROM effects JOIN jobs ON jobs.id = job_id
+         WHERE key LIKE 'capture:%' AND NOT EXISTS (SELECT FROM effect_inspections WHERE effect_key = key) LIMIT $1",
+    )
+    .bind(i64::try_from(count)?)
+    .fetch_all(&testbed.pool)
+    .await?;
+    for id in &jobs {
+        let detail = inspect::inspect(&testbed.pool, *id).await?.context("the job is gone")?;
+        let by = By {
+            actor: "chaos@example.com",
+            reason: None,
+        };
+        let mut tx = testbed.db()?.begin().await?;
+        inspections::ask(&mut tx, &detail, by).await?;
+        tx.commit().await?;
+    }
+    Ok(jobs.len())
 }
 
 /// Schedules a job for later and has an operator cancel all of its kind.

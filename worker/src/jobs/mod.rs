@@ -6,6 +6,7 @@ mod complete_stays;
 mod confirm_booking;
 mod expire_hold;
 mod handle_stripe_event;
+mod inspect_effect;
 mod notify_of_message;
 mod open_reviews;
 mod prune_outbox;
@@ -20,9 +21,9 @@ mod void_payment;
 mod warm_cache;
 
 use roost_shared::jobs::catalogue::{
-    AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, NotifyOfMessage,
-    OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail, SweepOverdue,
-    VoidPayment, WarmCache,
+    AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, InspectEffect,
+    NotifyOfMessage, OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail,
+    SweepOverdue, VoidPayment, WarmCache,
 };
 
 use crate::handler::Registry;
@@ -47,5 +48,6 @@ pub fn registry() -> Registry {
         .with::<CompleteStays>()
         .with::<PruneOutbox>()
         .with::<RunBulkAction>()
+        .with::<InspectEffect>()
         .with::<SweepOverdue>()
 }

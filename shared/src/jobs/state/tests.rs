@@ -100,7 +100,10 @@ impl Reference {
         };
         let since = self.since(began_anew);
         let claims = count(since, |event| matches!(event, Event::Claim | Event::ClaimSuspect));
-        claims - count(since, |event| matches!(event, Event::HandBack(_) | Event::Settle(_, Ending::Snoozed)))
+        claims
+            - count(since, |event| {
+                matches!(event, Event::HandBack(_) | Event::Settle(_, Ending::Snoozed))
+            })
     }
 
     fn max_attempts(&self) -> i32 {

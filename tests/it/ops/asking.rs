@@ -1,0 +1,170 @@
+//! Asking Stripe what became of a capture whose reply was lost, and a retry that does what the page said it would.
+
+use roost_shared::operators::Role;
+use roost_shared::stripe::IntentStatus;
+use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::stripe::{Fault, FaultKind};
+use roost_tests::world::{World, id_of};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::state_of;
+use crate::programs::on_a_terminal;
+
+/// Stripe captures, goes away before it has said so, and tells nothing by webhook either; somebody on call cancels the
+/// job that keeps asking. The booking and that job.
+pub(crate) async fn a_capture_in_doubt(world: &World, ops: &Dashboard) -> (Uuid, Uuid) {
+    for fault in [
+        Fault::new(FaultKind::WebhookDrop).times(1_000),
+        Fault::new(FaultKind::ResetAfterCommit).on_operation("/capture"),
+        Fault::new(FaultKind::BadGateway)
+            .on("GET", "/v1/payment_intents/")
+            .times(1_000_000),
+    ] {
+        world.stripe.fault(fault);
+    }
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let booked = world
+        .books(&guest, flat, world.day(60), world.day(63), "pm_card_visa")
+        .await;
+    let booking = id_of(&booked.expect(201));
+    let in_doubt = "SELECT count(*) FROM effects WHERE key LIKE 'capture:%' AND state = 'unknown'";
+    world
+        .eventually("the reply is lost", async || world.counts(in_doubt).await == 1)
+        .await;
+    let job: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'payment.capture'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let admin = ops.signed_in(Role::Admin).await;
+    let reason = [("reason", "until somebody has looked")];
+    admin.post(&format!("/ops/jobs/{job}/cancel"), &reason).await.is(303);
+    let cancelled = Some("cancelled");
+    world
+        .eventually("it is cancelled", async || {
+            state_of(world.pool(), job).await.as_deref() == cancelled
+        })
+        .await;
+    (booking, job)
+}
+
+async fn captures_asked_for(world: &World) -> usize {
+    let exchanges = world.stripe.exchanges();
+    exchanges.iter().filter(|one| one.path.ends_with("/capture")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_capture_in_doubt_is_looked_up_and_a_retry_marks_it_done() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    let (booking, job) = a_capture_in_doubt(&world, &ops).await;
+    let (page, ask) = (format!("/ops/jobs/{job}"), format!("/ops/jobs/{job}/ask"));
+
+    // Who may only look cannot ask, and no other site can have it asked.
+    let viewer = ops.signed_in(Role::Viewer).await;
+    viewer.get(&page).await.is(200).is_silent_about("Ask Stripe");
+    viewer.post(&ask, &[]).await.is(403);
+    let operator = ops.signed_in(Role::Operator).await;
+    operator.post_without_token(&ask, &[]).await.is(403);
+    operator
+        .post(&format!("/ops/jobs/{}/ask", Uuid::now_v7()), &[])
+        .await
+        .is(404);
+    assert_eq!(world.jobs("effect.inspect").await, Vec::<String>::new());
+    let before = operator.get(&page).await.is(200);
+    before.says("nobody knows the outcome");
+    before.says("Ask Stripe");
+
+    // A Stripe that cannot be read is told as such.
+    operator.post(&ask, &[]).await.is(303);
+    world.run_jobs().await;
+    let away = operator.get(&page).await.is(200);
+    away.says("Stripe could not be asked");
+    away.says("nobody knows the outcome");
+
+    world.stripe.clear_faults();
+    operator
+        .post(&ask, &[("reason", "the guest rang <script>alert(1)</script>")])
+        .await
+        .is(303);
+    world.run_jobs().await;
+    let answered = operator.get(&page).await.is(200);
+    answered.says("Stripe already captured €358.40: a retry marks it done.");
+    answered.says("<strong>Stripe captured €358.40 (pi_");
+    answered.says("job.ask");
+    answered.is_silent_about("<script>alert");
+    assert_eq!(world.jobs("effect.inspect").await, ["succeeded=2"]);
+    // Looking has changed nothing.
+    assert_eq!(state_of(world.pool(), job).await.as_deref(), Some("cancelled"));
+    let authorized = "SELECT count(*) FROM payments WHERE state = 'authorized'";
+    assert_eq!(world.counts(authorized).await, 1);
+
+    let reason = [("reason", "Stripe has it")];
+    operator.post(&format!("{page}/retry"), &reason).await.is(303);
+    world.run_jobs().await;
+    assert_eq!(state_of(world.pool(), job).await.as_deref(), Some("succeeded"));
+    let record = world.at_stripe(booking).await;
+    assert_eq!((record.captured, record.captures), (35_840, 1));
+    assert_eq!(captures_asked_for(&world).await, 1);
+    let captured = "SELECT count(*) FROM payments WHERE state = 'captured' AND captured_minor = 35840";
+    assert_eq!(world.counts(captured).await, 1);
+    // What was said before is not taken for an answer about how things stand now.
+    operator.get(&page).await.is(200).says("an attempt has run since");
+
+    // There is nothing to ask about a mail.
+    let mail: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'mail.send' LIMIT 1")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let page = format!("/ops/jobs/{mail}");
+    operator.get(&page).await.is(200).is_silent_about("Ask Stripe");
+    operator.post(&format!("{page}/ask"), &[]).await.is(409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_and_terminals_ask_as_well() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    let (_, job) = a_capture_in_doubt(&world, &ops).await;
+    world.stripe.clear_faults();
+    let email = ops.make(Role::Operator).await;
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}/ops/api{path}", ops.base);
+    let credentials = json!({"email": email, "password": PASSWORD});
+    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
+    let session: Value = session.json().await.unwrap();
+    let token = session["token"].as_str().unwrap();
+    let asked = http
+        .post(url(&format!("/jobs/{job}/ask")))
+        .bearer_auth(token)
+        .json(&json!({}))
+        .send();
+    let asked: Value = asked.await.unwrap().json().await.unwrap();
+    assert_eq!(asked["effects"][0]["inspection"]["asked_by"], email, "{asked}");
+    world.run_jobs().await;
+    let found = http.get(url(&format!("/jobs/{job}"))).bearer_auth(token).send();
+    let found: Value = found.await.unwrap().json().await.unwrap();
+    let inspection = &found["effects"][0]["inspection"];
+    assert_eq!(
+        (
+            &inspection["holds"],
+            &inspection["facts"]["status"],
+            &inspection["facts"]["captured_minor"],
+            &found["outlook"][0]["tone"]
+        ),
+        (
+            &json!(true),
+            &json!(IntentStatus::Succeeded),
+            &json!(35_840),
+            &json!("safe")
+        ),
+        "{found}"
+    );
+
+    let (done, told) = on_a_terminal(&world, &["ask", &job.to_string()]).await;
+    assert!(done && told.contains("asked about capture:"), "{told}");
+    world.run_jobs().await;
+    let (done, shown) = on_a_terminal(&world, &["show", &job.to_string()]).await;
+    assert!(done && shown.contains("Stripe captured €358.40"), "{shown}");
+}

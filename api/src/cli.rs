@@ -166,7 +166,7 @@ pub struct ServeArgs {
     #[arg(long, env = "GRAPHQL_INTROSPECTION", value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
     graphql_introspection: bool,
 
-    /// Whether /graphql shows GraphiQL to browsers, a page to try queries on; its script comes from unpkg.com: `true`
+    /// Whether /graphql shows GraphiQL to browsers, a page to try queries on, all of it from this program: `true`
     /// or `false`
     #[arg(long, env = "GRAPHIQL", value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
     graphiql: bool,

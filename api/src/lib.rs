@@ -122,7 +122,11 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
     let docs = service.swagger_ui_html().replace(&service.spec(), &document);
     let guarded = {
         let routes = Arc::clone(&routes);
-        Route::new()
+        let mut pages = Route::new();
+        if state.settings.graphiql {
+            pages = pages.at("/graphql/assets/:name", poem::get(graphql::graphiql_file));
+        }
+        pages
             .at(
                 "/openapi.json",
                 poem::get(make_sync(move |_| json_page(document.clone()))),

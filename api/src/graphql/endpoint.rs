@@ -1,18 +1,16 @@
 //! Requests: `POST` executes, `GET` opens a WebSocket for subscriptions or, where it is switched on, shows GraphiQL.
 
-use async_graphql::http::GraphiQLSource;
 use async_graphql::parser::{parse_query, types::ExecutableDocument};
 use async_graphql::{Request as Operation, Response as Answer, Variables};
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt};
-use poem::http::{HeaderValue, Method, StatusCode, header};
-use poem::web::Html;
-use poem::{Endpoint, FromRequest, IntoResponse, Request, Response};
+use poem::http::{Method, StatusCode, header};
+use poem::{Endpoint, FromRequest, Request, Response};
 use serde_json::Value;
 
 use super::caller::{Caller, client_of, network_budget};
 use super::document::check_texts;
-use super::{Roots, errors, limits, loaders, schema, socket};
+use super::{Roots, errors, graphiql, limits, loaders, schema, socket};
 use crate::error::{ApiError, ApiResult};
 use crate::problem::FieldError;
 use crate::state::AppState;
@@ -56,7 +54,7 @@ impl Endpoint for Graphql {
                 limits::spend(&self.state, &network_budget(&client), SOCKET_POINTS).await?;
                 socket::open(self, client, request).await
             }
-            Method::GET | Method::HEAD if self.state.settings.graphiql => Ok(graphiql()),
+            Method::GET | Method::HEAD if self.state.settings.graphiql => Ok(graphiql::page()),
             Method::GET | Method::HEAD => Err(ApiError::bad_request(
                 "bad_request",
                 "Send queries with POST; GET opens a WebSocket of the subprotocol graphql-transport-ws.",
@@ -158,23 +156,5 @@ fn reply(answer: &Answer, plain: bool) -> Response {
         .body(serde_json::to_vec(answer).unwrap_or_default());
     response.headers_mut().extend(answer.http_headers.clone());
     response.headers_mut().extend(headers);
-    response
-}
-
-fn graphiql() -> Response {
-    let page = GraphiQLSource::build()
-        .title("Roost")
-        .endpoint("/graphql")
-        .subscription_endpoint("/graphql")
-        .finish();
-    let mut response = Html(page).into_response();
-    // The page's scripts and styles come from there, and it calls this API.
-    response.headers_mut().insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static(
-            "default-src 'none'; script-src 'unsafe-inline' https://unpkg.com; style-src 'unsafe-inline' https://unpkg.com; \
-             font-src https://unpkg.com data:; img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'",
-        ),
-    );
     response
 }

@@ -3,7 +3,7 @@
 //! Objects and inputs are those of REST. One file a resource here has its fields: a change calls the handler of the
 //! REST operation, a read calls `roost_shared` and batches through [`loaders`], timed by
 //! [`batches`]. [`endpoint`] takes requests, [`socket`] subscriptions, [`limits`] refuses what asks for too much,
-//! [`errors`] is how a refusal reads.
+//! [`errors`] is how a refusal reads, [`graphiql`] a page to try queries on.
 
 mod batches;
 mod bookings;
@@ -12,6 +12,7 @@ mod connection;
 mod document;
 mod endpoint;
 mod errors;
+mod graphiql;
 mod input;
 mod limits;
 mod loaders;
@@ -28,6 +29,7 @@ mod users;
 use async_graphql::{MergedObject, SDLExportOptions, Schema};
 
 pub use self::endpoint::{Graphql, route};
+pub use self::graphiql::file as graphiql_file;
 use crate::state::AppState;
 
 /// Everything that can be read.

@@ -112,10 +112,23 @@ async fn the_schema_and_the_page_are_shown_only_where_they_are_switched_on() {
     let page = open.get("/graphql").send().await;
     assert_eq!(page.status, 200);
     assert!(page.header("content-type").starts_with("text/html"));
+    let policy = page.header("content-security-policy");
     assert!(
-        page.header("content-security-policy")
-            .contains("frame-ancestors 'none'")
+        policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"),
+        "{policy}"
     );
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    // All that it is made of is ours to give, by the policy and in fact.
+    assert!(!policy.contains("//") && !page.text().contains("//"), "{policy}");
+    for name in page.text().split("/graphql/assets/").skip(1) {
+        let path = format!("/graphql/assets/{}", name.split('"').next().unwrap());
+        assert_eq!(open.get(&path).send().await.status, 200, "{path}");
+        app.get(&path).send().await.refused(404, "not_found");
+    }
+    open.get("/graphql/assets/none.js")
+        .send()
+        .await
+        .refused(404, "not_found");
 }
 
 #[tokio::test]

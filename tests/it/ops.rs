@@ -106,7 +106,7 @@ async fn a_mail_that_was_refused_is_retried_when_the_server_takes_mail_again() {
     assert!(world.mails_to(&guest).is_empty());
 
     let operator = ops.signed_in(Role::Operator).await;
-    operator.get("/ops").await.is(200).says("1 jobs died within a day");
+    operator.get("/ops").await.is(200).says("1 job died within a day");
     let list = operator
         .get(&format!("/ops/jobs?state=dead&q={}", guest.id))
         .await

@@ -1,6 +1,9 @@
 //! The job dashboard in a real browser: each page in both colour schemes and on a telephone, keys, and buttons that
 //! act on jobs that really failed.
 
+use roost_shared::jobs::actions::{self, By, JobAction};
+use roost_shared::jobs::bulk;
+use roost_shared::jobs::list::JobFilter;
 use roost_shared::operators::Role;
 use roost_tests::browser::Browser;
 use roost_tests::mailbox::{Fault, Misbehaviour, Stage};
@@ -59,6 +62,18 @@ async fn every_page_is_readable_in_light_and_dark_and_on_a_telephone() {
     let of = async |sql: &'static str| -> Uuid { sqlx::query_scalar(sql).fetch_one(world.pool()).await.unwrap() };
     let dead = of("SELECT id FROM jobs WHERE state = 'dead' ORDER BY id DESC LIMIT 1").await;
     let capture = of("SELECT id FROM jobs WHERE kind = 'payment.capture'").await;
+    let mut tx = world.state.db.begin().await.unwrap();
+    let by = By {
+        actor: &email,
+        reason: Some("the stays are paid another way"),
+    };
+    let holds = JobFilter {
+        kind: Some("booking.expire_hold".to_owned()),
+        ..JobFilter::default()
+    };
+    let bulk = bulk::begin(&mut tx, &holds, JobAction::Cancel, 2, by).await.unwrap();
+    tx.commit().await.unwrap();
+    world.run_jobs().await;
     let pages = [
         ("login", "/ops/login".to_owned()),
         ("overview", "/ops".to_owned()),
@@ -69,6 +84,7 @@ async fn every_page_is_readable_in_light_and_dark_and_on_a_telephone() {
         ("booking", format!("/ops/bookings/{booking}")),
         ("preview", format!("/ops/jobs/bulk?action=retry&id={dead}&id={capture}")),
         ("preview-all", "/ops/jobs/bulk?all=1&action=retry&state=dead".to_owned()),
+        ("bulk", format!("/ops/bulk/{bulk}")),
         ("queues", "/ops/queues".to_owned()),
         ("workers", "/ops/workers".to_owned()),
         ("schedules", "/ops/schedules".to_owned()),
@@ -214,13 +230,11 @@ async fn the_overview_keeps_itself_fresh() {
     browser.sees("live").await;
     browser.script("window.untouched = true").await;
     let mut tx = world.state.db.begin().await.unwrap();
-    let by = roost_shared::jobs::actions::By {
+    let by = By {
         actor: "test",
         reason: None,
     };
-    roost_shared::jobs::actions::set_paused(&mut tx, "cache", true, by)
-        .await
-        .unwrap();
+    actions::set_paused(&mut tx, "cache", true, by).await.unwrap();
     tx.commit().await.unwrap();
     browser.sees("cache is paused").await;
     assert_eq!(browser.script("return window.untouched").await, json!(true));

@@ -81,7 +81,7 @@ impl Browser {
         let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": {
             "binary": chromium,
             // In a container there is often no sandbox to be had and little shared memory.
-            "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,900", "--lang=en-GB"],
+            "args": ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", "--window-size=1280,900", "--lang=en-GB"],
         }}}});
         let reply = http.post(format!("{base}/session")).json(&wanted).send().await.unwrap();
         let opened: Value = reply.json().await.unwrap();

@@ -18,7 +18,7 @@ use super::access::Signed;
 use super::fault::Fault;
 use super::params::Params;
 use super::shell::{Shell, html};
-use super::view::{count, span, when};
+use super::view::{count, most_attempts, span, when};
 use crate::state::AppState;
 
 struct AttemptRow {
@@ -306,7 +306,10 @@ fn facts(detail: &JobDetail, now: DateTime<Utc>) -> Vec<(&'static str, String)> 
     let time = |at: Option<DateTime<Utc>>| at.map(|at| when(at, now).to_string());
     let waits = matches!(job.state.as_str(), "scheduled" | "retrying" | "queued");
     let facts = [
-        ("Attempts", Some(format!("{} of {}", job.attempt, job.max_attempts))),
+        (
+            "Attempts",
+            Some(format!("{} of {}", job.attempt, most_attempts(job.max_attempts))),
+        ),
         ("Enqueued", time(Some(job.created_at))),
         ("Due", time(Some(job.run_at).filter(|_| waits))),
         ("Began", time(job.started_at)),

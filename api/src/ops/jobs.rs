@@ -12,7 +12,7 @@ use super::fault::Fault;
 use super::filter::{self, SINCE};
 use super::params::Params;
 use super::shell::{Shell, html};
-use super::view::{brief, cut, when};
+use super::view::{brief, cut, most_attempts, when};
 use crate::state::AppState;
 
 const PAGE: i64 = 50;
@@ -47,7 +47,7 @@ impl Row {
             args: cut(&brief(&kinds::masked(&job.kind, &job.args)), 80),
             kind: job.kind.clone(),
             state: job.state.clone(),
-            attempts: format!("{}/{}", job.attempt, job.max_attempts),
+            attempts: format!("{}/{}", job.attempt, most_attempts(job.max_attempts)),
             when: when(at, now).to_string(),
             verb,
             error: cut(&error, 120),

@@ -233,29 +233,38 @@ fn alarms(queues: &[QueueState], workers: &[WorkerState], trouble: overview::Tro
     }
     if trouble.unknown_effects > 0 {
         alarm(
-            format!("{} calls with an unknown outcome", bounded(trouble.unknown_effects)),
-            "Their jobs ask again under the same key. Look if they stay.",
-            "/ops/jobs?state=retrying&state=dead".to_owned(),
+            several(
+                trouble.unknown_effects,
+                "call with an unknown outcome",
+                "calls with an unknown outcome",
+            ),
+            "Their jobs try again under the same key. If they stay, ask Stripe on the job's page.",
+            "/ops/jobs?state=retrying&state=dead&state=cancelled".to_owned(),
         );
     }
     if trouble.died_today > 0 {
         alarm(
-            format!("{} jobs died within a day", bounded(trouble.died_today)),
+            several(trouble.died_today, "job died within a day", "jobs died within a day"),
             "Look at their errors; retry them when the cause is gone.",
             "/ops/jobs?state=dead&state=quarantined".to_owned(),
         );
     }
     if trouble.overdue_leases > 0 {
         alarm(
-            format!(
-                "{} running jobs have lost their worker",
-                bounded(trouble.overdue_leases)
+            several(
+                trouble.overdue_leases,
+                "running job has lost its worker",
+                "running jobs have lost their worker",
             ),
             "They are taken back within seconds if any worker is alive.",
             "/ops/jobs?state=running".to_owned(),
         );
     }
     alarms
+}
+
+fn several(number: i64, one: &str, many: &str) -> String {
+    format!("{} {}", bounded(number), if number == 1 { one } else { many })
 }
 
 #[derive(Template)]

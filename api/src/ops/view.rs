@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use roost_shared::jobs::catalogue::UNTIL_DONE;
 use roost_shared::jobs::overview::{COUNTED, QueueState};
 use serde_json::Value;
 use uuid::Uuid;
@@ -66,6 +67,16 @@ pub fn count(count: impl Borrow<i64>) -> String {
         grouped.push(digit);
     }
     grouped
+}
+
+/// How many attempts there may be, for somebody who counts them.
+#[must_use]
+pub fn most_attempts(most: i32) -> String {
+    if most >= UNTIL_DONE {
+        "∞".to_owned()
+    } else {
+        count(i64::from(most))
+    }
 }
 
 /// A count that stops at [`COUNTED`].

@@ -11,7 +11,7 @@ use super::{Job, Queue};
 /// repeats a webhook and mail servers keep a mail.
 const THREE_DAYS: i32 = 875;
 /// Money and holds are not given up because something was away for long: years.
-const UNTIL_DONE: i32 = 1_000_000;
+pub const UNTIL_DONE: i32 = 1_000_000;
 
 /// Asks Stripe to authorise a payment's card for the whole amount.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

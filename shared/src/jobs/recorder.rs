@@ -145,10 +145,7 @@ async fn jobs(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, ListError>
             at: row.finished_at.or(row.started_at).unwrap_or(row.created_at),
             source: Source::Job,
             title: format!("{} {}", row.kind, row.state),
-            detail: joined([
-                Some(format!("attempt {} of {}", row.attempt, row.max_attempts)),
-                row.last_error,
-            ]),
+            detail: joined([Some(format!("attempt {}", row.attempt)), row.last_error]),
             bad: matches!(row.state.as_str(), "dead" | "quarantined" | "retrying"),
             job_id: Some(row.id),
         })

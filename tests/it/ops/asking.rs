@@ -1,7 +1,8 @@
-//! Asking Stripe what became of a capture whose reply was lost, and a retry that does what the page said it would.
+//! Asking Stripe what became of a call whose reply was lost, and a retry that does what the page said it would.
 
 use roost_shared::operators::Role;
 use roost_shared::stripe::IntentStatus;
+use roost_tests::app::Actor;
 use roost_tests::ops::{Dashboard, PASSWORD};
 use roost_tests::stripe::{Fault, FaultKind};
 use roost_tests::world::{World, id_of};
@@ -11,42 +12,62 @@ use uuid::Uuid;
 use super::state_of;
 use crate::programs::on_a_terminal;
 
-/// Stripe captures, goes away before it has said so, and tells nothing by webhook either; somebody on call cancels the
-/// job that keeps asking. The booking and that job.
-pub(crate) async fn a_capture_in_doubt(world: &World, ops: &Dashboard) -> (Uuid, Uuid) {
+/// From now on Stripe does what is asked of it by `operation` once without saying so, cannot be read at `read`, and tells
+/// nothing by webhook either.
+fn falls_silent(world: &World, operation: &str, read: &str) {
     for fault in [
         Fault::new(FaultKind::WebhookDrop).times(1_000),
-        Fault::new(FaultKind::ResetAfterCommit).on_operation("/capture"),
+        Fault::new(FaultKind::ResetAfterCommit).on_operation(operation),
         Fault::new(FaultKind::BadGateway)
-            .on("GET", "/v1/payment_intents/")
+            .on_operation(operation)
             .times(1_000_000),
+        Fault::new(FaultKind::BadGateway).on("GET", read).times(1_000_000),
     ] {
         world.stripe.fault(fault);
     }
+}
+
+async fn a_booking(world: &World) -> (Uuid, Actor) {
     let (host, guest) = (world.host().await, world.guest().await);
     let flat = world.lists(&host, json!({})).await;
     let booked = world
         .books(&guest, flat, world.day(60), world.day(63), "pm_card_visa")
         .await;
-    let booking = id_of(&booked.expect(201));
-    let in_doubt = "SELECT count(*) FROM effects WHERE key LIKE 'capture:%' AND state = 'unknown'";
-    world
-        .eventually("the reply is lost", async || world.counts(in_doubt).await == 1)
-        .await;
-    let job: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'payment.capture'")
-        .fetch_one(world.pool())
+    (id_of(&booked.expect(201)), guest)
+}
+
+/// Waits until nobody knows what became of the one job of this kind; then somebody on call cancels it, so that it does
+/// not ask again by itself.
+async fn is_in_doubt(world: &World, ops: &Dashboard, kind: &str) -> Uuid {
+    let job = async || -> Option<Uuid> {
+        sqlx::query_scalar(
+            "SELECT jobs.id FROM jobs JOIN effects ON job_id = jobs.id WHERE kind = $1 AND effects.state = 'unknown'",
+        )
+        .bind(kind)
+        .fetch_optional(world.pool())
         .await
-        .unwrap();
+        .unwrap()
+    };
+    world
+        .eventually("the reply is lost", async || job().await.is_some())
+        .await;
+    let job = job().await.unwrap();
     let admin = ops.signed_in(Role::Admin).await;
     let reason = [("reason", "until somebody has looked")];
     admin.post(&format!("/ops/jobs/{job}/cancel"), &reason).await.is(303);
-    let cancelled = Some("cancelled");
     world
         .eventually("it is cancelled", async || {
-            state_of(world.pool(), job).await.as_deref() == cancelled
+            state_of(world.pool(), job).await.as_deref() == Some("cancelled")
         })
         .await;
-    (booking, job)
+    job
+}
+
+/// A booking whose capture was done by a Stripe that went away before it said so, and the capture's job.
+pub(crate) async fn a_capture_in_doubt(world: &World, ops: &Dashboard) -> (Uuid, Uuid) {
+    falls_silent(world, "/capture", "/v1/payment_intents/");
+    let (booking, _) = a_booking(world).await;
+    (booking, is_in_doubt(world, ops, "payment.capture").await)
 }
 
 async fn captures_asked_for(world: &World) -> usize {
@@ -120,6 +141,51 @@ async fn a_capture_in_doubt_is_looked_up_and_a_retry_marks_it_done() {
     let page = format!("/ops/jobs/{mail}");
     operator.get(&page).await.is(200).is_silent_about("Ask Stripe");
     operator.post(&format!("{page}/ask"), &[]).await.is(409);
+}
+
+/// Asks about a job in doubt, expects `promise` on its page, and retries it.
+async fn asks_and_retries(world: &World, ops: &Dashboard, job: Uuid, promise: &str) {
+    world.stripe.clear_faults();
+    let operator = ops.signed_in(Role::Operator).await;
+    let page = format!("/ops/jobs/{job}");
+    operator.post(&format!("{page}/ask"), &[]).await.is(303);
+    world.run_jobs().await;
+    operator.get(&page).await.is(200).says(promise);
+    let reason = [("reason", "Stripe has it")];
+    operator.post(&format!("{page}/retry"), &reason).await.is(303);
+    world.run_jobs().await;
+    assert_eq!(state_of(world.pool(), job).await.as_deref(), Some("succeeded"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_in_doubt_is_looked_up_and_a_retry_confirms_the_booking() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    falls_silent(&world, "/confirm", "/v1/payment_intents/");
+    let (booking, _) = a_booking(&world).await;
+    let job = is_in_doubt(&world, &ops, "payment.authorize").await;
+    let promise = "Stripe already reserved €358.40: a retry marks it done.";
+    asks_and_retries(&world, &ops, job, promise).await;
+    let record = world.at_stripe(booking).await;
+    assert_eq!((record.captured, record.captures), (35_840, 1));
+    assert_eq!(world.stripe.record().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refund_in_doubt_is_found_and_a_retry_pays_nothing_twice() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    let (booking, guest) = a_booking(&world).await;
+    world.run_jobs().await;
+    falls_silent(&world, "/refunds", "/v1/refunds");
+    let cancel = world.post(&format!("/bookings/{booking}/cancel"), json!({})).by(&guest);
+    cancel.send().await.expect(200);
+    let job = is_in_doubt(&world, &ops, "payment.refund").await;
+    let promise = "Stripe already paid €358.40 back: a retry marks it done.";
+    asks_and_retries(&world, &ops, job, promise).await;
+    assert_eq!(world.at_stripe(booking).await.refunded, 35_840);
+    let refunded = "SELECT count(*) FROM payments WHERE refunded_minor = 35840";
+    assert_eq!(world.counts(refunded).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,7 @@ mod leaving;
 mod mail;
 mod mail_tls;
 mod mailbox;
+mod make_run;
 mod messages;
 mod money;
 mod notifications;

@@ -89,7 +89,7 @@ pub fn send(pid: u32, signal: Signal) -> bool {
 }
 
 /// What tells this process from a later one with the same number: when it was started. `None` when it is gone.
-fn identity(pid: u32) -> Option<String> {
+pub fn identity(pid: u32) -> Option<String> {
     if Path::new("/proc/self/stat").exists() {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name, in parentheses, may hold anything; the fields after it do not.

@@ -3,8 +3,10 @@
 use chrono::{DateTime, NaiveTime, Utc};
 use uuid::Uuid;
 
-use super::timeline::transition;
-use super::{Actor, Booking, BookingError, BookingState, RefundDecision, actor_of, note, of_either, reload, rules};
+use super::timeline::{allowed, transition};
+use super::{
+    Actor, Booking, BookingError, BookingState, RefundDecision, Transition, actor_of, note, of_either, reload, rules,
+};
 use crate::db::Tx;
 use crate::jobs::catalogue::{MailKind, SendMail, WarmCache};
 use crate::notifications::{self, Event};
@@ -35,27 +37,21 @@ pub async fn cancel(
     reason: Option<&str>,
 ) -> Result<Booking, BookingError> {
     let booking = of_either(tx, booking_id, user_id).await?;
-    if !booking.state.can_be_cancelled() {
-        return Err(BookingError::WrongState {
-            state: booking.state,
-            verb: "cancelled",
-        });
-    }
-    ensure_not_over(&booking, tx.now())?;
     let by_host = booking.host_id == user_id;
-    let (state, actor) = if by_host {
-        (BookingState::CancelledByHost, Actor::Host(user_id))
+    let (cancelled, actor) = if by_host {
+        (Transition::CancelByHost, Actor::Host(user_id))
     } else {
-        (BookingState::CancelledByGuest, Actor::Guest(user_id))
+        (Transition::CancelByGuest, Actor::Guest(user_id))
     };
+    allowed(&booking, cancelled)?;
+    ensure_not_over(&booking, tx.now())?;
     let decision = cancellation(&booking, by_host, tx.now());
     let now = tx.now();
     sqlx::query!("UPDATE bookings SET cancelled_at = $2 WHERE id = $1", booking_id, now)
         .execute(tx.conn())
         .await?;
-    transition(tx, &booking, state, "cancelled", actor, reason).await?;
-    let bound = matches!(booking.state, BookingState::Confirmed | BookingState::CheckedIn);
-    if bound {
+    transition(tx, &booking, cancelled, actor, reason).await?;
+    if booking.state.is_bound() {
         payments::pay_back(tx, booking_id, decision.total(&booking.price_lines), decision.rule).await?;
     } else {
         payments::release(tx, booking_id).await?;
@@ -98,25 +94,13 @@ pub fn cancellation(booking: &Booking, by_host: bool, now: DateTime<Utc>) -> Ref
 /// See [`BookingError`].
 pub async fn check_in(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Booking, BookingError> {
     let booking = of_either(tx, booking_id, user_id).await?;
-    if booking.state != BookingState::Confirmed {
-        return Err(BookingError::WrongState {
-            state: booking.state,
-            verb: "checked in",
-        });
-    }
+    allowed(&booking, Transition::CheckIn)?;
     ensure_not_over(&booking, tx.now())?;
     if property_today(tx.now(), booking.zone()) < booking.check_in {
         return Err(BookingError::TooEarly(booking.check_in));
     }
-    transition(
-        tx,
-        &booking,
-        BookingState::CheckedIn,
-        "checked_in",
-        actor_of(&booking, user_id),
-        None,
-    )
-    .await?;
+    let actor = actor_of(&booking, user_id);
+    transition(tx, &booking, Transition::CheckIn, actor, None).await?;
     reload(tx, booking_id).await
 }
 
@@ -126,21 +110,8 @@ pub async fn check_in(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Bo
 /// See [`BookingError`].
 pub async fn check_out(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Booking, BookingError> {
     let booking = of_either(tx, booking_id, user_id).await?;
-    if booking.state != BookingState::CheckedIn {
-        return Err(BookingError::WrongState {
-            state: booking.state,
-            verb: "checked out",
-        });
-    }
-    transition(
-        tx,
-        &booking,
-        BookingState::CheckedOut,
-        "checked_out",
-        actor_of(&booking, user_id),
-        None,
-    )
-    .await?;
+    let actor = actor_of(&booking, user_id);
+    transition(tx, &booking, Transition::CheckOut, actor, None).await?;
     reviews::open(tx, &booking).await?;
     reload(tx, booking_id).await
 }

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 
 use super::timeline::transition;
-use super::{Actor, BookingError, BookingState, lock};
+use super::{Actor, BookingError, BookingState, Transition, lock};
 use crate::db::Tx;
 use crate::reviews;
 
@@ -28,7 +28,7 @@ pub async fn complete_ended(tx: &mut Tx, limit: i64) -> Result<usize, BookingErr
     .await?;
     for booking_id in &ended {
         if let Some(booking) = lock(tx, *booking_id).await? {
-            transition(tx, &booking, BookingState::Completed, "completed", Actor::System, None).await?;
+            transition(tx, &booking, Transition::Complete, Actor::System, None).await?;
             // Whoever checked out has been asked already.
             if booking.state != BookingState::CheckedOut {
                 reviews::open(tx, &booking).await?;

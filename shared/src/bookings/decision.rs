@@ -3,9 +3,11 @@
 use uuid::Uuid;
 
 use super::request::taken_nights;
-use super::timeline::transition;
+use super::timeline::{allowed, transition};
+use super::transitions::Authorized;
 use super::{
-    APPROVAL, Actor, Booking, BookingError, BookingState, CAPTURE_MARGIN, lock, note, note_refusal, of_host, reload,
+    APPROVAL, Actor, Booking, BookingError, BookingState, CAPTURE_MARGIN, Transition, lock, note, note_refusal,
+    of_host, reload,
 };
 use crate::db::Tx;
 use crate::jobs::catalogue::{CapturePayment, ExpireHold, MailKind, SendMail, VoidPayment, WarmCache};
@@ -31,9 +33,9 @@ pub async fn confirm(tx: &mut Tx, booking_id: Uuid) -> Result<(), BookingError> 
     let Some(payment) = payment.filter(Payment::may_be_captured) else {
         return Ok(());
     };
-    match booking.state {
-        BookingState::Held => {}
-        BookingState::Expired | BookingState::PaymentFailed => {
+    match booking.state.when_authorized() {
+        Authorized::GoesOn => {}
+        Authorized::GoesOnIfFree => {
             if taken_nights(tx, property_id, booking.stay()).await?.is_some() {
                 note_refusal(
                     tx,
@@ -52,28 +54,27 @@ pub async fn confirm(tx: &mut Tx, booking_id: Uuid) -> Result<(), BookingError> 
             }
         }
         // A request to book that is being decided, or a booking that is confirmed already.
-        BookingState::PendingApproval
-        | BookingState::Confirmed
-        | BookingState::CheckedIn
-        | BookingState::CheckedOut
-        | BookingState::Completed => return Ok(()),
-        BookingState::Declined
-        | BookingState::CancelledByGuest
-        | BookingState::CancelledByHost
-        | BookingState::NoShow => {
+        Authorized::Nothing => return Ok(()),
+        Authorized::Release => {
             tx.enqueue(&VoidPayment { payment_id: payment.id });
             return Ok(());
         }
     }
     if booking.instant_book {
-        bind(tx, &booking, &payment, Actor::System).await
+        bind(tx, &booking, &payment, Transition::Confirm, Actor::System).await
     } else {
         await_approval(tx, &booking, &payment).await
     }
 }
 
 /// Both sides are bound from here on.
-async fn bind(tx: &mut Tx, booking: &Booking, payment: &Payment, actor: Actor) -> Result<(), BookingError> {
+async fn bind(
+    tx: &mut Tx,
+    booking: &Booking,
+    payment: &Payment,
+    how: Transition,
+    actor: Actor,
+) -> Result<(), BookingError> {
     let now = tx.now();
     sqlx::query!(
         "UPDATE bookings SET confirmed_at = $2, approval_expires_at = NULL WHERE id = $1",
@@ -82,7 +83,7 @@ async fn bind(tx: &mut Tx, booking: &Booking, payment: &Payment, actor: Actor) -
     )
     .execute(tx.conn())
     .await?;
-    transition(tx, booking, BookingState::Confirmed, "confirmed", actor, None).await?;
+    transition(tx, booking, how, actor, None).await?;
     let both = [booking.guest_id, booking.host_id];
     notifications::tell(tx, Event::BookingConfirmed, booking.id, &both).await?;
     tx.enqueue(&CapturePayment { payment_id: payment.id });
@@ -112,15 +113,7 @@ async fn await_approval(tx: &mut Tx, booking: &Booking, payment: &Payment) -> Re
     )
     .execute(tx.conn())
     .await?;
-    transition(
-        tx,
-        booking,
-        BookingState::PendingApproval,
-        "authorized",
-        Actor::System,
-        None,
-    )
-    .await?;
+    transition(tx, booking, Transition::AwaitApproval, Actor::System, None).await?;
     tx.enqueue_at(&ExpireHold { booking_id: booking.id }, until);
     tx.enqueue(&SendMail {
         mail: MailKind::BookingRequestedHost,
@@ -137,18 +130,16 @@ async fn await_approval(tx: &mut Tx, booking: &Booking, payment: &Payment) -> Re
 pub async fn approve(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Booking, BookingError> {
     let booking = of_host(tx, booking_id, user_id).await?;
     let payment = payments::latest_of(tx.conn(), booking_id).await?;
-    match (booking.state, payment) {
-        (BookingState::PendingApproval, Some(payment))
-            if payment.may_be_captured() && booking.approval_expires_at.is_none_or(|until| tx.now() < until) =>
-        {
-            bind(tx, &booking, &payment, Actor::Host(user_id)).await?;
-            reload(tx, booking_id).await
-        }
-        (state, _) => Err(BookingError::WrongState {
-            state,
-            verb: "approved",
-        }),
-    }
+    let in_time = booking.approval_expires_at.is_none_or(|until| tx.now() < until);
+    let Some(payment) = payment.filter(|payment| payment.may_be_captured() && in_time) else {
+        return Err(BookingError::WrongState {
+            state: booking.state,
+            verb: Transition::Approve.verb(),
+        });
+    };
+    allowed(&booking, Transition::Approve)?;
+    bind(tx, &booking, &payment, Transition::Approve, Actor::Host(user_id)).await?;
+    reload(tx, booking_id).await
 }
 
 /// The host refuses a request to book; the card is released.
@@ -162,21 +153,7 @@ pub async fn decline(
     reason: Option<&str>,
 ) -> Result<Booking, BookingError> {
     let booking = of_host(tx, booking_id, user_id).await?;
-    if booking.state != BookingState::PendingApproval {
-        return Err(BookingError::WrongState {
-            state: booking.state,
-            verb: "declined",
-        });
-    }
-    transition(
-        tx,
-        &booking,
-        BookingState::Declined,
-        "declined",
-        Actor::Host(user_id),
-        reason,
-    )
-    .await?;
+    transition(tx, &booking, Transition::Decline, Actor::Host(user_id), reason).await?;
     payments::release(tx, booking_id).await?;
     tx.enqueue(&SendMail {
         mail: MailKind::BookingDeclined,
@@ -203,14 +180,7 @@ pub(crate) async fn lose_payment(tx: &mut Tx, booking_id: Uuid, actor: Actor) ->
         }
         _ => return Ok(()),
     }
-    let ended = transition(
-        tx,
-        &booking,
-        BookingState::PaymentFailed,
-        "payment_lost",
-        actor,
-        Some(REASON),
-    );
+    let ended = transition(tx, &booking, Transition::LosePayment, actor, Some(REASON));
     match ended.await {
         Ok(()) => {}
         Err(BookingError::Database(error)) => return Err(error),
@@ -235,12 +205,12 @@ pub(crate) async fn lose_payment(tx: &mut Tx, booking_id: Uuid, actor: Actor) ->
 pub async fn expire(tx: &mut Tx, booking: &Booking) -> Result<(), BookingError> {
     let payment = payments::latest_of(tx.conn(), booking.id).await?;
     let refused = payment.is_some_and(|payment| payment.state == PaymentState::Failed);
-    let state = if booking.state == BookingState::Held && refused {
-        BookingState::PaymentFailed
+    let ended = if booking.state == BookingState::Held && refused {
+        Transition::ExpireUnpaid
     } else {
-        BookingState::Expired
+        Transition::Expire
     };
-    transition(tx, booking, state, "expired", Actor::System, None).await?;
+    transition(tx, booking, ended, Actor::System, None).await?;
     tx.enqueue(&SendMail {
         mail: MailKind::BookingExpired,
         subject_id: booking.id,

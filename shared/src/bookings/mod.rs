@@ -3,7 +3,7 @@
 //! Each operation works within the caller's transaction and enqueues what follows from it: [`request`], then
 //! [`confirm`], [`approve`], [`decline`] or [`expire`], then [`check_in`], [`check_out`], [`amend`] or [`cancel`],
 //! and at last [`complete_ended`].
-//! [`rules`] is pure, [`store`] reads rows. Whatever happens to a booking, refusals included, is noted on its timeline.
+//! [`rules`] and [`transitions`] are pure, [`store`] reads rows. Whatever happens to a booking, refusals included, is noted on its timeline.
 
 mod changes;
 mod completion;
@@ -12,6 +12,7 @@ mod request;
 pub mod rules;
 pub mod store;
 mod timeline;
+pub mod transitions;
 
 use chrono::{NaiveDate, TimeDelta};
 use uuid::Uuid;
@@ -31,6 +32,7 @@ pub use store::{
     timelines,
 };
 pub use timeline::{note, note_refusal};
+pub use transitions::Transition;
 
 /// How long the nights wait for a card.
 pub const HOLD: TimeDelta = TimeDelta::minutes(15);

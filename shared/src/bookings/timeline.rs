@@ -2,18 +2,29 @@
 
 use uuid::Uuid;
 
-use super::{Actor, Booking, BookingError, BookingState};
+use super::{Actor, Booking, BookingError, BookingState, Transition};
 use crate::db::Tx;
 
-/// Writes a transition, and that it happened.
+/// The state that `transition` brings the booking to.
+///
+/// # Errors
+/// [`BookingError::WrongState`].
+pub(super) fn allowed(booking: &Booking, transition: Transition) -> Result<BookingState, BookingError> {
+    booking.state.after(transition).ok_or(BookingError::WrongState {
+        state: booking.state,
+        verb: transition.verb(),
+    })
+}
+
+/// Moves a booking on, if it can be, and writes that it happened.
 pub(super) async fn transition(
     tx: &mut Tx,
     booking: &Booking,
-    to: BookingState,
-    event: &str,
+    transition: Transition,
     actor: Actor,
     reason: Option<&str>,
 ) -> Result<(), BookingError> {
+    let to = allowed(booking, transition)?;
     let now = tx.now();
     let moved = sqlx::query!(
         "WITH moved AS (
@@ -24,7 +35,7 @@ pub(super) async fn transition(
         booking.state.name(),
         to.name(),
         now,
-        event,
+        transition.event(),
         actor.kind(),
         actor.id(),
         reason

@@ -3,51 +3,44 @@
 use uuid::Uuid;
 
 use super::store::Payment;
+use super::transitions::{Step, Told};
 use super::{PaymentState, capture_key, store};
 use crate::bookings::{self, Actor};
 use crate::db::Tx;
 use crate::jobs::catalogue::{ConfirmBooking, MailKind, SendMail, VoidPayment};
 use crate::ledger::{self, Account};
 use crate::notifications::{self, Event};
-use crate::stripe::{Decline, Intent, IntentStatus};
+use crate::stripe::{Decline, Intent};
 
 /// Moves our record forward to what Stripe says, never back. The payment must be locked.
 ///
 /// # Errors
 /// Postgres refused.
 pub async fn follow(tx: &mut Tx, payment: &Payment, intent: &Intent, actor: Actor) -> Result<(), sqlx::Error> {
-    use PaymentState::{Authorized, Captured, Failed, Pending, RequiresAction, Voided};
-    match (payment.state, intent.status) {
-        (Pending | RequiresAction, IntentStatus::RequiresCapture) => authorized(tx, payment, intent, actor).await,
-        (Pending, IntentStatus::RequiresAction) => requires_action(tx, payment, intent, actor).await,
-        (Pending | RequiresAction, IntentStatus::RequiresPaymentMethod) => {
-            failed(
-                tx,
-                payment,
-                Some(&intent.id),
-                &intent.decline.clone().unwrap_or_default(),
-                actor,
-            )
-            .await
+    match payment.state.told(intent.status) {
+        Told::Moves(Step::Authorize) => authorized(tx, payment, intent, actor).await,
+        Told::Moves(Step::RequireAction) => requires_action(tx, payment, intent, actor).await,
+        Told::Moves(Step::Fail | Step::Supersede) => {
+            let decline = intent.decline.clone().unwrap_or_default();
+            failed(tx, payment, Some(&intent.id), &decline, actor).await
         }
-        (Pending | RequiresAction, IntentStatus::Canceled) => voided(tx, payment, Some(&intent.id), actor).await,
-        // Lapsed, released by hand, or refused by the bank when it was to be captured.
-        (Authorized, IntentStatus::Canceled | IntentStatus::RequiresPaymentMethod) => {
+        Told::Moves(Step::Void) => voided(tx, payment, Some(&intent.id), actor).await,
+        Told::Moves(Step::Capture) => captured(tx, payment, intent, actor).await,
+        Told::Lapsed => {
             voided(tx, payment, Some(&intent.id), actor).await?;
             bookings::lose_payment(tx, payment.booking_id, actor).await
         }
-        (Pending | RequiresAction | Authorized, IntentStatus::Succeeded) => captured(tx, payment, intent, actor).await,
-        // A card that was given up on and proves itself after all: nobody wants the reservation any more.
-        (Failed | Voided, IntentStatus::RequiresCapture) => {
+        Told::Unwanted => {
             tx.enqueue(&VoidPayment { payment_id: payment.id });
             Ok(())
         }
-        (Captured, _) if intent.refunded_minor > payment.refunded_minor => {
-            // A refund of ours whose reply is still on its way, or one made at Stripe by hand.
-            tracing::info!(payment_id = %payment.id, "Stripe has refunded more than is recorded yet");
+        Told::Nothing => {
+            if payment.state == PaymentState::Captured && intent.refunded_minor > payment.refunded_minor {
+                // A refund of ours whose reply is still on its way, or one made at Stripe by hand.
+                tracing::info!(payment_id = %payment.id, "Stripe has refunded more than is recorded yet");
+            }
             Ok(())
         }
-        _ => Ok(()),
     }
 }
 

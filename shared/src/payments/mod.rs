@@ -6,6 +6,7 @@
 mod follow;
 mod refunds;
 mod store;
+pub mod transitions;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! The states of a job against a model: random interleavings of what enqueues, publishes, claims, renews, loses, reaps,
-//! settles and hands back, on real Postgres. After each step every row must be what the model says.
+//! Random interleavings of what enqueues, publishes, claims, renews, loses, reaps, settles and hands back jobs, on real
+//! Postgres. After each step every row must be what the state machine says.
 //!
 //! A failure names its seed and its steps; the seeds are fixed, so it comes again.
 
@@ -9,7 +9,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
-use roost_shared::jobs::{self, Lease, Outcome, Queue, Settlement, relay};
+use roost_shared::jobs::state::{Event, Lifecycle};
+use roost_shared::jobs::{self, JobState, Lease, Outcome, Queue, Settlement, relay};
 use roost_tests::world::World;
 use uuid::Uuid;
 
@@ -19,34 +20,11 @@ const SEEDS: std::ops::Range<u64> = 1..7;
 const STEPS: usize = 150;
 const OWNERS: [&str; 3] = ["first", "second", "third"];
 
-/// What is known of a job.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Known {
-    state: &'static str,
-    attempt: i32,
-    fence: i64,
-    crashes: i32,
-    rerun: bool,
-    published: bool,
-}
-
 #[derive(Clone, Debug)]
 struct Modelled {
-    known: Known,
+    life: Lifecycle,
     key: Option<String>,
-    max_attempts: i32,
     owner: &'static str,
-}
-
-impl Modelled {
-    fn is_open(&self) -> bool {
-        ["scheduled", "queued", "running", "retrying"].contains(&self.known.state)
-    }
-
-    fn wait_again(&mut self, state: &'static str) {
-        self.known.state = state;
-        self.known.published = false;
-    }
 }
 
 struct Model {
@@ -66,29 +44,31 @@ impl Model {
             .collect()
     }
 
-    fn job(&mut self, id: Uuid) -> &mut Modelled {
-        self.jobs.get_mut(&id).unwrap()
+    /// Those to which it can happen.
+    fn open_to(&self, event: Event) -> Vec<Uuid> {
+        self.ids(|job| job.life.after(event).is_some())
+    }
+
+    /// It happens, if it can.
+    fn happens(&mut self, id: Uuid, event: Event) {
+        let job = self.jobs.get_mut(&id).unwrap();
+        job.life = job.life.after(event).unwrap_or(job.life);
     }
 
     fn holds(&self, lease: &Lease) -> bool {
-        let known = &self.jobs[&lease.job_id].known;
-        known.state == "running" && known.fence == lease.fence
+        self.jobs[&lease.job_id].life.is_held_by(lease.fence)
     }
 
-    fn claimed(&mut self, id: Uuid, owner: &'static str) {
-        let job = self.job(id);
-        job.known.state = "running";
-        job.known.attempt += 1;
-        job.known.fence += 1;
-        job.known.rerun = false;
+    fn claimed(&mut self, id: Uuid, owner: &'static str, how: Event) {
+        self.happens(id, how);
+        let job = self.jobs.get_mut(&id).unwrap();
         job.owner = owner;
-        let lease = Lease {
+        self.leases.push(Lease {
             job_id: id,
-            fence: job.known.fence,
-            attempt: job.known.attempt,
-            max_attempts: job.max_attempts,
-        };
-        self.leases.push(lease);
+            fence: job.life.fence,
+            attempt: job.life.attempt,
+            max_attempts: job.life.max_attempts,
+        });
     }
 
     async fn enqueue(&mut self, world: &World) {
@@ -105,12 +85,9 @@ impl Model {
             }),
         }
         tx.commit().await.unwrap();
-        let taken = self
-            .jobs
-            .values_mut()
-            .find(|job| key.is_some() && job.key == key && job.is_open());
-        if let Some(job) = taken {
-            job.known.rerun |= job.known.state == "running";
+        let taken = self.ids(|job| key.is_some() && job.key == key && job.life.state.is_open());
+        if let Some(id) = taken.first() {
+            self.happens(*id, Event::Want);
             return;
         }
         let (id, max_attempts): (Uuid, i32) =
@@ -118,23 +95,8 @@ impl Model {
                 .fetch_one(world.pool())
                 .await
                 .unwrap();
-        let known = Known {
-            state: "queued",
-            attempt: 0,
-            fence: 0,
-            crashes: 0,
-            rerun: false,
-            published: true,
-        };
-        let before = self.jobs.insert(
-            id,
-            Modelled {
-                known,
-                key,
-                max_attempts,
-                owner: "",
-            },
-        );
+        let life = Lifecycle::new(max_attempts, true);
+        let before = self.jobs.insert(id, Modelled { life, key, owner: "" });
         assert!(before.is_none(), "a job was expected to be new");
     }
 
@@ -145,10 +107,9 @@ impl Model {
             .unwrap();
         let mut taken: Vec<Uuid> = taken.into_iter().map(|job| job.id).collect();
         taken.sort();
-        let expected = self.ids(|job| job.known.state == "queued" && !job.known.published && job.known.crashes == 0);
-        assert_eq!(taken, expected, "published");
+        assert_eq!(taken, self.open_to(Event::Publish), "published");
         for id in taken {
-            self.job(id).known.published = true;
+            self.happens(id, Event::Publish);
         }
     }
 
@@ -159,8 +120,8 @@ impl Model {
             .await
             .unwrap();
         relay::unpublish_before(world.pool(), now).await.unwrap();
-        for job in self.jobs.values_mut().filter(|job| job.known.state == "queued") {
-            job.known.published = false;
+        for id in self.open_to(Event::Unpublish) {
+            self.happens(id, Event::Unpublish);
         }
     }
 
@@ -170,10 +131,8 @@ impl Model {
             .await
             .unwrap();
         relay::promote_due(world.pool(), 1_000).await.unwrap();
-        for job in self.jobs.values_mut() {
-            if ["scheduled", "retrying"].contains(&job.known.state) {
-                job.wait_again("queued");
-            }
+        for id in self.open_to(Event::Promote) {
+            self.happens(id, Event::Promote);
         }
     }
 
@@ -191,24 +150,22 @@ impl Model {
             .unwrap();
         let mut claimed: Vec<Uuid> = claimed.into_iter().map(|job| job.id).collect();
         claimed.sort();
-        let mut expected = self.ids(|job| {
-            job.known.state == "queued" && job.known.crashes == 0
-                || job.known.state == "running" && job.owner == owner && !adoptable.is_empty()
-        });
+        let how = |job: &Modelled| {
+            let adopted = job.owner == owner && !adoptable.is_empty() && job.life.after(Event::Adopt).is_some();
+            if adopted { Event::Adopt } else { Event::Claim }
+        };
+        let mut expected = self.ids(|job| job.life.after(how(job)).is_some());
         expected.retain(|id| wanted.contains(id));
         assert_eq!(claimed, expected, "claimed");
         for id in claimed {
-            let job = self.job(id);
-            if job.known.state == "running" {
-                job.known.attempt -= 1;
-            }
-            self.claimed(id, owner);
+            let how = how(&self.jobs[&id]);
+            self.claimed(id, owner, how);
         }
     }
 
     async fn claim_suspect(&mut self, world: &World) {
         let owner = OWNERS.choose(&mut self.rng).copied().unwrap();
-        let suspects = self.ids(|job| job.known.state == "queued" && job.known.crashes > 0);
+        let suspects = self.open_to(Event::ClaimSuspect);
         let queues = ["maintenance".to_owned()];
         let claimed = jobs::claim_suspect(world.pool(), &queues, &claimant(owner))
             .await
@@ -216,7 +173,7 @@ impl Model {
         match claimed {
             Some(job) => {
                 assert!(suspects.contains(&job.id), "{} is no suspect", job.id);
-                self.claimed(job.id, owner);
+                self.claimed(job.id, owner, Event::ClaimSuspect);
             }
             None => assert!(suspects.is_empty(), "{suspects:?} were left"),
         }
@@ -240,28 +197,22 @@ impl Model {
     async fn crash(&mut self, world: &World) {
         leases_end(world).await;
         let reaped = jobs::reap(world.pool()).await.unwrap();
-        let running = self.ids(|job| job.known.state == "running");
+        let running = self.ids(|job| job.life.state == JobState::Running);
         assert_eq!(
             reaped.requeued + reaped.quarantined,
             i64::try_from(running.len()).unwrap(),
             "reaped"
         );
+        let suspects = |job: &&Modelled| job.life.crash_count > 0;
         let suspected: Vec<&str> = running
             .iter()
             .map(|id| &self.jobs[id])
-            .filter(|job| job.known.crashes > 0)
+            .filter(suspects)
             .map(|job| job.owner)
             .collect();
         for id in running {
-            let job = self.job(id);
-            if job.known.crashes > 0 || !suspected.contains(&job.owner) {
-                job.known.crashes += 1;
-            }
-            job.wait_again(if job.known.crashes >= 3 {
-                "quarantined"
-            } else {
-                "queued"
-            });
+            let beside_a_suspect = suspected.contains(&self.jobs[&id].owner);
+            self.happens(id, Event::Lose { beside_a_suspect });
         }
     }
 
@@ -269,35 +220,20 @@ impl Model {
         let Some(lease) = self.leases.choose(&mut self.rng).copied() else {
             return;
         };
-        let (outcome, state) = match self.rng.random_range(0..5) {
-            0 => (Outcome::Done(Vec::new()), "succeeded"),
-            1 => (Outcome::Retry("again".to_owned()), "retrying"),
-            2 => (Outcome::Snooze(Duration::from_secs(60)), "scheduled"),
-            3 => (Outcome::Fail("never".to_owned()), "dead"),
-            _ => (Outcome::Cancelled, "cancelled"),
+        let outcome = match self.rng.random_range(0..5) {
+            0 => Outcome::Done(Vec::new()),
+            1 => Outcome::Retry("again".to_owned()),
+            2 => Outcome::Snooze(Duration::from_secs(60)),
+            3 => Outcome::Fail("never".to_owned()),
+            _ => Outcome::Cancelled,
         };
+        let ending = outcome.ending();
         let mut connection = world.pool().acquire().await.unwrap();
         let settled = jobs::settle(&mut connection, &[Settlement { lease, outcome }])
             .await
             .unwrap();
         assert_eq!(!settled.is_empty(), self.holds(&lease), "settled");
-        if settled.is_empty() {
-            return;
-        }
-        let job = self.job(lease.job_id);
-        let last = job.known.attempt >= job.max_attempts;
-        let state = if state == "retrying" && last { "dead" } else { state };
-        if state == "scheduled" {
-            job.known.attempt -= 1;
-        }
-        if job.known.rerun && !["retrying", "scheduled"].contains(&state) {
-            job.known.attempt = 0;
-            job.wait_again("queued");
-        } else {
-            job.wait_again(state);
-        }
-        job.known.crashes = 0;
-        job.known.rerun = false;
+        self.happens(lease.job_id, Event::Settle(lease.fence, ending));
     }
 
     async fn hand_back(&mut self, world: &World) {
@@ -306,11 +242,7 @@ impl Model {
         };
         let handed = jobs::hand_back(world.pool(), &[lease]).await.unwrap();
         assert_eq!(handed == 1, self.holds(&lease), "handed back");
-        if handed == 1 {
-            let job = self.job(lease.job_id);
-            job.known.attempt -= 1;
-            job.wait_again("queued");
-        }
+        self.happens(lease.job_id, Event::HandBack(lease.fence));
     }
 
     async fn step(&mut self, world: &World) {
@@ -362,23 +294,26 @@ impl Model {
         .unwrap();
         assert_eq!(rows.len(), self.jobs.len(), "seed {seed}: {:?}", self.steps);
         for (id, state, attempt, fence, crashes, rerun, published) in rows {
-            let known = &self.jobs[&id].known;
-            assert_eq!(
-                (state.as_str(), attempt, fence, crashes, rerun),
-                (known.state, known.attempt, known.fence, known.crashes, known.rerun),
-                "seed {seed}: {:?}",
-                self.steps
+            let life = self.jobs[&id].life;
+            let known = (
+                life.state.name(),
+                life.attempt,
+                life.fence,
+                life.crash_count,
+                life.rerun,
             );
+            let found = (state.as_str(), attempt, fence, crashes, rerun);
+            assert_eq!(found, known, "seed {seed}: {:?}", self.steps);
             // Of what runs or has ended nobody asks whether it is in Redis.
-            if state == "queued" {
-                assert_eq!(published, known.published, "seed {seed}: {:?}", self.steps);
+            if life.state == JobState::Queued {
+                assert_eq!(published, life.published, "seed {seed}: {:?}", self.steps);
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_move_as_the_model_says_whatever_the_order() {
+async fn jobs_move_as_the_machine_says_whatever_the_order() {
     let world = world().await;
     // Right after its start Postgres judges nobody.
     world

@@ -21,6 +21,7 @@ mod engine_limits;
 mod engine_model;
 mod engine_redis;
 mod engine_settings;
+mod engine_states;
 mod graphql;
 mod http_edge;
 mod jobs;

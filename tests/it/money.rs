@@ -5,6 +5,7 @@ mod currencies;
 mod mails;
 mod recovery;
 mod refunds;
+mod transitions;
 
 use std::time::Duration;
 

@@ -1,0 +1,154 @@
+//! The statements that move payments and bookings against the state machines: each state with each step, on real Postgres.
+
+use std::collections::BTreeMap;
+
+use roost_shared::bookings::{self, Actor, BookingState, Transition};
+use roost_shared::db::Tx;
+use roost_shared::payments::transitions::{Step, Told};
+use roost_shared::payments::{self, Payment, PaymentState};
+use roost_shared::stripe::{Decline, Intent, IntentStatus};
+use roost_tests::world::{World, id_of};
+use serde_json::json;
+use uuid::Uuid;
+
+const STATUSES: [IntentStatus; 7] = [
+    IntentStatus::RequiresConfirmation,
+    IntentStatus::RequiresAction,
+    IntentStatus::RequiresCapture,
+    IntentStatus::Succeeded,
+    IntentStatus::Canceled,
+    IntentStatus::RequiresPaymentMethod,
+    IntentStatus::Processing,
+];
+
+/// A booking that waits, without a worker that would go on with it.
+async fn booked(world: &World) -> (Uuid, Uuid) {
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let reply = world.books(&guest, flat, world.day(60), world.day(63), "pm_card_visa");
+    let booking = id_of(&reply.await.expect(201));
+    let payment = sqlx::query_scalar("SELECT id FROM payments WHERE booking_id = $1")
+        .bind(booking)
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    (booking, payment)
+}
+
+async fn put(tx: &mut Tx, payment: Uuid, state: PaymentState) -> Payment {
+    sqlx::query("UPDATE payments SET state = $2, authorized_minor = amount_minor, captured_minor = CASE WHEN $2 = 'captured' THEN amount_minor ELSE 0 END WHERE id = $1")
+        .bind(payment)
+        .bind(state.name())
+        .execute(tx.conn())
+        .await
+        .unwrap();
+    payments::lock(tx, payment).await.unwrap().unwrap()
+}
+
+async fn state_of(tx: &mut Tx, payment: Uuid) -> PaymentState {
+    payments::get(tx.conn(), payment).await.unwrap().unwrap().state
+}
+
+fn intent(payment: &Payment, status: IntentStatus) -> Intent {
+    let taken = status == IntentStatus::Succeeded;
+    Intent {
+        id: "pi_test".to_owned(),
+        payment_id: Some(payment.id),
+        status,
+        amount_minor: payment.amount_minor,
+        capturable_minor: payment.amount_minor,
+        received_minor: if taken { payment.amount_minor } else { 0 },
+        refunded_minor: 0,
+        capture_before: None,
+        client_secret: None,
+        decline: None,
+    }
+}
+
+/// The state after what Stripe told.
+fn expected(state: PaymentState, told: Told) -> PaymentState {
+    let step = match told {
+        Told::Moves(step) => step,
+        Told::Lapsed => Step::Void,
+        Told::Unwanted | Told::Nothing => return state,
+    };
+    state.after(step).unwrap_or(state)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn payments_follow_stripe_as_the_machine_says() {
+    let world = World::without_worker().await;
+    let (_, payment) = booked(&world).await;
+    for state in PaymentState::ALL {
+        for status in STATUSES {
+            // Nothing of it is committed.
+            let mut tx = world.state.db.begin().await.unwrap();
+            let before = put(&mut tx, payment, state).await;
+            payments::follow(&mut tx, &before, &intent(&before, status), Actor::Stripe)
+                .await
+                .unwrap();
+            let after = state_of(&mut tx, payment).await;
+            assert_eq!(
+                after,
+                expected(state, state.told(status)),
+                "{state:?} told of {status:?}"
+            );
+        }
+    }
+}
+
+/// The statement is asked whatever was read before: a record that is out of date changes nothing it may not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_that_has_moved_on_is_moved_by_no_stale_word() {
+    let world = World::without_worker().await;
+    let (_, payment) = booked(&world).await;
+    let word: BTreeMap<&str, (Step, IntentStatus)> = BTreeMap::from([
+        ("authorised", (Step::Authorize, IntentStatus::RequiresCapture)),
+        ("action", (Step::RequireAction, IntentStatus::RequiresAction)),
+        ("captured", (Step::Capture, IntentStatus::Succeeded)),
+        ("voided", (Step::Void, IntentStatus::Canceled)),
+    ]);
+    for state in PaymentState::ALL {
+        for (what, (step, status)) in &word {
+            let mut tx = world.state.db.begin().await.unwrap();
+            let stale = put(&mut tx, payment, PaymentState::Pending).await;
+            put(&mut tx, payment, state).await;
+            payments::follow(&mut tx, &stale, &intent(&stale, *status), Actor::Stripe)
+                .await
+                .unwrap();
+            let after = state_of(&mut tx, payment).await;
+            assert_eq!(after, state.after(*step).unwrap_or(state), "{what} while {state:?}");
+        }
+        let mut tx = world.state.db.begin().await.unwrap();
+        let before = put(&mut tx, payment, state).await;
+        payments::failed(&mut tx, &before, None, &Decline::default(), Actor::Stripe)
+            .await
+            .unwrap();
+        let after = state_of(&mut tx, payment).await;
+        assert_eq!(
+            after,
+            state.after(Step::Fail).unwrap_or(state),
+            "refused while {state:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stays_that_ended_are_those_the_machine_completes() {
+    let world = World::without_worker().await;
+    let (booking, _) = booked(&world).await;
+    for state in BookingState::ALL {
+        let mut tx = world.state.db.begin().await.unwrap();
+        sqlx::query("UPDATE bookings SET state = $2, stay = daterange('2020-01-01', '2020-01-04') WHERE id = $1")
+            .bind(booking)
+            .bind(state.name())
+            .execute(tx.conn())
+            .await
+            .unwrap();
+        let completed = bookings::complete_ended(&mut tx, 10).await.unwrap();
+        let after = state.after(Transition::Complete);
+        assert_eq!(completed, usize::from(after.is_some()), "{state:?}");
+        let found = bookings::get(tx.conn(), booking).await.unwrap().unwrap().state;
+        assert_eq!(found, after.unwrap_or(state), "{state:?}");
+    }
+}

@@ -28,6 +28,10 @@ pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, sqlx::Error> {
         .options([
             ("statement_timeout", "15s"),
             ("idle_in_transaction_session_timeout", "30s"),
+            // Postgres finds out that this machine has vanished, and lets go of what its transactions had locked.
+            ("tcp_keepalives_idle", "15"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
         ])
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(1));
     Ok(PgPoolOptions::new()

@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisError};
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
+use redis::{Client, IntoConnectionInfo, RedisError};
 
 /// How long a reply from Redis may take before the caller goes on without it.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// A peer that vanished without a word is found out after so long, whether anybody waits for it or not.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// A shared connection. Cloning is cheap; commands of all clones are pipelined on one socket.
 #[derive(Clone)]
@@ -22,7 +27,7 @@ impl Redis {
     /// # Errors
     /// The URL is not a Redis URL.
     pub fn new(url: &str, prefix: &str) -> Result<Self, RedisError> {
-        let client = Client::open(url)?;
+        let client = Client::open(url.into_connection_info()?.set_tcp_settings(tcp_settings()))?;
         let connection = ConnectionManager::new_lazy_with_config(client.clone(), manager_config(RESPONSE_TIMEOUT))?;
         Ok(Self {
             client,
@@ -70,10 +75,50 @@ impl Redis {
     }
 }
 
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(SILENCE / 2).with_interval(SILENCE / 6);
+    let settings = TcpSettings::default().set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(SILENCE);
+    settings
+}
+
 fn manager_config(response_timeout: Duration) -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(1)))
         .set_response_timeout(Some(response_timeout))
         .set_number_of_retries(1)
         .set_max_delay(Duration::from_secs(1))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// The timers of this machine's connections to `port`, as the kernel tells them: 02 is keepalive.
+    fn timers(port: u16) -> Vec<String> {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let peer = format!("0100007F:{port:04X}");
+        let rows = table.lines().map(|row| row.split_whitespace().collect::<Vec<&str>>());
+        rows.filter(|row| row.get(2) == Some(&peer.as_str()))
+            .filter_map(|row| row.get(5)?.get(..2).map(str::to_owned))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_silent_peer_is_probed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let redis = Redis::new(&format!("redis://127.0.0.1:{port}/"), "test").expect("a client");
+        let asking = tokio::spawn(async move { redis.ping().await });
+        // Accepted and never answered.
+        let _silent = listener.accept().await.expect("a connection");
+        while !timers(port).contains(&"02".to_owned()) {
+            assert!(!asking.is_finished(), "no probes: {:?}", timers(port));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        asking.abort();
+    }
 }

@@ -20,7 +20,7 @@ pub(crate) fn built(name: &str) -> PathBuf {
 }
 
 /// The worker's program, told of this test's servers and of nothing else.
-fn worker(world: &World) -> Command {
+pub(crate) fn worker(world: &World) -> Command {
     let mut command = Command::new(built("roost-worker"));
     command
         .env_clear()

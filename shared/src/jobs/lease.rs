@@ -185,7 +185,7 @@ pub async fn claim_suspect(
                SELECT id FROM jobs WHERE state = 'queued' AND crash_count > 0 AND queue = ANY($1) AND kind = ANY($2)
                ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED)
            UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = $3,
-                  lease_until = now() + make_interval(secs => $4), started_at = now(), rerun = false, progress = NULL
+                  lease_until = now() + make_interval(secs => $4), started_at = clock_timestamp(), rerun = false, progress = NULL
            FROM free WHERE jobs.id = free.id
            RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,
                   extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!", crash_count"#,

@@ -19,6 +19,7 @@ mod engine_batches;
 mod engine_leases;
 mod engine_limits;
 mod engine_model;
+mod engine_observed;
 mod engine_redis;
 mod engine_settings;
 mod engine_states;

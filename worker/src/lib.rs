@@ -101,7 +101,14 @@ impl Worker {
         let (engine, loops) = Engine::start(Arc::new(ctx), registry, queues, concurrency, owner);
         let (consumers, stop) = (TaskTracker::new(), CancellationToken::new());
         let (learnt, standing) = watch::channel(None);
-        consumers.spawn(presence::run(Arc::clone(&engine), presence, learnt, stop.clone()));
+        let clock = db.clock().clone();
+        consumers.spawn(presence::run(
+            Arc::clone(&engine),
+            presence,
+            learnt,
+            clock,
+            stop.clone(),
+        ));
         for queue in queues {
             let consume = queue::consume(Arc::clone(&engine), redis.clone(), *queue, stop.clone());
             let (mut known, stop) = (standing.clone(), stop.clone());

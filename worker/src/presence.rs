@@ -4,7 +4,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use rand::Rng;
+use roost_shared::clock::Clock;
 use roost_shared::jobs::presence::{Presence, Standing, leave, show};
 use roost_shared::jobs::{Queue, pressure};
 use sqlx::PgPool;
@@ -22,8 +24,10 @@ pub(crate) async fn run(
     engine: Arc<Engine>,
     worker: Presence,
     standing: watch::Sender<Option<Standing>>,
+    clock: Clock,
     stop: CancellationToken,
 ) {
+    let mut last = clock.now();
     while !stop.is_cancelled() {
         match shown(engine.pool(), &worker, engine.running_count()).await {
             Ok(learnt) => {
@@ -44,6 +48,7 @@ pub(crate) async fn run(
                 tracing::debug!(%error, "this worker could not show itself");
             }
         }
+        last = set_back(&clock, last);
         engine.give_back().await;
         let pause = EVERY.mul_f64(rand::rng().random_range(0.9..1.1));
         tokio::select! {
@@ -52,6 +57,17 @@ pub(crate) async fn run(
         }
     }
     depart(engine.pool(), &worker.name).await;
+}
+
+/// Tells when the machine's clock was set back. It does no harm: leases and due times are Postgres' own, pauses are
+/// counted by a clock that only goes on, and what was due by this one stays so a little later.
+fn set_back(clock: &Clock, last: DateTime<Utc>) -> DateTime<Utc> {
+    let now = clock.now();
+    if now < last {
+        metrics::counter!("roost_clock_set_back_total").increment(1);
+        tracing::warn!(seconds = (last - now).num_seconds(), "the clock was set back");
+    }
+    now
 }
 
 async fn shown(pool: &PgPool, worker: &Presence, running: usize) -> Result<Standing, sqlx::Error> {

@@ -4,7 +4,7 @@
 //!
 //! While Redis refuses, every worker takes due jobs from Postgres itself.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use metrics::{counter, gauge};
 use rand::Rng;
 use roost_shared::jobs::presence::{self, Standing};
 use roost_shared::jobs::relay::Head;
-use roost_shared::jobs::{self, MAX_DEPTH, Queue, Transport, Waiting, batches, pressure, relay};
+use roost_shared::jobs::{self, MAX_DEPTH, Queue, Transport, Waiting, batches, overview, pressure, relay};
 use roost_shared::redis::Redis;
 use sqlx::PgConnection;
 use tokio::sync::watch;
@@ -59,6 +59,7 @@ pub(crate) async fn run(
         transport,
         refused_since: None,
         unheard: HashSet::new(),
+        counted: BTreeMap::new(),
         led: false,
         tick: 0,
     };
@@ -131,6 +132,8 @@ struct Relay {
     refused_since: Option<Instant>,
     /// Kinds that nobody knows, told once each.
     unheard: HashSet<String>,
+    /// Jobs by kind and state, as the gauges have them.
+    counted: BTreeMap<(String, String), i64>,
     /// Whether this worker led in the round before.
     led: bool,
     tick: u64,
@@ -143,6 +146,8 @@ impl Relay {
         self.watch_redis().await;
         if self.led && !standing.leads {
             resign();
+            self.counted.values_mut().for_each(|count| *count = 0);
+            self.set_kinds();
         }
         self.led = standing.leads;
         let mut more = false;
@@ -258,6 +263,7 @@ impl Relay {
         self.reap(&mut *db).await?;
         if self.tick.is_multiple_of(GAUGES_EVERY) {
             report(db).await?;
+            self.report_kinds(db).await?;
             self.tell_unknown_kinds(db, &standing.fleet_kinds).await?;
             presence::forget(&mut *db).await?;
         }
@@ -322,6 +328,22 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// Counts by kind and state. A pair that there is none of any more stays, at zero.
+    async fn report_kinds(&mut self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let counts = overview::counts(db).await?;
+        self.counted.values_mut().for_each(|count| *count = 0);
+        self.counted
+            .extend(counts.into_iter().map(|one| ((one.kind, one.state), one.count)));
+        self.set_kinds();
+        Ok(())
+    }
+
+    fn set_kinds(&self) {
+        for ((kind, state), count) in &self.counted {
+            gauge!("roost_jobs", "kind" => kind.clone(), "state" => state.clone()).set(*count as f64);
+        }
     }
 
     async fn waiting(&mut self) -> Result<Vec<(Queue, Waiting)>, Trouble> {
@@ -405,6 +427,7 @@ fn resign() {
         for name in [
             "roost_queue_oldest_due_seconds",
             "roost_queue_due_jobs",
+            "roost_publish_lag_seconds",
             "roost_redis_depth",
         ] {
             gauge!(name, "queue" => queue.name()).set(0.0);
@@ -414,16 +437,17 @@ fn resign() {
 }
 
 /// Sets the gauges that alarms and autoscalers look at: per queue the due jobs, counted up to ten thousand, and the age
-/// of the oldest of those that would run next.
+/// of the oldest of those that would run next; and how long the first that is not in Redis has waited for that.
 async fn report(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     // Each half has a partial index of its own.
     let rows = sqlx::query!(
-        r#"SELECT name AS "name!", extract(epoch FROM now() - min(due.run_at))::float8 AS age, count(due.run_at) AS "due!"
+        r#"SELECT name AS "name!", extract(epoch FROM now() - min(due.run_at))::float8 AS age, count(due.run_at) AS "due!",
+                  extract(epoch FROM now() - min(due.run_at) FILTER (WHERE NOT due.published))::float8 AS lag
            FROM queues LEFT JOIN LATERAL (
-               (SELECT run_at FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NOT NULL
+               (SELECT run_at, true AS published FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NOT NULL
                 ORDER BY published_at LIMIT 5000)
                UNION ALL
-               (SELECT run_at FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
+               (SELECT run_at, false FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
                 ORDER BY priority, run_at LIMIT 5000)) AS due ON true
            GROUP BY name"#
     )
@@ -431,6 +455,7 @@ async fn report(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     .await?;
     for row in rows {
         gauge!("roost_queue_oldest_due_seconds", "queue" => row.name.clone()).set(row.age.unwrap_or(0.0));
+        gauge!("roost_publish_lag_seconds", "queue" => row.name.clone()).set(row.lag.unwrap_or(0.0));
         gauge!("roost_queue_due_jobs", "queue" => row.name).set(row.due as f64);
     }
     let unknown = sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM effects WHERE state = 'unknown'"#)

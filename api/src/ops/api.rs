@@ -455,7 +455,7 @@ impl OpsApi {
             .iter()
             .filter(|worker| worker.is_alive())
             .count();
-        let counts = overview::counts(pool).await?;
+        let counts = overview::counts(&mut *pool.acquire().await?).await?;
         Ok(Json(OverviewView {
             counts: counts
                 .into_iter()

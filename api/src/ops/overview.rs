@@ -143,7 +143,7 @@ impl Board {
     /// # Errors
     /// Postgres could not be reached.
     pub async fn read(pool: &PgPool, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
-        let counts = overview::counts(pool).await?;
+        let counts = overview::counts(&mut *pool.acquire().await?).await?;
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;

@@ -4,7 +4,7 @@
 //! Every number is bounded in what it reads: counts stop at [`COUNTED`], durations are of the newest attempts.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 
 use super::list::kinds_present;
 
@@ -30,9 +30,8 @@ pub struct KindState {
 ///
 /// # Errors
 /// Postgres could not be reached.
-pub async fn counts(pool: &PgPool) -> Result<Vec<KindState>, sqlx::Error> {
-    let mut conn = pool.acquire().await?;
-    let kinds = kinds_present(&mut conn).await?;
+pub async fn counts(conn: &mut PgConnection) -> Result<Vec<KindState>, sqlx::Error> {
+    let kinds = kinds_present(&mut *conn).await?;
     let states = super::list::STATES.map(str::to_owned).to_vec();
     sqlx::query_as!(
         KindState,
@@ -44,7 +43,7 @@ pub async fn counts(pool: &PgPool) -> Result<Vec<KindState>, sqlx::Error> {
         &states,
         COUNTED
     )
-    .fetch_all(&mut *conn)
+    .fetch_all(conn)
     .await
 }
 

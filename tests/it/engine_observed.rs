@@ -1,0 +1,301 @@
+//! What a real worker tells of itself: the metrics that alarms and autoscalers look at, and one line for each thing that
+//! nobody can read.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use chrono::TimeDelta;
+use roost_shared::jobs::catalogue::{CapturePayment, VoidPayment, WarmCache};
+use roost_shared::jobs::{Job, Queue};
+use roost_tests::world::World;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Child;
+use uuid::Uuid;
+
+use crate::kill::worker;
+use crate::rehearsal::{Unheard, enqueue, registry, runs, world};
+
+/// A worker, what it has logged, and where its metrics are.
+struct Observed {
+    child: Child,
+    log: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Observed {
+    fn start(world: &World) -> Self {
+        let mut command = worker(world);
+        let mut child = command
+            .env("LOG_FORMAT", "json")
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log: Arc<Mutex<Vec<Value>>> = Arc::default();
+        let (seen, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
+        tokio::spawn(async move {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                seen.lock().unwrap().push(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Self { child, log }
+    }
+
+    /// How many lines say that.
+    fn said(&self, message: &str) -> usize {
+        let log = self.log.lock().unwrap();
+        log.iter().filter(|line| line["message"] == message).count()
+    }
+
+    fn address(&self) -> Option<String> {
+        let log = self.log.lock().unwrap();
+        let listening = log.iter().find(|line| line["message"] == "metrics and health")?;
+        Some(listening["address"].as_str()?.to_owned())
+    }
+
+    /// The sum of a metric's series with all of these labels.
+    async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let Some(address) = self.address() else { return 0.0 };
+        let reply = reqwest::get(format!("http://{address}/metrics")).await.unwrap();
+        let text = reply.text().await.unwrap();
+        let series = text.lines().filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+                && labels
+                    .iter()
+                    .all(|(label, value)| line.contains(&format!("{label}=\"{value}\"")))
+        });
+        series
+            .map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap())
+            .sum()
+    }
+
+    async fn reaches(&self, world: &World, least: f64, name: &str, labels: &[(&str, &str)]) {
+        let what = format!("{name} {labels:?} reaches {least}");
+        world
+            .eventually(&what, async || self.metric(name, labels).await >= least)
+            .await;
+    }
+}
+
+/// A job as it is found, not as somebody enqueues it.
+async fn put<J: Job>(world: &World, state: &str, args: &str) -> Uuid {
+    sqlx::query_scalar(
+        "INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at, attempt, lease_owner, lease_until)
+         VALUES (gen_random_uuid(), $1, $2, 50, $3::jsonb, 3, $4, now() - interval '100 seconds', 0, 'gone', now() - interval '1 minute')
+         RETURNING id",
+    )
+    .bind(J::KIND)
+    .bind(J::QUEUE.name())
+    .bind(args)
+    .bind(state)
+    .fetch_one(world.pool())
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_alarms_and_autoscalers_look_at_is_measured() {
+    let world = World::without_worker().await;
+    sqlx::query("UPDATE queues SET paused = true WHERE name = 'cache'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    put::<WarmCache>(&world, "queued", "{}").await;
+    put::<CapturePayment>(&world, "queued", "{}").await;
+    put::<VoidPayment>(&world, "running", &format!("{{\"payment_id\":\"{}\"}}", Uuid::new_v4())).await;
+    sqlx::query(
+        "INSERT INTO effects (key, job_id, fence, state, first_sent_at, updated_at) VALUES ('capture:nobody', gen_random_uuid(), 1, 'unknown', now(), now())",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+
+    let worker = Observed::start(&world);
+    let cache = [("queue", "cache")];
+    worker
+        .reaches(&world, 100.0, "roost_queue_oldest_due_seconds", &cache)
+        .await;
+    worker.reaches(&world, 1.0, "roost_queue_due_jobs", &cache).await;
+    worker.reaches(&world, 100.0, "roost_publish_lag_seconds", &cache).await;
+    worker.reaches(&world, 1.0, "roost_effects_unknown", &[]).await;
+    worker.reaches(&world, 1.0, "roost_lease_expiries_total", &[]).await;
+    let waits = [("kind", "cache.warm"), ("state", "queued")];
+    worker.reaches(&world, 1.0, "roost_jobs", &waits).await;
+    let died = [("kind", "payment.capture"), ("state", "dead")];
+    worker.reaches(&world, 1.0, "roost_jobs", &died).await;
+    let failed = [("kind", "payment.capture"), ("outcome", "failed")];
+    worker.reaches(&world, 1.0, "roost_job_attempts_total", &failed).await;
+    let succeeded = [("kind", "payment.void"), ("outcome", "succeeded")];
+    worker
+        .reaches(&world, 1.0, "roost_job_attempts_total", &succeeded)
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_read_is_told_once_and_counted() {
+    let world = World::without_worker().await;
+    let undecodable = put::<CapturePayment>(&world, "queued", "{\"payment_id\":\"no id\"}").await;
+    put::<Unheard>(&world, "queued", "{}").await;
+    let mut connection = world.redis().connection();
+    redis::pipe()
+        .hset("test:payments:data", "01", "\"no id\"")
+        .hset_multiple(
+            "test:payments:meta:01",
+            &[("attempts", "0"), ("max_attempts", "1"), ("status", "Pending")],
+        )
+        .rpush("test:payments:active", "01")
+        .query_async::<()>(&mut connection)
+        .await
+        .unwrap();
+
+    let mut worker = Observed::start(&world);
+    let payments = [("queue", "payments")];
+    worker
+        .reaches(&world, 1.0, "roost_messages_malformed_total", &payments)
+        .await;
+    let unheard = [("kind", "test.unheard")];
+    worker
+        .reaches(&world, 1.0, "roost_jobs_of_unknown_kind", &unheard)
+        .await;
+    let failed = [("kind", "payment.capture"), ("outcome", "failed")];
+    worker.reaches(&world, 1.0, "roost_job_attempts_total", &failed).await;
+    // Another round of the same.
+    put::<Unheard>(&world, "queued", "{}").await;
+    worker
+        .reaches(&world, 2.0, "roost_jobs_of_unknown_kind", &unheard)
+        .await;
+
+    for message in [
+        "job failed",
+        "no worker knows this kind of job; it waits for one that does",
+        "a message in Redis is no job id, dropped",
+    ] {
+        assert_eq!(worker.said(message), 1, "{message}");
+    }
+    assert_eq!(worker.metric("roost_messages_malformed_total", &payments).await, 1.0);
+    assert_eq!(worker.metric("roost_job_attempts_total", &failed).await, 1.0);
+    let (state, attempt): (String, i32) = sqlx::query_as("SELECT state, attempt FROM jobs WHERE id = $1")
+        .bind(undecodable)
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    assert_eq!((state.as_str(), attempt), ("dead", 1));
+    assert_eq!(world.jobs("test.unheard").await, ["queued=2"]);
+    assert!(worker.child.try_wait().unwrap().is_none(), "the worker has ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_is_told_once_and_holds_up_nothing() {
+    let world = world().await;
+    let metrics = roost_shared::telemetry::metrics();
+    let set_back = || {
+        let text = metrics.render();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("roost_clock_set_back_total "));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+    };
+    let before = set_back();
+    let worker = world.another_worker(registry());
+    let nonce = enqueue(&world, "succeed", 1).await[0];
+    world
+        .eventually("it works", async || runs(&world, nonce).await == 1)
+        .await;
+    let ticks = "SELECT count(*) FROM jobs WHERE queue = 'maintenance' AND kind NOT LIKE 'test.%'";
+    let fired = world.counts(ticks).await;
+    world.clock.advance(TimeDelta::minutes(-30));
+    world.eventually("it is noticed", async || set_back() > before).await;
+    let what = ["succeed", "snooze", "panic"];
+    let mut nonces = Vec::new();
+    for what in what {
+        nonces.push(enqueue(&world, what, 1).await[0]);
+    }
+    world
+        .eventually("all is done", async || {
+            world.jobs("test.rehearse").await == ["succeeded=4"]
+        })
+        .await;
+    for (nonce, times) in nonces.into_iter().zip([1, 2, 2]) {
+        assert_eq!(runs(&world, nonce).await, times);
+    }
+    assert_eq!(world.counts(ticks).await, fired, "a tick fired again");
+    assert_eq!(set_back(), before + 1);
+    worker.stop().await;
+}
+
+/// The query of the README's ScaledObject.
+fn scaling_query() -> String {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let (_, rest) = readme.split_once("query: |\n").expect("a query in the README");
+    let indent = rest.len() - rest.trim_start().len();
+    let lines = rest
+        .lines()
+        .take_while(|line| line.len() - line.trim_start().len() >= indent);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_query_that_scales_the_fleet_reads_indexes_only() {
+    let world = World::without_worker().await;
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at, finished_at)
+         SELECT gen_random_uuid(), 'payment.capture', 'payments', 50, '{}', 3, 'succeeded', now() - interval '1 day', now()
+         FROM generate_series(1, 50000)",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    sqlx::query("ANALYZE jobs").execute(world.pool()).await.unwrap();
+    let query = scaling_query();
+    let waits = async || {
+        let rows = sqlx::query_scalar::<_, f64>(sqlx::AssertSqlSafe(query.clone()));
+        rows.fetch_one(world.pool()).await.unwrap()
+    };
+    assert_eq!(waits().await, 0.0);
+    let plan: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("EXPLAIN {query}")))
+        .fetch_all(world.pool())
+        .await
+        .unwrap();
+    let plan = plan.join("\n");
+    for index in ["jobs_unpublished", "jobs_published", "jobs_waiting"] {
+        assert!(plan.contains(index), "{index} is not used:\n{plan}");
+    }
+    assert!(!plan.contains("Seq Scan"), "{plan}");
+
+    // Whatever it waits for: to be published, to be taken, or that somebody sees that its time has come.
+    for (state, published) in [("queued", false), ("queued", true), ("retrying", false)] {
+        let id = put::<CapturePayment>(&world, state, "{}").await;
+        sqlx::query("UPDATE jobs SET published_at = CASE WHEN $2 THEN now() END WHERE id = $1")
+            .bind(id)
+            .bind(published)
+            .execute(world.pool())
+            .await
+            .unwrap();
+        let seconds = waits().await;
+        assert!(seconds >= 100.0, "{state}, published {published}: {seconds}");
+        sqlx::query("DELETE FROM jobs WHERE id = $1")
+            .bind(id)
+            .execute(world.pool())
+            .await
+            .unwrap();
+    }
+    assert!(query.contains(Queue::Payments.name()));
+}
+
+#[tokio::test]
+async fn postgres_looks_after_silent_clients() {
+    let world = World::without_worker().await;
+    for (setting, value) in [
+        ("tcp_keepalives_idle", "15"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ] {
+        let set: String = sqlx::query_scalar("SELECT current_setting($1)")
+            .bind(setting)
+            .fetch_one(world.pool())
+            .await
+            .unwrap();
+        assert_eq!(set, value, "{setting}");
+    }
+}

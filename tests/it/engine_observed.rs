@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Child;
 use uuid::Uuid;
 
-use crate::kill::worker;
+use crate::programs::worker;
 use crate::rehearsal::{Unheard, enqueue, registry, runs, world};
 
 /// A worker, what it has logged, and where its metrics are.

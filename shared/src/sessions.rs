@@ -241,6 +241,17 @@ impl Sessions {
         Ok(sessions)
     }
 
+    /// The first `most` of the same list, or those that come after this one.
+    ///
+    /// # Errors
+    /// Redis could not be asked.
+    pub async fn list_after(&self, user_id: Uuid, after: Option<Uuid>, most: i64) -> Result<Vec<Session>, RedisError> {
+        let mut sessions = self.list(user_id).await?;
+        sessions.retain(|session| after.is_none_or(|after| session.id < after));
+        sessions.truncate(usize::try_from(most).unwrap_or_default());
+        Ok(sessions)
+    }
+
     /// Ends one of the user's sessions. False if there is none of that id.
     ///
     /// # Errors

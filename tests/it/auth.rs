@@ -481,3 +481,50 @@ async fn what_an_account_asks_for_is_checked_field_by_field() {
     // Nothing of it was done.
     app.login(&ada.email, PASSWORD).await;
 }
+
+#[tokio::test]
+async fn sessions_come_in_pages() {
+    let app = TestApp::start().await;
+    let mut ada = app.guest().await;
+    let mut opened = vec![ada.session_id.clone()];
+    for _ in 0..4 {
+        app.clock.advance(Span::seconds(1));
+        ada = app.login(&ada.email, PASSWORD).await;
+        opened.insert(0, ada.session_id.clone());
+    }
+    let ids = |page: &Value| -> Vec<String> {
+        let items = page["items"].as_array().unwrap().iter();
+        items.map(|item| item["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = app.get("/auth/sessions?limit=2").by(&ada).send().await;
+    let page = first.expect(200);
+    assert_eq!(ids(&page), opened[..2]);
+    let next = page["next"].as_str().unwrap();
+    assert_eq!(first.header("link"), format!("<{next}>; rel=\"next\""));
+    // Ended in between: nothing is skipped or told twice.
+    let ended = app.delete(&format!("/auth/sessions/{}", opened[1])).by(&ada);
+    ended.send().await.expect(204);
+    let page = app.get(next).by(&ada).send().await.expect(200);
+    assert_eq!(ids(&page), opened[2..4]);
+    let cursor = page["next_cursor"].as_str().unwrap();
+    let last = app
+        .get(&format!("/auth/sessions?limit=2&cursor={cursor}"))
+        .by(&ada)
+        .send()
+        .await;
+    let page = last.expect(200);
+    assert_eq!(ids(&page), opened[4..]);
+    assert!(page["next"].is_null() && page["next_cursor"].is_null() && last.header("link").is_empty());
+    for (query, code, field) in [
+        ("limit=0", "invalid_parameter", "limit"),
+        ("limit=101", "invalid_parameter", "limit"),
+        ("cursor=nonsense", "invalid_cursor", "cursor"),
+    ] {
+        let refused = app.get(&format!("/auth/sessions?{query}")).by(&ada).send().await;
+        refused.refused_field(400, code, field);
+    }
+    // Somebody else's cursor shows nobody else's sessions.
+    let eve = app.guest().await;
+    let page = app.get(next).by(&eve).send().await.expect(200);
+    assert_eq!(ids(&page), Vec::<String>::new());
+}

@@ -6,8 +6,11 @@ use poem_openapi::param::Path;
 use uuid::Uuid;
 
 use super::caller::{app, auth, client};
+use super::connection::{Page, cost, page};
 use super::input::Input;
 use super::limits::CHANGE;
+use crate::error::ApiError;
+use crate::page::PageRequest;
 use crate::rest::auth::{AuthApi, Credentials, EmailVerification, RefreshRequest, SessionView, TokenPair};
 use crate::rest::users::Profile;
 
@@ -22,9 +25,23 @@ pub struct SessionMutations;
 #[Object]
 impl SessionQueries {
     /// Your sessions: every device that is signed in, the newest first
-    #[graphql(complexity = "1 + 50 * child_complexity")]
-    async fn sessions(&self, ctx: &Context<'_>) -> Result<Vec<SessionView>> {
-        Ok(AuthApi(app(ctx)?.clone()).sessions(auth(ctx)?).boxed().await?.0.items)
+    #[graphql(complexity = "cost(first, child_complexity)")]
+    async fn sessions(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default = 20, desc = "How many at most: 1 to 100")] first: i32,
+        #[graphql(desc = "The cursor of the last item of the page before")] after: Option<String>,
+    ) -> Result<Page<SessionView>> {
+        let auth = auth(ctx)?;
+        let request = PageRequest::<Uuid>::of_connection(first, after.as_deref())?;
+        let before = request.after().copied();
+        let sessions = &app(ctx)?.sessions;
+        let found = sessions
+            .list_after(auth.user_id, before, request.fetch())
+            .await
+            .map_err(ApiError::from)?;
+        let view = |session| SessionView::seen_by(session, auth.session_id);
+        Ok(page(&request, found, |session| session.id, view))
     }
 }
 

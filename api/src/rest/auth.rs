@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Utc};
+use poem::http::Uri;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::{Html, Json, Response};
 use poem_openapi::types::Example;
@@ -21,6 +22,7 @@ use crate::auth::Auth;
 use crate::body::JsonBody;
 use crate::client::Client;
 use crate::error::{ApiError, ApiResult};
+use crate::page::{PageRequest, Paged};
 use crate::state::AppState;
 
 /// Operations on sessions.
@@ -49,11 +51,19 @@ impl Example for Credentials {
 
 /// A refresh token.
 #[derive(Clone, Debug, Object, InputObject)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 pub struct RefreshRequest {
     /// The newest of its session: `rt_…`
     #[oai(validator(min_length = 1, max_length = 200))]
     pub refresh_token: String,
+}
+
+impl Example for RefreshRequest {
+    fn example() -> Self {
+        Self {
+            refresh_token: TokenPair::example().refresh_token,
+        }
+    }
 }
 
 /// The tokens of a session.
@@ -90,6 +100,7 @@ impl Example for TokenPair {
 
 /// A device that is signed in.
 #[derive(Clone, Debug, Object, SimpleObject)]
+#[oai(example)]
 pub struct SessionView {
     /// The session
     pub id: Uuid,
@@ -105,20 +116,47 @@ pub struct SessionView {
     pub current: bool,
 }
 
-/// Your sessions, the newest first.
-#[derive(Clone, Debug, Object)]
-pub struct SessionList {
-    /// The newest first; 50 at most
-    pub items: Vec<SessionView>,
+impl Example for SessionView {
+    fn example() -> Self {
+        Self {
+            id: TokenPair::example().session_id,
+            created_at: DateTime::UNIX_EPOCH + chrono::Duration::days(22_000),
+            last_used_at: DateTime::UNIX_EPOCH + chrono::Duration::days(22_000) + chrono::Duration::hours(5),
+            user_agent: Some("Mozilla/5.0 (X11; Linux x86_64; rv:146.0) Gecko/20100101 Firefox/146.0".to_owned()),
+            ip: Some("192.0.2.7".to_owned()),
+            current: true,
+        }
+    }
+}
+
+impl SessionView {
+    pub(crate) fn seen_by(session: Session, current: Uuid) -> Self {
+        Self {
+            current: session.id == current,
+            id: session.id,
+            created_at: session.created_at,
+            last_used_at: session.last_used_at,
+            user_agent: session.user_agent,
+            ip: session.ip,
+        }
+    }
 }
 
 /// A token from a mail.
 #[derive(Clone, Debug, Object, InputObject)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 pub struct EmailVerification {
     /// From the link in the mail: `ev_…`
     #[oai(validator(min_length = 1, max_length = 200))]
     pub token: String,
+}
+
+impl Example for EmailVerification {
+    fn example() -> Self {
+        Self {
+            token: "ev_AZq2yG9efDqdDi9PH28KEQ".to_owned(),
+        }
+    }
 }
 
 #[OpenApi(tag = "Tag::Auth")]
@@ -197,15 +235,30 @@ impl AuthApi {
 
     /// Your sessions
     ///
-    /// Every device that is signed in, the newest first.
+    /// Every device that is signed in, the newest first. There are 50 at most: one more ends the one that was used
+    /// longest ago.
     #[oai(path = "/auth/sessions", method = "get", operation_id = "list_sessions")]
-    pub(crate) async fn sessions(&self, auth: Auth) -> ApiResult<Json<SessionList>> {
-        let sessions = self.0.sessions.list(auth.user_id).await?;
-        let items = sessions
-            .into_iter()
-            .map(|session| view(session, auth.session_id))
-            .collect();
-        Ok(Json(SessionList { items }))
+    async fn sessions(
+        &self,
+        auth: Auth,
+        /// How many at most
+        #[oai(
+            default = "crate::page::default_limit",
+            validator(minimum(value = "1"), maximum(value = "100"))
+        )]
+        limit: Query<u16>,
+        /// `next_cursor` of the page before
+        cursor: Query<Option<String>>,
+        uri: &Uri,
+    ) -> ApiResult<Paged<SessionView>> {
+        let page = PageRequest::<Uuid>::new(limit.0, cursor.0.as_deref(), uri)?;
+        let after = page.after().copied();
+        let sessions = self.0.sessions.list_after(auth.user_id, after, page.fetch()).await?;
+        Ok(page.reply(
+            sessions,
+            |session| session.id,
+            |session| SessionView::seen_by(session, auth.session_id),
+        ))
     }
 
     /// End one of your sessions
@@ -300,17 +353,6 @@ fn wrong_credentials() -> ApiError {
         "The e-mail address or the password is not right.",
         None,
     )
-}
-
-fn view(session: Session, current: Uuid) -> SessionView {
-    SessionView {
-        current: session.id == current,
-        id: session.id,
-        created_at: session.created_at,
-        last_used_at: session.last_used_at,
-        user_agent: session.user_agent,
-        ip: session.ip,
-    }
 }
 
 impl From<RefreshError> for ApiError {

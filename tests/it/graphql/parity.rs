@@ -42,7 +42,7 @@ const SCHEMAS_OF_REST: [(&str, &str); 18] = [
     ("Page_ReviewReport", "ReviewReportConnection"),
     ("Page_Message", "MessageConnection"),
     ("Page_Notification", "NotificationConnection"),
-    ("SessionList", "a list of SessionView"),
+    ("Page_SessionView", "SessionViewConnection"),
     ("Reason", "the argument reason"),
     ("Problem", "the extensions of an error"),
     ("FieldError", "the extensions of an error"),

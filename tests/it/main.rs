@@ -52,6 +52,7 @@ mod search_plans;
 mod seed;
 mod stays;
 mod stripe_sandbox;
+mod traces;
 mod uncertain;
 mod users;
 mod webhooks;

@@ -19,7 +19,6 @@ mod overview;
 mod params;
 mod queues;
 mod settings;
-mod settings_api;
 mod shell;
 mod view;
 mod workers;
@@ -49,13 +48,9 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// The OpenAPI document cannot be made.
 pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> + 'static> {
     let live = Live::spawn(state.db.pool().clone(), state.stopping.clone());
-    let service = OpenApiService::new(
-        (api::OpsApi(state.clone()), settings_api::SettingsApi(state.clone())),
-        "Roost operations",
-        env!("CARGO_PKG_VERSION"),
-    )
-    .description(api::DESCRIPTION)
-    .server("/ops/api");
+    let service = OpenApiService::new(api::resources(&state), "Roost operations", env!("CARGO_PKG_VERSION"))
+        .description(api::DESCRIPTION)
+        .server("/ops/api");
     let document = service.spec();
     let routes = Arc::new(Routes::of(&serde_json::from_str(&document)?).below("/ops/api"));
     let pages = Route::new()

@@ -9,10 +9,10 @@ use roost_shared::jobs::settings::{self, Limits, QueueSettings, WorkerWish};
 use roost_shared::jobs::{overview, retention};
 use uuid::Uuid;
 
-use super::api::{OpsAuth, Reason};
-use super::settings::{KEEPER, SETTER};
+use super::{OpsAuth, Reason};
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
+use crate::ops::settings::{KEEPER, SETTER};
 use crate::state::AppState;
 
 /// The operations.

@@ -1,0 +1,116 @@
+//! What happened: the audit log of operators, and the flight recorder of a booking.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::param::{Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+use roost_shared::jobs::recorder;
+use roost_shared::operators::audit::{self, Verdict};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{DEFAULT_LIMIT, OpsAuth};
+use crate::error::{ApiError, ApiResult};
+use crate::state::AppState;
+
+/// The operations.
+pub struct AuditApi(pub AppState);
+
+/// An entry of the audit log
+#[derive(Object)]
+struct AuditView {
+    seq: i64,
+    at: DateTime<Utc>,
+    actor: String,
+    action: String,
+    target: String,
+    before: Option<Value>,
+    after: Option<Value>,
+    reason: Option<String>,
+    hash: String,
+}
+
+/// Whether the audit log is as it was written
+#[derive(Object)]
+struct VerdictView {
+    whole: bool,
+    entries: Option<i64>,
+    /// The first entry that is not as it was written, or is missing
+    broken_at: Option<i64>,
+}
+
+/// Something that happened to a booking
+#[derive(Object)]
+struct MomentView {
+    at: DateTime<Utc>,
+    /// `booking`, `job`, `webhook`, `effect` or `ledger`
+    source: String,
+    title: String,
+    detail: String,
+    /// Whether it went wrong or was refused
+    bad: bool,
+    job_id: Option<Uuid>,
+}
+
+#[OpenApi]
+impl AuditApi {
+    /// What operators did, the newest first
+    #[oai(path = "/audit", method = "get", operation_id = "ops_audit")]
+    async fn audit(
+        &self,
+        _auth: OpsAuth,
+        /// Entries before this one
+        before: Query<Option<i64>>,
+        /// 1 to 200, 50 if it is not given
+        #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
+        limit: Query<Option<i64>>,
+    ) -> ApiResult<Json<Vec<AuditView>>> {
+        let entries = audit::list(self.0.db.pool(), before.0, limit.0.unwrap_or(DEFAULT_LIMIT)).await?;
+        let views = entries.into_iter().map(|entry| AuditView {
+            seq: entry.seq,
+            at: entry.at,
+            actor: entry.actor,
+            action: entry.action,
+            target: entry.target,
+            before: entry.before,
+            after: entry.after,
+            reason: entry.reason,
+            hash: entry.hash,
+        });
+        Ok(Json(views.collect()))
+    }
+
+    /// Whether the audit log is as it was written
+    #[oai(path = "/audit/verify", method = "get", operation_id = "ops_verify_audit")]
+    async fn verify(&self, _auth: OpsAuth) -> ApiResult<Json<VerdictView>> {
+        Ok(Json(match audit::verify(self.0.db.pool(), None).await? {
+            Verdict::Whole { entries, .. } => VerdictView {
+                whole: true,
+                entries: Some(entries),
+                broken_at: None,
+            },
+            Verdict::Broken { seq } => VerdictView {
+                whole: false,
+                entries: None,
+                broken_at: Some(seq),
+            },
+        }))
+    }
+
+    /// What happened to a booking: transitions, jobs, webhooks, effects, money
+    #[oai(path = "/bookings/:booking_id/flight", method = "get", operation_id = "ops_flight")]
+    async fn flight(&self, _auth: OpsAuth, booking_id: Path<Uuid>) -> ApiResult<Json<Vec<MomentView>>> {
+        let flight = recorder::flight(self.0.db.pool(), booking_id.0)
+            .await?
+            .ok_or_else(|| ApiError::not_found("booking"))?;
+        let views = flight.moments.into_iter().map(|moment| MomentView {
+            at: moment.at,
+            source: moment.source.name().to_owned(),
+            title: moment.title,
+            detail: moment.detail,
+            bad: moment.bad,
+            job_id: moment.job_id,
+        });
+        Ok(Json(views.collect()))
+    }
+}

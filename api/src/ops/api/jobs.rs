@@ -1,0 +1,316 @@
+//! Jobs: finding them, what each did, and acting on one.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::param::{Path, Query};
+use poem_openapi::payload::Json;
+use poem_openapi::{Enum, Object, OpenApi};
+use roost_shared::jobs::actions::{self, JobAction};
+use roost_shared::jobs::inspect;
+use roost_shared::jobs::inspections;
+use roost_shared::jobs::kinds;
+use roost_shared::jobs::list::{self, JobFilter, JobRow};
+use roost_shared::operators::Role;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::effects::EffectView;
+use super::settings::BatchView;
+use super::{DEFAULT_LIMIT, OpsAuth, Reason};
+use crate::body::JsonBody;
+use crate::error::{ApiError, ApiResult};
+use crate::ops::acting::role_for;
+use crate::state::AppState;
+
+/// The operations.
+pub struct JobsApi(pub AppState);
+
+/// A job
+#[derive(Object)]
+struct JobView {
+    id: Uuid,
+    kind: String,
+    queue: String,
+    /// `scheduled`, `queued`, `running`, `retrying`, `succeeded`, `dead`, `cancelled` or `quarantined`
+    state: String,
+    /// Masked by kind
+    args: Value,
+    attempt: i32,
+    max_attempts: i32,
+    /// When it is due, or became so
+    run_at: DateTime<Utc>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+    last_error: Option<String>,
+    worker: Option<String>,
+    cancel_requested: bool,
+}
+
+impl From<JobRow> for JobView {
+    fn from(job: JobRow) -> Self {
+        Self {
+            args: kinds::masked(&job.kind, &job.args),
+            id: job.id,
+            kind: job.kind,
+            queue: job.queue,
+            state: job.state,
+            attempt: job.attempt,
+            max_attempts: job.max_attempts,
+            run_at: job.run_at,
+            created_at: job.created_at,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
+            last_error: job.last_error,
+            worker: job.lease_owner,
+            cancel_requested: job.cancel_requested,
+        }
+    }
+}
+
+/// A page of jobs, the newest first
+#[derive(Object)]
+struct JobPage {
+    items: Vec<JobView>,
+    /// Give it as `before` for the next page; none on the last
+    next_before: Option<Uuid>,
+}
+
+/// An attempt that ended
+#[derive(Object)]
+struct AttemptView {
+    attempt: i32,
+    worker: String,
+    started_at: DateTime<Utc>,
+    ended_at: DateTime<Utc>,
+    /// `succeeded`, `retry`, `snoozed`, `failed`, `lost`, `cancelled` or `handed_back`
+    outcome: String,
+    error: Option<String>,
+}
+
+/// A sentence about what a retry would do
+#[derive(Object)]
+struct OutlookView {
+    /// `safe`, `acts`, `asks` or `futile`
+    tone: String,
+    text: String,
+}
+
+/// A job with what belongs to it
+#[derive(Object)]
+struct JobDetailView {
+    id: Uuid,
+    kind: String,
+    queue: String,
+    state: String,
+    /// Masked by kind
+    args: Value,
+    attempt: i32,
+    max_attempts: i32,
+    last_error: Option<String>,
+    trace_id: Option<String>,
+    /// The booking it works for
+    booking_id: Option<Uuid>,
+    /// What a retry would do
+    outlook: Vec<OutlookView>,
+    /// The newest first
+    attempts: Vec<AttemptView>,
+    effects: Vec<EffectView>,
+    /// The job that enqueued it
+    parent_id: Option<Uuid>,
+    /// Jobs that it enqueued; 50 at most
+    children: Vec<RelativeView>,
+    /// The batch that it is one of
+    batch: Option<BatchView>,
+    /// The batch that it comes after
+    follows: Option<BatchView>,
+}
+
+/// A job beside another one
+#[derive(Object)]
+struct RelativeView {
+    id: Uuid,
+    kind: String,
+    state: String,
+}
+
+/// New arguments
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct Edit {
+    /// All of them, as the kind wants them
+    args: Value,
+    /// Needed where money is touched
+    reason: Option<String>,
+}
+
+/// What a job is after an action
+#[derive(Object)]
+struct NewState {
+    /// Its state, or `deleted`
+    state: String,
+}
+
+/// What to do
+#[derive(Enum, Clone, Copy)]
+#[oai(rename_all = "lowercase")]
+pub(super) enum Verb {
+    Retry,
+    Run,
+    Cancel,
+    Delete,
+}
+
+impl Verb {
+    pub(super) fn action(self) -> JobAction {
+        match self {
+            Self::Retry => JobAction::Retry,
+            Self::Run => JobAction::RunNow,
+            Self::Cancel => JobAction::Cancel,
+            Self::Delete => JobAction::Delete,
+        }
+    }
+}
+
+#[OpenApi]
+impl JobsApi {
+    /// Find jobs
+    #[oai(path = "/jobs", method = "get", operation_id = "ops_list_jobs")]
+    #[allow(clippy::too_many_arguments, reason = "each is a parameter of the URL")]
+    async fn jobs(
+        &self,
+        _auth: OpsAuth,
+        /// States, separated by commas
+        state: Query<Option<String>>,
+        kind: Query<Option<String>>,
+        queue: Query<Option<String>>,
+        /// Enqueued at or after
+        from: Query<Option<DateTime<Utc>>>,
+        /// Enqueued before
+        to: Query<Option<DateTime<Utc>>>,
+        /// With so many attempts at least
+        attempts: Query<Option<i32>>,
+        /// An id of a job, booking, payment, user or event; a JSON object that the arguments contain; or text of an error
+        q: Query<Option<String>>,
+        /// `next_before` of the page before
+        before: Query<Option<Uuid>>,
+        /// 1 to 200, 50 if it is not given
+        #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
+        limit: Query<Option<i64>>,
+    ) -> ApiResult<Json<JobPage>> {
+        let states = state.0.iter().flat_map(|states| states.split(','));
+        let filter = JobFilter {
+            states: states.filter(|state| !state.is_empty()).map(str::to_owned).collect(),
+            kind: kind.0,
+            queue: queue.0,
+            from: from.0,
+            to: to.0,
+            attempts: attempts.0,
+            q: q.0,
+        };
+        let limit = limit.0.unwrap_or(DEFAULT_LIMIT);
+        let rows = list::list(self.0.db.pool(), &filter, before.0, limit).await?;
+        let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
+        Ok(Json(JobPage {
+            next_before: rows.last().filter(|_| full).map(|last| last.id),
+            items: rows.into_iter().map(JobView::from).collect(),
+        }))
+    }
+
+    /// One job, with its attempts, its effects, and what a retry would do
+    #[oai(path = "/jobs/:job_id", method = "get", operation_id = "ops_get_job")]
+    async fn job(&self, _auth: OpsAuth, job_id: Path<Uuid>) -> ApiResult<Json<JobDetailView>> {
+        let detail = inspect::inspect(self.0.db.pool(), job_id.0)
+            .await?
+            .ok_or_else(|| ApiError::not_found("job"))?;
+        let effects = detail.effects.iter();
+        let effects = effects.map(|effect| EffectView::of(effect, &detail)).collect();
+        let job = detail.job;
+        Ok(Json(JobDetailView {
+            args: kinds::masked(&job.kind, &job.args),
+            trace_id: job.trace_id().map(str::to_owned),
+            id: job.id,
+            kind: job.kind,
+            queue: job.queue,
+            state: job.state,
+            attempt: job.attempt,
+            max_attempts: job.max_attempts,
+            last_error: job.last_error,
+            booking_id: detail.booking_id,
+            parent_id: job.parent_id,
+            batch: detail.batch.map(BatchView::from),
+            follows: detail.follows.map(BatchView::from),
+            children: detail
+                .children
+                .into_iter()
+                .map(|child| RelativeView {
+                    id: child.id,
+                    kind: child.kind,
+                    state: child.state,
+                })
+                .collect(),
+            outlook: detail
+                .outlook
+                .into_iter()
+                .map(|line| OutlookView {
+                    tone: line.tone.name().to_owned(),
+                    text: line.text,
+                })
+                .collect(),
+            attempts: detail
+                .attempts
+                .into_iter()
+                .map(|attempt| AttemptView {
+                    attempt: attempt.attempt,
+                    worker: attempt.worker,
+                    started_at: attempt.started_at,
+                    ended_at: attempt.ended_at,
+                    outcome: attempt.outcome,
+                    error: attempt.error,
+                })
+                .collect(),
+            effects,
+        }))
+    }
+
+    /// Retry, run now, cancel or delete a job
+    #[oai(path = "/jobs/:job_id/:action", method = "post", operation_id = "ops_act_on_job")]
+    async fn act(
+        &self,
+        auth: OpsAuth,
+        job_id: Path<Uuid>,
+        action: Path<Verb>,
+        body: JsonBody<Reason>,
+    ) -> ApiResult<Json<NewState>> {
+        let action = action.0.action();
+        auth.require(role_for(action))?;
+        let mut tx = self.0.db.begin().await?;
+        let state = actions::act(&mut tx, job_id.0, action, auth.by(body.reason.as_deref())).await?;
+        tx.commit().await?;
+        Ok(Json(NewState { state }))
+    }
+
+    /// Ask Stripe how the job's effects stand
+    ///
+    /// A worker looks them up and changes nothing; `GET /jobs/{job_id}` has the answer as soon as it has.
+    #[oai(path = "/jobs/:job_id/ask", method = "post", operation_id = "ops_ask_stripe")]
+    async fn ask(&self, auth: OpsAuth, job_id: Path<Uuid>, body: JsonBody<Reason>) -> ApiResult<Json<JobDetailView>> {
+        auth.require(Role::Operator)?;
+        let detail = inspect::inspect(self.0.db.pool(), job_id.0)
+            .await?
+            .ok_or_else(|| ApiError::not_found("job"))?;
+        let mut tx = self.0.db.begin().await?;
+        inspections::ask(&mut tx, &detail, auth.by(body.reason.as_deref())).await?;
+        tx.commit().await?;
+        self.job(auth, job_id).await
+    }
+
+    /// Replace the arguments of a job that is not running
+    #[oai(path = "/jobs/:job_id/args", method = "put", operation_id = "ops_edit_job")]
+    async fn edit(&self, auth: OpsAuth, job_id: Path<Uuid>, body: JsonBody<Edit>) -> ApiResult<Json<JobDetailView>> {
+        auth.require(Role::Admin)?;
+        let mut tx = self.0.db.begin().await?;
+        actions::edit_args(&mut tx, job_id.0, &body.args, auth.by(body.reason.as_deref())).await?;
+        tx.commit().await?;
+        self.job(auth, job_id).await
+    }
+}

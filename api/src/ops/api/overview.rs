@@ -1,0 +1,101 @@
+//! How it all stands: counts, trouble, workers.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+use roost_shared::jobs::overview;
+
+use super::OpsAuth;
+use super::queues::{QueueView, queue_views};
+use crate::error::ApiResult;
+use crate::state::AppState;
+
+/// The operations.
+pub struct OverviewApi(pub AppState);
+
+/// Jobs of a kind in a state
+#[derive(Object)]
+struct CountView {
+    kind: String,
+    state: String,
+    /// Up to 10,000
+    count: i64,
+}
+
+/// How it all stands
+#[derive(Object)]
+struct OverviewView {
+    counts: Vec<CountView>,
+    queues: Vec<QueueView>,
+    unknown_effects: i64,
+    died_today: i64,
+    overdue_leases: i64,
+    workers_alive: i64,
+}
+
+/// A worker
+#[derive(Object)]
+struct WorkerView {
+    name: String,
+    version: String,
+    queues: Vec<String>,
+    concurrency: i32,
+    alive: bool,
+    /// It is to take nothing new
+    quiet: bool,
+    /// It is to end
+    stop: bool,
+    running: i64,
+    started_at: DateTime<Utc>,
+    seen_at: DateTime<Utc>,
+}
+
+#[OpenApi]
+impl OverviewApi {
+    /// How it all stands
+    #[oai(path = "/overview", method = "get", operation_id = "ops_overview")]
+    async fn overview(&self, _auth: OpsAuth) -> ApiResult<Json<OverviewView>> {
+        let pool = self.0.db.pool();
+        let trouble = overview::trouble(pool).await?;
+        let alive = overview::workers(pool)
+            .await?
+            .iter()
+            .filter(|worker| worker.is_alive())
+            .count();
+        let counts = overview::counts(&mut *pool.acquire().await?).await?;
+        Ok(Json(OverviewView {
+            counts: counts
+                .into_iter()
+                .map(|one| CountView {
+                    kind: one.kind,
+                    state: one.state,
+                    count: one.count,
+                })
+                .collect(),
+            queues: queue_views(overview::queues(pool).await?),
+            unknown_effects: trouble.unknown_effects,
+            died_today: trouble.died_today,
+            overdue_leases: trouble.overdue_leases,
+            workers_alive: i64::try_from(alive).unwrap_or(i64::MAX),
+        }))
+    }
+
+    /// The workers heard of within a day
+    #[oai(path = "/workers", method = "get", operation_id = "ops_list_workers")]
+    async fn workers(&self, _auth: OpsAuth) -> ApiResult<Json<Vec<WorkerView>>> {
+        let workers = overview::workers(self.0.db.pool()).await?;
+        let views = workers.into_iter().map(|worker| WorkerView {
+            alive: worker.is_alive(),
+            quiet: worker.quiet,
+            stop: worker.stop,
+            name: worker.name,
+            version: worker.version,
+            queues: worker.queues,
+            concurrency: worker.concurrency,
+            running: worker.running,
+            started_at: worker.started_at,
+            seen_at: worker.seen_at,
+        });
+        Ok(Json(views.collect()))
+    }
+}

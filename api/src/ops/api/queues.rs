@@ -1,0 +1,127 @@
+//! Queues and the cron table.
+
+use chrono::{DateTime, Utc};
+use poem_openapi::param::Path;
+use poem_openapi::payload::Json;
+use poem_openapi::{Object, OpenApi};
+use roost_shared::jobs::{actions, overview};
+use roost_shared::operators::Role;
+
+use super::{OpsAuth, Reason};
+use crate::body::JsonBody;
+use crate::error::ApiResult;
+use crate::state::AppState;
+
+/// The operations.
+pub struct QueuesApi(pub AppState);
+
+/// A queue
+#[derive(Object)]
+pub(super) struct QueueView {
+    name: String,
+    paused: bool,
+    /// Up to 10,000
+    due: i64,
+    /// Up to 10,000
+    running: i64,
+    oldest_due_seconds: f64,
+    publish_lag_seconds: f64,
+}
+
+/// A line of the cron table
+#[derive(Object)]
+struct ScheduleView {
+    name: String,
+    expression: String,
+    next_tick: DateTime<Utc>,
+    last_tick: Option<DateTime<Utc>>,
+}
+
+#[OpenApi]
+impl QueuesApi {
+    /// The queues
+    #[oai(path = "/queues", method = "get", operation_id = "ops_list_queues")]
+    async fn queues(&self, _auth: OpsAuth) -> ApiResult<Json<Vec<QueueView>>> {
+        Ok(Json(queue_views(overview::queues(self.0.db.pool()).await?)))
+    }
+
+    /// Pause a queue
+    #[oai(path = "/queues/:name/pause", method = "post", operation_id = "ops_pause_queue")]
+    async fn pause(
+        &self,
+        auth: OpsAuth,
+        name: Path<String>,
+        body: JsonBody<Reason>,
+    ) -> ApiResult<Json<Vec<QueueView>>> {
+        self.set_paused(&auth, &name, true, body.reason.as_deref()).await
+    }
+
+    /// Resume a queue
+    #[oai(path = "/queues/:name/resume", method = "post", operation_id = "ops_resume_queue")]
+    async fn resume(
+        &self,
+        auth: OpsAuth,
+        name: Path<String>,
+        body: JsonBody<Reason>,
+    ) -> ApiResult<Json<Vec<QueueView>>> {
+        self.set_paused(&auth, &name, false, body.reason.as_deref()).await
+    }
+
+    /// The cron table
+    #[oai(path = "/schedules", method = "get", operation_id = "ops_list_schedules")]
+    async fn schedules(&self, _auth: OpsAuth) -> ApiResult<Json<Vec<ScheduleView>>> {
+        let schedules = overview::schedules(self.0.db.pool()).await?;
+        let views = schedules.into_iter().map(|line| ScheduleView {
+            name: line.name,
+            expression: line.expression,
+            next_tick: line.next_tick,
+            last_tick: line.last_tick,
+        });
+        Ok(Json(views.collect()))
+    }
+
+    /// Fire a schedule once, now
+    #[oai(path = "/schedules/:name/run", method = "post", operation_id = "ops_run_schedule")]
+    async fn run_schedule(
+        &self,
+        auth: OpsAuth,
+        name: Path<String>,
+        body: JsonBody<Reason>,
+    ) -> ApiResult<Json<Vec<ScheduleView>>> {
+        auth.require(Role::Operator)?;
+        let mut tx = self.0.db.begin().await?;
+        actions::run_schedule(&mut tx, &name, auth.by(body.reason.as_deref())).await?;
+        tx.commit().await?;
+        self.schedules(auth).await
+    }
+}
+
+impl QueuesApi {
+    async fn set_paused(
+        &self,
+        auth: &OpsAuth,
+        name: &str,
+        paused: bool,
+        reason: Option<&str>,
+    ) -> ApiResult<Json<Vec<QueueView>>> {
+        auth.require(Role::Operator)?;
+        let mut tx = self.0.db.begin().await?;
+        actions::set_paused(&mut tx, name, paused, auth.by(reason)).await?;
+        tx.commit().await?;
+        Ok(Json(queue_views(overview::queues(self.0.db.pool()).await?)))
+    }
+}
+
+pub(super) fn queue_views(queues: Vec<overview::QueueState>) -> Vec<QueueView> {
+    queues
+        .into_iter()
+        .map(|queue| QueueView {
+            name: queue.name,
+            paused: queue.paused,
+            due: queue.due,
+            running: queue.running,
+            oldest_due_seconds: queue.oldest_due_seconds,
+            publish_lag_seconds: queue.publish_lag_seconds,
+        })
+        .collect()
+}

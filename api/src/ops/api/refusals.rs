@@ -1,0 +1,64 @@
+//! The refusals of the dashboard and of the engine as problems.
+
+use roost_shared::jobs::actions::ActionError;
+use roost_shared::jobs::bulk::BulkError;
+use roost_shared::jobs::list::ListError;
+
+use crate::error::ApiError;
+use crate::ops::fault::Fault;
+use crate::problem::FieldError;
+
+impl From<Fault> for ApiError {
+    fn from(fault: Fault) -> Self {
+        let detail = fault.to_string();
+        match fault {
+            Fault::SignIn => Self::unauthorized("unauthorized", "POST /ops/api/session gives a token.", None),
+            Fault::Forbidden(_) => Self::forbidden(detail),
+            Fault::NotFound(what) => Self::not_found(what),
+            Fault::Bad(_) => Self::unprocessable("validation_failed", detail),
+            Fault::Conflict(_) => Self::conflict("wrong_state", detail),
+            Fault::TooMany(seconds) => Self::too_many_requests(detail, seconds),
+            Fault::Unavailable => Self::unavailable("database_unavailable", detail, 5),
+            Fault::Internal => Self::internal(detail),
+        }
+    }
+}
+
+impl From<ActionError> for ApiError {
+    fn from(error: ActionError) -> Self {
+        let field = match &error {
+            ActionError::ReasonNeeded => "reason",
+            ActionError::InvalidArgs { .. } | ActionError::UnknownKind(_) => "args",
+            ActionError::InvalidSetting { field, .. } => field,
+            ActionError::Database(_)
+            | ActionError::NotFound(_)
+            | ActionError::WrongState { .. }
+            | ActionError::NothingToAsk
+            | ActionError::Duplicate => {
+                return Fault::from(error).into();
+            }
+        };
+        Self::invalid(vec![FieldError::new(field, error.to_string())])
+    }
+}
+
+impl From<ListError> for ApiError {
+    fn from(error: ListError) -> Self {
+        match error {
+            ListError::Filter(error) => Self::invalid(vec![FieldError::new(error.field, error.message)]),
+            ListError::Database(error) => error.into(),
+        }
+    }
+}
+
+impl From<BulkError> for ApiError {
+    fn from(error: BulkError) -> Self {
+        match error {
+            BulkError::List(error) => error.into(),
+            BulkError::Action(error) => error.into(),
+            BulkError::Unsupported(_) => Self::invalid(vec![FieldError::new("action", error.to_string())]),
+            BulkError::LeaseLost => Self::internal(error),
+            BulkError::Database(error) => error.into(),
+        }
+    }
+}

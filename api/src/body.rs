@@ -9,7 +9,7 @@ use poem_openapi::payload::{Json, ParsePayload, Payload};
 use poem_openapi::registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseFromJSON, ToJSON, Type};
 use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{ApiError, ApiResult};
 use crate::problem::FieldError;
@@ -260,7 +260,14 @@ impl<'a> ApiExtractor<'a> for RawJson {
             description: None,
             content: vec![MetaMediaType {
                 content_type: "application/json",
-                schema: MetaSchemaRef::Inline(Box::new(MetaSchema::new("object"))),
+                schema: MetaSchemaRef::Inline(Box::new(MetaSchema {
+                    example: Some(json!({
+                        "id": "evt_1TVxYz2eZvKYlo2C0a1b2c3d", "object": "event", "api_version": "2026-09-30.endive",
+                        "created": 1_900_800_000, "livemode": false, "type": "payment_intent.succeeded",
+                        "data": {"object": {"id": "pi_3TVxYz2eZvKYlo2C1a2b3c4d", "object": "payment_intent"}},
+                    })),
+                    ..MetaSchema::new("object")
+                })),
             }],
             required: true,
         })

@@ -29,11 +29,12 @@ pub fn refine(derived: &str) -> Result<Value, serde_json::Error> {
         info.remove("summary");
     }
     let mut refusals = Map::new();
+    let schemas = document.pointer("/components/schemas").cloned().unwrap_or_default();
     for (method, operation) in operations(&mut document) {
         operation.entry("security").or_insert_with(|| json!([]));
         describe_request_headers(operation);
         keep_possible_refusals(method, operation);
-        describe_responses(operation);
+        describe_responses(operation, &schemas);
         share_refusals(operation, &mut refusals);
     }
     visit_schemas(&mut document);
@@ -142,7 +143,7 @@ fn keep_possible_refusals(method: &str, operation: &mut Map<String, Value>) {
     });
 }
 
-fn describe_responses(operation: &mut Map<String, Value>) {
+fn describe_responses(operation: &mut Map<String, Value>, schemas: &Value) {
     let responses = operation.get_mut("responses").and_then(Value::as_object_mut);
     for response in responses
         .into_iter()
@@ -160,7 +161,7 @@ fn describe_responses(operation: &mut Map<String, Value>) {
             .get_mut("content")
             .and_then(|content| content.get_mut("text/event-stream"))
         {
-            describe_events(stream);
+            describe_events(stream, schemas);
         }
         let mut headers: Map<String, Value> = match response.remove("headers") {
             Some(Value::Object(headers)) => headers
@@ -178,13 +179,19 @@ fn describe_responses(operation: &mut Map<String, Value>) {
 }
 
 /// An event stream is no JSON array: its schema is that of one event, whose data is JSON in a string.
-fn describe_events(stream: &mut Value) {
+fn describe_events(stream: &mut Value, schemas: &Value) {
     let item = stream.pointer("/schema/items").cloned().unwrap_or(Value::Null);
+    let name = item
+        .get("$ref")
+        .and_then(Value::as_str)
+        .and_then(|reference| reference.rsplit('/').next());
+    let example = name.and_then(|name| schemas.get(name)?.get("example"));
     stream["schema"] = json!({
         "type": "object",
         "description": "One event. Its data is the JSON of `x-data-schema`.",
         "properties": {"id": {"type": "string"}, "event": {"type": "string"}, "data": {"type": "string"}},
         "x-data-schema": item,
+        "example": {"id": "2", "event": "booking", "data": example.map(Value::to_string)},
     });
 }
 

@@ -1,4 +1,4 @@
-//! Schemas, said as precisely as they are checked.
+//! Schemas, said as precisely as they are checked; and pages with the example of what they list.
 
 use serde_json::{Map, Value, json};
 
@@ -22,7 +22,20 @@ pub(super) fn refine_schemas(schemas: &mut Map<String, Value>) {
         // RFC 9457 problems may have further members.
         let open = name == "Problem";
         object.entry("additionalProperties").or_insert(Value::Bool(open));
+        if let Some(item) = listed(object).and_then(|item| named.get(item)?.get("example")) {
+            object.insert(
+                "example".to_owned(),
+                json!({"items": [item], "next": null, "next_cursor": null}),
+            );
+        }
     }
+}
+
+/// Of what a page is a list, if the schema is one of a page.
+fn listed(schema: &Map<String, Value>) -> Option<&str> {
+    let title = schema.get("title")?.as_str()?;
+    let item = schema.get("properties")?.pointer("/items/items/$ref")?.as_str()?;
+    title.starts_with("Page_").then(|| item.rsplit('/').next())?
 }
 
 fn strings(list: Option<&Value>) -> Vec<String> {

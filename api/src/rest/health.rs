@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use poem_openapi::payload::Json;
+use poem_openapi::types::Example;
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 
 use super::Tag;
@@ -25,6 +26,7 @@ pub enum Condition {
 
 /// This process is alive.
 #[derive(Clone, Debug, Object)]
+#[oai(example)]
 pub struct Alive {
     /// Always `up`
     pub status: Condition,
@@ -32,8 +34,18 @@ pub struct Alive {
     pub version: String,
 }
 
+impl Example for Alive {
+    fn example() -> Self {
+        Self {
+            status: Condition::Up,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
 /// What this process needs, and how it is.
 #[derive(Clone, Debug, Object)]
+#[oai(example)]
 pub struct Readiness {
     /// `up` if everything is
     pub status: Condition,
@@ -43,6 +55,17 @@ pub struct Readiness {
     pub redis: Condition,
     /// The names of what is down
     pub down: Vec<String>,
+}
+
+impl Example for Readiness {
+    fn example() -> Self {
+        Self {
+            status: Condition::Up,
+            postgres: Condition::Up,
+            redis: Condition::Up,
+            down: Vec::new(),
+        }
+    }
 }
 
 /// Whether requests can be served.

@@ -47,14 +47,23 @@ impl Example for NewMessage {
 
 /// How far you have read.
 #[derive(Clone, Debug, Object, InputObject)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 pub struct ReadMark {
     /// The last message that you have read
     pub up_to: Uuid,
 }
 
+impl Example for ReadMark {
+    fn example() -> Self {
+        Self {
+            up_to: Message::example().id,
+        }
+    }
+}
+
 /// A message.
 #[derive(Clone, Debug, Object, SimpleObject)]
+#[oai(example)]
 pub struct Message {
     /// The message
     pub id: Uuid,
@@ -68,6 +77,19 @@ pub struct Message {
     pub created_at: DateTime<Utc>,
     /// When the other side, or you, read it
     pub read_at: Option<DateTime<Utc>>,
+}
+
+impl Example for Message {
+    fn example() -> Self {
+        Self {
+            id: Uuid::from_u128(0x019a_b6c8_6f5e_7c3a_9d0e_2f4f_1f6f_0a12),
+            sender_id: Uuid::from_u128(0x019a_b6c8_6f5e_7c3a_9d0e_2f4f_1f6f_0a11),
+            own: true,
+            text: NewMessage::example().text,
+            created_at: DateTime::UNIX_EPOCH + chrono::Duration::days(22_000),
+            read_at: None,
+        }
+    }
 }
 
 impl Message {

@@ -65,6 +65,7 @@ mirror! {
 
 /// Something that you were told.
 #[derive(Clone, Debug, Object, SimpleObject)]
+#[oai(example)]
 #[graphql(complex)]
 pub struct Notification {
     /// The notification
@@ -79,6 +80,19 @@ pub struct Notification {
     pub created_at: DateTime<Utc>,
     /// When you read it
     pub read_at: Option<DateTime<Utc>>,
+}
+
+impl Example for Notification {
+    fn example() -> Self {
+        Self {
+            id: Uuid::from_u128(0x019a_b6c8_6f5e_7c3a_9d0e_2f4f_1f6f_0a13),
+            kind: NotificationKind::Booking,
+            event: NotificationEvent::BookingRequested,
+            booking_id: Uuid::from_u128(0x019a_b6c8_6f5e_7c3a_9d0e_2f4f_1f6f_0a14),
+            created_at: DateTime::UNIX_EPOCH + chrono::Duration::days(22_000),
+            read_at: None,
+        }
+    }
 }
 
 impl From<notifications::Notification> for Notification {
@@ -96,10 +110,18 @@ impl From<notifications::Notification> for Notification {
 
 /// How far you have read.
 #[derive(Clone, Debug, Object, InputObject)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 pub struct NotificationMark {
     /// The last notification that you have read
     pub up_to: Uuid,
+}
+
+impl Example for NotificationMark {
+    fn example() -> Self {
+        Self {
+            up_to: Notification::example().id,
+        }
+    }
 }
 
 /// The ways in which you are told of a kind.
@@ -113,6 +135,7 @@ pub struct Channels {
 
 /// What you want to be told, and how.
 #[derive(Clone, Debug, Object, SimpleObject)]
+#[oai(example)]
 pub struct Preferences {
     /// Bookings and payments; mail about them cannot be switched off
     pub booking: Channels,
@@ -120,6 +143,17 @@ pub struct Preferences {
     pub message: Channels,
     /// Reviews, to be written or published
     pub review: Channels,
+}
+
+impl Example for Preferences {
+    fn example() -> Self {
+        let by = |email| Channels { email, in_app: true };
+        Self {
+            booking: by(true),
+            message: by(false),
+            review: by(true),
+        }
+    }
 }
 
 impl From<&Choice> for Preferences {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use poem_openapi::param::Header;
 use poem_openapi::payload::Json;
+use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::stripe::events;
 use roost_shared::stripe::webhook::{self, Rejection};
@@ -17,9 +18,16 @@ pub struct StripeWebhookApi(pub AppState);
 
 /// Taken in.
 #[derive(Clone, Copy, Debug, Object)]
+#[oai(example)]
 pub struct Receipt {
     /// Always true
     pub received: bool,
+}
+
+impl Example for Receipt {
+    fn example() -> Self {
+        Self { received: true }
+    }
 }
 
 #[OpenApi(tag = "Tag::Webhooks")]

@@ -142,6 +142,7 @@ impl From<User> for Profile {
 
 /// What everybody may know of a user.
 #[derive(Clone, Debug, Object, SimpleObject)]
+#[oai(example)]
 pub struct PublicProfile {
     /// The account
     pub id: Uuid,
@@ -151,6 +152,17 @@ pub struct PublicProfile {
     pub role: Role,
     /// The month of the registration: `2026-11`
     pub joined: String,
+}
+
+impl Example for PublicProfile {
+    fn example() -> Self {
+        Self {
+            id: Profile::example().id,
+            first_name: "Ada".to_owned(),
+            role: Role::Guest,
+            joined: "2030-03".to_owned(),
+        }
+    }
 }
 
 impl From<User> for PublicProfile {
@@ -175,7 +187,7 @@ pub enum UserView {
 
 /// What to change of a profile. What is left out stays.
 #[derive(Clone, Debug, Default, Object, InputObject)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 pub struct ProfilePatch {
     /// As you write it
     #[oai(validator(min_length = 1, max_length = 200))]
@@ -187,9 +199,19 @@ pub struct ProfilePatch {
     pub role: Option<Role>,
 }
 
+impl Example for ProfilePatch {
+    fn example() -> Self {
+        Self {
+            full_name: Some("Ada King".to_owned()),
+            locale: Some("en-GB".to_owned()),
+            role: None,
+        }
+    }
+}
+
 /// A change of password.
 #[derive(Clone, Debug, Object, InputObject)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 pub struct PasswordChange {
     /// The present one
     #[oai(validator(min_length = 1, max_length = 128))]
@@ -197,6 +219,15 @@ pub struct PasswordChange {
     /// 12 to 128 characters, and not your e-mail address
     #[oai(validator(min_length = 12, max_length = 128))]
     pub new_password: String,
+}
+
+impl Example for PasswordChange {
+    fn example() -> Self {
+        Self {
+            current_password: Registration::example().password,
+            new_password: "a giraffe on the night train".to_owned(),
+        }
+    }
 }
 
 /// Done; there is nothing to say.

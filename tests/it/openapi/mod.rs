@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod bodyless;
+mod examples;
 mod spoilt;
 
 use std::collections::BTreeMap;

@@ -376,7 +376,7 @@ fn hours_and_minutes(text: &str) -> Option<NaiveTime> {
 
 /// What to change of a property. What is left out stays; `null` brings a default back.
 #[derive(Clone, Debug, Default, Object, InputObject)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 pub struct PropertyPatch {
     /// Its name in lists: one line of 5 to 120 characters
     pub title: Change<String>,
@@ -424,6 +424,16 @@ pub struct PropertyPatch {
     pub cancellation_policy: Change<CancellationPolicy>,
     /// `draft`: only you see it; `listed`: everybody does, and it can be booked
     pub status: Change<PropertyStatus>,
+}
+
+impl Example for PropertyPatch {
+    fn example() -> Self {
+        Self {
+            nightly_rate_minor: Change(MaybeUndefined::Value(13_500)),
+            max_nights: Change(MaybeUndefined::Null),
+            ..Self::default()
+        }
+    }
 }
 
 impl PropertyPatch {

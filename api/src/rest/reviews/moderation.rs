@@ -11,7 +11,7 @@ use roost_shared::db::Retries;
 use roost_shared::reviews::{self, OpenReport, ReportFilter, ReportPosition, ReviewError};
 use uuid::Uuid;
 
-use super::objects::{ReportReason, Review};
+use super::objects::{NewReport, ReportReason, Review};
 use crate::auth::Auth;
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
@@ -50,6 +50,7 @@ impl DecisionReason {
 
 /// A complaint that nobody has decided about.
 #[derive(Clone, Debug, Object, SimpleObject)]
+#[oai(example)]
 pub struct ReviewReport {
     /// Who complains
     pub reporter_id: Uuid,
@@ -61,6 +62,18 @@ pub struct ReviewReport {
     pub reported_at: DateTime<Utc>,
     /// What it is about
     pub review: Review,
+}
+
+impl Example for ReviewReport {
+    fn example() -> Self {
+        Self {
+            reporter_id: Uuid::from_u128(0x019a_b6c8_6f5e_7c3a_9d0e_2f4f_1f6f_0a11),
+            reason: NewReport::example().reason,
+            details: NewReport::example().details,
+            reported_at: DateTime::UNIX_EPOCH + chrono::Duration::days(22_000),
+            review: Review::example(),
+        }
+    }
 }
 
 impl ReviewReport {

@@ -375,6 +375,7 @@ pub struct CategoryMeans {
 
 /// What published reviews say of a property, a host or a guest, in figures.
 #[derive(Clone, Debug, Object, SimpleObject)]
+#[oai(example)]
 pub struct RatingSummary {
     /// How many reviews
     pub review_count: i32,
@@ -384,6 +385,30 @@ pub struct RatingSummary {
     pub histogram: RatingHistogram,
     /// The means by category
     pub categories: CategoryMeans,
+}
+
+impl Example for RatingSummary {
+    fn example() -> Self {
+        Self {
+            review_count: 3,
+            rating: Some(4.67),
+            histogram: RatingHistogram {
+                one: 0,
+                two: 0,
+                three: 0,
+                four: 1,
+                five: 2,
+            },
+            categories: CategoryMeans {
+                cleanliness: Some(5.0),
+                accuracy: Some(4.5),
+                check_in: None,
+                communication: None,
+                location: Some(4.67),
+                value: Some(4.33),
+            },
+        }
+    }
 }
 
 impl From<reviews::Ratings> for RatingSummary {

@@ -12,7 +12,7 @@ use metrics::{counter, gauge};
 use rand::Rng;
 use roost_shared::jobs::presence::{self, Standing};
 use roost_shared::jobs::relay::Head;
-use roost_shared::jobs::{self, MAX_DEPTH, Queue, Transport, Waiting, batches, overview, pressure, relay};
+use roost_shared::jobs::{self, JobState, MAX_DEPTH, Queue, Transport, Waiting, batches, overview, pressure, relay};
 use roost_shared::redis::Redis;
 use sqlx::PgConnection;
 use tokio::sync::watch;
@@ -263,7 +263,6 @@ impl Relay {
         self.reap(&mut *db).await?;
         if self.tick.is_multiple_of(GAUGES_EVERY) {
             report(db).await?;
-            self.report_kinds(db).await?;
             self.tell_unknown_kinds(db, &standing.fleet_kinds).await?;
             presence::forget(&mut *db).await?;
         }
@@ -284,6 +283,9 @@ impl Relay {
             }
         }
         let filled = self.publish(db, standing, &waiting).await?;
+        if self.tick.is_multiple_of(GAUGES_EVERY) {
+            self.report_kinds(db).await?;
+        }
         Ok(Filled {
             more: filled.more || promoted >= PROMOTE_BATCH,
             ..filled
@@ -330,9 +332,11 @@ impl Relay {
         Ok(())
     }
 
-    /// Counts by kind and state. A pair that there is none of any more stays, at zero.
+    /// Counts by kind and state, but for those that succeeded: `roost_job_attempts_total` counts them. A pair that there
+    /// is none of any more stays, at zero.
     async fn report_kinds(&mut self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let counts = overview::counts(db).await?;
+        let states = JobState::ALL.into_iter();
+        let counts = overview::counts(db, states.filter(|state| *state != JobState::Succeeded)).await?;
         self.counted.values_mut().for_each(|count| *count = 0);
         self.counted
             .extend(counts.into_iter().map(|one| ((one.kind, one.state), one.count)));

@@ -4,6 +4,7 @@ use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::Data;
 use poem::{Response, handler};
+use roost_shared::jobs::JobState;
 use roost_shared::jobs::history::{History, Slice};
 use roost_shared::jobs::list::STATES;
 use roost_shared::jobs::overview::{self, KindFigures, QueueState, WorkerState};
@@ -143,7 +144,7 @@ impl Board {
     /// # Errors
     /// Postgres could not be reached.
     pub async fn read(pool: &PgPool, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
-        let counts = overview::counts(&mut *pool.acquire().await?).await?;
+        let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;

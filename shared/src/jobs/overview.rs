@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
 use super::list::kinds_present;
+use super::state::JobState;
 
 /// Counts beyond this are not made; a page says "10,000+".
 pub const COUNTED: i64 = 10_000;
@@ -26,13 +27,16 @@ pub struct KindState {
     pub count: i64,
 }
 
-/// Counts by kind and state, without pairs that there are none of.
+/// Counts by kind and state, of these states, without pairs that there are none of.
 ///
 /// # Errors
 /// Postgres could not be reached.
-pub async fn counts(conn: &mut PgConnection) -> Result<Vec<KindState>, sqlx::Error> {
+pub async fn counts(
+    conn: &mut PgConnection,
+    states: impl IntoIterator<Item = JobState>,
+) -> Result<Vec<KindState>, sqlx::Error> {
     let kinds = kinds_present(&mut *conn).await?;
-    let states = super::list::STATES.map(str::to_owned).to_vec();
+    let states: Vec<String> = states.into_iter().map(|state| state.name().to_owned()).collect();
     sqlx::query_as!(
         KindState,
         r#"SELECT k AS "kind!", s AS "state!", counted.count AS "count!"

@@ -104,13 +104,13 @@ pub async fn jobs(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
         verdict.require(false, || format!("given up: {given_up:?}"));
     }
     let (none, twice): (i64, i64) = sqlx::query_as(
-        "SELECT count(*) FILTER (WHERE times = 0), count(*) FILTER (WHERE times > 1) FROM (
-             SELECT count(job_attempts.job_id) AS times FROM jobs
-             LEFT JOIN job_attempts ON job_attempts.job_id = jobs.id AND job_attempts.outcome = 'succeeded'
-             -- A job with a key runs once more when it is asked for while it runs: by a webhook, a reader, the clock. That it
-             -- takes effect once is seen at Stripe, in the ledger, in the timelines and in the mailbox.
-             WHERE jobs.state = 'succeeded' GROUP BY jobs.id
-             HAVING jobs.dedupe_key IS NULL OR count(job_attempts.job_id) = 0) AS ended",
+        // A job that is asked for while it runs begins anew with its first attempt, and may end once more. What was handed
+        // back or snoozed did not count.
+        "SELECT count(*) FILTER (WHERE ended = 0), count(*) FILTER (WHERE ended > begun) FROM (
+             SELECT count(*) FILTER (WHERE outcome = 'succeeded') AS ended,
+                    count(*) FILTER (WHERE job_attempts.attempt = 1 AND outcome NOT IN ('handed_back', 'snoozed')) AS begun
+             FROM jobs LEFT JOIN job_attempts ON job_attempts.job_id = jobs.id
+             WHERE jobs.state = 'succeeded' GROUP BY jobs.id) AS one",
     )
     .fetch_one(&testbed.pool)
     .await?;

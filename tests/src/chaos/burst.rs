@@ -13,18 +13,21 @@ use super::{
     load::DRAIN_LIMIT,
     testbed::{Testbed, WorkerPlan},
 };
+use crate::bench::figure::percentile;
 
 /// How often the relay's look is timed.
 const LOOKS: usize = 50;
 
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let (burst, later, ahead) = run.size.of((2_000, 50_000, 4), (50_000, 1_000_000, 30));
-    let quiet = look(testbed).await?;
+    // The least that it takes is what it costs by itself; in the short form others are on the machine.
+    let share = run.size.of(0.0, 0.5);
+    let quiet = look(testbed, share).await?;
     schedule_for_later(testbed, later).await?;
-    let crowded = look(testbed).await?;
+    let crowded = look(testbed, share).await?;
     run.verdict.figure("scheduled_for_later", f64::from(later));
-    run.verdict.figure("relay_look_best_ms_without", quiet);
-    run.verdict.figure("relay_look_best_ms_with", crowded);
+    run.verdict.figure("relay_look_ms_without", quiet);
+    run.verdict.figure("relay_look_ms_with", crowded);
     run.verdict.require(crowded <= quiet * 1.5 + 2.0, || {
         format!("a look for due jobs went from {quiet:.2} to {crowded:.2} ms")
     });
@@ -50,16 +53,15 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     audit::jobs(testbed, &mut run.verdict).await
 }
 
-/// The shortest time that the relay's look for due jobs takes, in milliseconds: what it costs by itself, whoever else is
-/// on the machine.
-async fn look(testbed: &Testbed) -> Result<f64> {
-    let mut best = f64::INFINITY;
+/// What the relay's look for due jobs takes, in milliseconds: a share of many take no longer.
+async fn look(testbed: &Testbed, share: f64) -> Result<f64> {
+    let mut times = Vec::with_capacity(LOOKS);
     for _ in 0..LOOKS {
         let began = Instant::now();
         relay::promote_due(&testbed.pool, 5_000).await?;
-        best = best.min(began.elapsed().as_secs_f64() * 1000.0);
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
     }
-    Ok(best)
+    Ok(percentile(&times, share))
 }
 
 async fn schedule_for_later(testbed: &Testbed, count: i32) -> Result<()> {

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
-use roost_shared::jobs::overview;
+use roost_shared::jobs::{JobState, overview};
 
 use super::OpsAuth;
 use super::queues::{QueueView, queue_views};
@@ -62,7 +62,7 @@ impl OverviewApi {
             .iter()
             .filter(|worker| worker.is_alive())
             .count();
-        let counts = overview::counts(&mut *pool.acquire().await?).await?;
+        let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
         Ok(Json(OverviewView {
             counts: counts
                 .into_iter()

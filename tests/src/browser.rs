@@ -9,6 +9,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use base64::Engine;
@@ -33,27 +34,42 @@ pub struct Browser {
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 const DRIVER: &str = "chromedriver";
 
+/// The first of these on PATH that runs. Ubuntu's are scripts, which fail as long as the snap behind them is missing.
 fn program(names: &[&str]) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .flat_map(|folder| names.iter().map(move |name| folder.join(name)))
-        .find(|file| file.is_file())
+        .find(|file| file.is_file() && runs(file))
+}
+
+fn runs(file: &Path) -> bool {
+    let version = std::process::Command::new(file)
+        .arg("--version")
+        .stdin(Stdio::null())
+        .output();
+    version.is_ok_and(|out| out.status.success())
+}
+
+/// The browser and its driver, looked for once.
+fn programs() -> &'static (Option<PathBuf>, Option<PathBuf>) {
+    static FOUND: OnceLock<(Option<PathBuf>, Option<PathBuf>)> = OnceLock::new();
+    FOUND.get_or_init(|| (program(&BROWSERS), program(&[DRIVER])))
 }
 
 /// What this machine lacks to open one. The harness keeps a passing test's output to itself, so `make test` says it.
 pub fn missing() -> Option<&'static str> {
-    match (program(&BROWSERS), program(&[DRIVER])) {
+    match programs() {
         (Some(_), Some(_)) => None,
-        (Some(_), None) => Some("chromedriver is not on PATH"),
-        (None, Some(_)) => Some("neither Chromium nor Chrome is on PATH"),
-        (None, None) => Some("neither Chromium nor Chrome is on PATH, nor is chromedriver"),
+        (Some(_), None) => Some("no chromedriver that runs is on PATH"),
+        (None, Some(_)) => Some("no Chromium or Chrome that runs is on PATH"),
+        (None, None) => Some("no Chromium or Chrome that runs is on PATH, nor a chromedriver"),
     }
 }
 
 impl Browser {
     /// Opens one; none where Chromium or its driver is not installed. With `CI=true` that is a failure.
     pub async fn open() -> Option<Self> {
-        let (Some(chromium), Some(driver)) = (program(&BROWSERS), program(&[DRIVER])) else {
+        let (Some(chromium), Some(driver)) = programs() else {
             let here = missing().unwrap_or_default();
             assert!(std::env::var("CI").as_deref() != Ok("true"), "CI=true, and {here}");
             return None;

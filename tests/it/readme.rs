@@ -1,4 +1,5 @@
-//! The README keeps up with the programs: its table names every option, with its variable and default, and no other.
+//! The README keeps up with the programs: its table names every option, with its variable and default, and no other;
+//! and the Rust that it asks for is enough for every dependency.
 
 use std::collections::BTreeSet;
 
@@ -77,6 +78,43 @@ fn every_subcommand_and_every_queue_is_named() {
     for queue in roost_shared::jobs::Queue::ALL {
         assert!(README.contains(&format!("`{}`", queue.name())), "{}", queue.name());
     }
+}
+
+/// `1.94` and `1.94.0` are the same.
+fn version(text: &str) -> Vec<u64> {
+    let mut numbers: Vec<u64> = text.split('.').map(|number| number.parse().unwrap()).collect();
+    numbers.resize(3, 0);
+    numbers
+}
+
+#[test]
+fn the_rust_that_is_asked_for_builds_every_dependency() {
+    let root = roost_tests::services::workspace_root().unwrap();
+    let out = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--offline", "--locked", "--format-version", "1"])
+        .current_dir(root)
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    // The workspace's own have no source.
+    let (ours, others): (Vec<_>, Vec<_>) = packages.iter().partition(|package| package["source"].is_null());
+    let needed = others
+        .iter()
+        .filter_map(|package| Some((version(package["rust_version"].as_str()?), &package["name"])))
+        .max_by(|(one, _), (other, _)| one.cmp(other))
+        .unwrap();
+    let asked = README.split("You need Rust ").nth(1).unwrap();
+    let asked = version(asked.split_whitespace().next().unwrap());
+    for package in ours {
+        let declared = version(package["rust_version"].as_str().unwrap());
+        assert_eq!(declared, asked, "the README and {}", package["name"]);
+    }
+    assert!(
+        asked >= needed.0,
+        "Rust {asked:?} is asked for, and {needed:?} is needed"
+    );
 }
 
 #[test]

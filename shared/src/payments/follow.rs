@@ -34,6 +34,7 @@ pub async fn follow(tx: &mut Tx, payment: &Payment, intent: &Intent, actor: Acto
             tx.enqueue(&VoidPayment { payment_id: payment.id });
             Ok(())
         }
+        Told::TakenUnwanted => taken_unwanted(tx, payment, intent, actor).await,
         Told::Nothing => {
             if payment.state == PaymentState::Captured && intent.refunded_minor > payment.refunded_minor {
                 // A refund of ours whose reply is still on its way, or one made at Stripe by hand.
@@ -230,6 +231,32 @@ pub async fn captured(tx: &mut Tx, payment: &Payment, intent: &Intent, actor: Ac
     )
     .await?;
     bookings::note(tx, payment.booking_id, "payment_captured", actor, None).await?;
+    tx.booking_changed(payment.booking_id);
+    Ok(())
+}
+
+/// Money was taken on a payment that was given up, by hand at Stripe: the guest has it to get back, and whoever took it
+/// has to see to that. Told once, and not if it went back already. Another card may be in play for the booking, so this
+/// one comes to no life again.
+async fn taken_unwanted(tx: &mut Tx, payment: &Payment, intent: &Intent, actor: Actor) -> Result<(), sqlx::Error> {
+    const EVENT: &str = "payment_taken_unwanted";
+    let kept_minor = intent.received_minor - intent.refunded_minor;
+    let timeline = bookings::timeline(tx.conn(), payment.booking_id).await?;
+    let is_told = timeline
+        .iter()
+        .any(|entry| entry.event == EVENT && entry.reason.as_deref() == Some(&intent.id));
+    if kept_minor <= 0 || is_told {
+        return Ok(());
+    }
+    tracing::error!(
+        payment_id = %payment.id,
+        booking_id = %payment.booking_id,
+        intent_id = intent.id,
+        kept_minor,
+        "money was taken on a payment that was given up: it has to be paid back at Stripe"
+    );
+    metrics::counter!("roost_payments_taken_unwanted_total").increment(1);
+    bookings::note(tx, payment.booking_id, EVENT, actor, Some(&intent.id)).await?;
     tx.booking_changed(payment.booking_id);
     Ok(())
 }

@@ -44,6 +44,8 @@ pub enum Told {
     Lapsed,
     /// A card that was given up on is authorised after all: it is released.
     Unwanted,
+    /// Money was taken on a payment that was given up.
+    TakenUnwanted,
     /// Nothing new.
     Nothing,
 }
@@ -79,6 +81,8 @@ impl PaymentState {
             }
             // A card that was given up on and proves itself after all: nobody wants the reservation any more.
             (Self::Failed | Self::Voided, IntentStatus::RequiresCapture) => Told::Unwanted,
+            // We never ask for that: captured by hand, in Stripe's dashboard.
+            (Self::Failed | Self::Voided, IntentStatus::Succeeded) => Told::TakenUnwanted,
             (
                 Self::Pending | Self::RequiresAction | Self::Authorized,
                 IntentStatus::RequiresConfirmation | IntentStatus::RequiresAction | IntentStatus::Processing,
@@ -89,7 +93,6 @@ impl PaymentState {
                 Self::Failed | Self::Voided,
                 IntentStatus::RequiresConfirmation
                 | IntentStatus::RequiresAction
-                | IntentStatus::Succeeded
                 | IntentStatus::Canceled
                 | IntentStatus::RequiresPaymentMethod
                 | IntentStatus::Processing,

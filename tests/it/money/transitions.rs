@@ -70,7 +70,7 @@ fn expected(state: PaymentState, told: Told) -> PaymentState {
     let step = match told {
         Told::Moves(step) => step,
         Told::Lapsed => Step::Void,
-        Told::Unwanted | Told::Nothing => return state,
+        Told::Unwanted | Told::TakenUnwanted | Told::Nothing => return state,
     };
     state.after(step).unwrap_or(state)
 }
@@ -94,6 +94,42 @@ async fn payments_follow_stripe_as_the_machine_says() {
                 "{state:?} told of {status:?}"
             );
         }
+    }
+}
+
+/// Captured by hand at Stripe: whoever did it has to know that the money belongs to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn money_taken_on_a_payment_that_was_given_up_is_told_once() {
+    let world = World::without_worker().await;
+    let (booking, payment) = booked(&world).await;
+    let counted = || {
+        let text = roost_shared::telemetry::metrics().render();
+        let line = text
+            .lines()
+            .find(|line| line.starts_with("roost_payments_taken_unwanted_total "));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+    };
+    for state in [PaymentState::Voided, PaymentState::Failed] {
+        let before = counted();
+        let mut tx = world.state.db.begin().await.unwrap();
+        let given_up = put(&mut tx, payment, state).await;
+        let taken = intent(&given_up, IntentStatus::Succeeded);
+        let paid_back = Intent {
+            refunded_minor: taken.received_minor,
+            ..taken.clone()
+        };
+        for word in [&paid_back, &taken, &taken, &paid_back] {
+            payments::follow(&mut tx, &given_up, word, Actor::Stripe).await.unwrap();
+        }
+        let timeline = bookings::timeline(tx.conn(), booking).await.unwrap();
+        let told: Vec<_> = timeline
+            .iter()
+            .filter(|entry| entry.event == "payment_taken_unwanted")
+            .map(|entry| (entry.actor.as_str(), entry.reason.as_deref()))
+            .collect();
+        assert_eq!(told, [("stripe", Some("pi_test"))], "{state:?}");
+        assert!(counted() > before, "{state:?}: {}", counted());
+        assert_eq!(state_of(&mut tx, payment).await, state);
     }
 }
 

@@ -137,6 +137,7 @@ impl World {
                 }
             }
             Told::Unwanted => self.enqueue(Job::Void(card)),
+            Told::TakenUnwanted => panic!("a card that was given up was captured"),
             Told::Nothing => {}
         }
     }

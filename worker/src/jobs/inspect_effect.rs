@@ -1,11 +1,10 @@
 //! `effect.inspect`: looks up at Stripe what became of an effect, for an operator who asked. It reads and nothing else. A
-//! Stripe that cannot be read is an answer too: who asked sees it at once and asks again.
+//! Stripe that cannot be read is an answer too, and so is an effect that names nothing to read: who asked sees it at once.
 
 use roost_shared::jobs::Lease;
 use roost_shared::jobs::catalogue::InspectEffect;
 use roost_shared::jobs::inspections::{self, Asked, AtStripe};
 use roost_shared::payments;
-use roost_shared::stripe::Failure;
 use uuid::Uuid;
 
 use crate::context::Context;
@@ -18,7 +17,6 @@ impl Handler for InspectEffect {
             return Ok(DONE);
         };
         let answer = look(ctx, &self.effect_key, &asked).await?;
-        let answer = answer.map_err(|failure| failure.to_string());
         let mut tx = ctx.db.begin().await?;
         let told = answer.as_ref().map_err(String::as_str);
         inspections::answer(&mut tx, &self.effect_key, &asked, told).await?;
@@ -28,13 +26,14 @@ impl Handler for InspectEffect {
     }
 }
 
-async fn look(ctx: &Context, key: &str, asked: &Asked) -> Result<Result<AtStripe, Failure>, JobError> {
-    let payment_id = asked
-        .payment_id
-        .ok_or_else(|| JobError::Fail("the effect belongs to no payment".to_owned()))?;
+async fn look(ctx: &Context, key: &str, asked: &Asked) -> Result<Result<AtStripe, String>, JobError> {
+    let Some(payment_id) = asked.payment_id else {
+        return Ok(Err("the effect belongs to no payment".to_owned()));
+    };
     let mut connection = ctx.db.pool().acquire().await?;
-    let payment = payments::get(&mut connection, payment_id).await?;
-    let payment = payment.ok_or_else(|| JobError::Fail("the effect's payment is missing".to_owned()))?;
+    let Some(payment) = payments::get(&mut connection, payment_id).await? else {
+        return Ok(Err("the effect's payment is missing".to_owned()));
+    };
     let (kind, of) = key.split_once(':').unwrap_or((key, ""));
     let refund = match (kind, of.parse::<Uuid>()) {
         ("refund", Ok(refund_id)) => payments::refund(&mut connection, refund_id).await?,
@@ -55,8 +54,12 @@ async fn look(ctx: &Context, key: &str, asked: &Asked) -> Result<Result<AtStripe
             Some(id) => ctx.stripe.read_refund(id).await.map(Some),
             None => ctx.stripe.refund_made_for(refund.id, intent_id).await,
         };
-        return Ok(found.map(|found| AtStripe::refund(found, payment.currency)));
+        return Ok(found
+            .map(|found| AtStripe::refund(found, payment.currency))
+            .map_err(|failure| failure.to_string()));
     }
     let found = ctx.stripe.intent(intent_id).await;
-    Ok(found.map(|intent| AtStripe::intent(intent, payment.currency)))
+    Ok(found
+        .map(|intent| AtStripe::intent(intent, payment.currency))
+        .map_err(|failure| failure.to_string()))
 }

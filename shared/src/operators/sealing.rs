@@ -112,17 +112,16 @@ fn refused(_: Unspecified) -> OperatorError {
 /// # Errors
 /// Postgres could not be reached.
 pub async fn seal_all(pool: &PgPool, keys: &SealingKeys) -> Result<u64, OperatorError> {
-    let rows =
-        sqlx::query!(r#"SELECT id, email, totp_secret AS "stored!" FROM operators WHERE totp_secret IS NOT NULL"#)
-            .fetch_all(pool)
-            .await?;
+    let rows = sqlx::query!(r#"SELECT id, totp_secret AS "stored!" FROM operators WHERE totp_secret IS NOT NULL"#)
+        .fetch_all(pool)
+        .await?;
     let mut sealed = 0;
     for row in rows {
         let opened = match keys.open(row.id, &row.stored) {
             Ok(opened) if opened.stale => opened,
             Ok(_) => continue,
             Err(error) => {
-                tracing::warn!(operator = row.email, %error, "an operator cannot sign in with their authenticator");
+                tracing::warn!(operator_id = %row.id, %error, "an operator cannot sign in with their authenticator");
                 continue;
             }
         };

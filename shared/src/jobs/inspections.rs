@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::actions::{ActionError, By};
 use super::catalogue::InspectEffect;
 use super::inspect::{Effect, JobDetail};
-use crate::db::Tx;
+use crate::db::{Tx, violated_constraint};
 use crate::money::{Currency, Money};
 use crate::operators::audit::{self, Entry};
 use crate::stripe::{Intent, IntentStatus, RefundStatus, StripeRefund};
@@ -202,7 +202,7 @@ impl Inspection {
 /// at once.
 ///
 /// # Errors
-/// The job has no effect at Stripe.
+/// The job has no effect at Stripe, or has none any more.
 pub async fn ask(tx: &mut Tx, detail: &JobDetail, by: By<'_>) -> Result<Vec<String>, ActionError> {
     by.answerable(false)?;
     let effects = detail.effects.iter().map(|effect| &effect.key);
@@ -220,7 +220,12 @@ pub async fn ask(tx: &mut Tx, detail: &JobDetail, by: By<'_>) -> Result<Vec<Stri
         by.actor
     )
     .execute(tx.conn())
-    .await?;
+    .await
+    .map_err(|error| match violated_constraint(&error) {
+        // Pruned since the job was read.
+        Some("effect_inspections_effect") => ActionError::NotFound("effect"),
+        _ => ActionError::Database(error),
+    })?;
     for key in &keys {
         tx.enqueue(&InspectEffect {
             effect_key: key.clone(),

@@ -1,5 +1,7 @@
 //! Asking Stripe what became of a call whose reply was lost, and a retry that does what the page said it would.
 
+use roost_shared::jobs::actions::{ActionError, By};
+use roost_shared::jobs::{inspect, inspections};
 use roost_shared::operators::Role;
 use roost_shared::stripe::IntentStatus;
 use roost_tests::app::Actor;
@@ -141,6 +143,63 @@ async fn a_capture_in_doubt_is_looked_up_and_a_retry_marks_it_done() {
     let page = format!("/ops/jobs/{mail}");
     operator.get(&page).await.is(200).is_silent_about("Ask Stripe");
     operator.post(&format!("{page}/ask"), &[]).await.is(409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_effect_that_names_no_payment_is_answered_as_such() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    a_booking(&world).await;
+    world.run_jobs().await;
+    let job: Uuid = sqlx::query_scalar("SELECT job_id FROM effects WHERE key LIKE 'capture:%'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let operator = ops.signed_in(Role::Operator).await;
+    let page = format!("/ops/jobs/{job}");
+    for (asked, (payment, answer)) in [
+        (None, "the effect belongs to no payment"),
+        (Some(Uuid::now_v7()), "the effect&#39;s payment is missing"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        sqlx::query("UPDATE effects SET entity_id = $2 WHERE job_id = $1")
+            .bind(job)
+            .bind(payment)
+            .execute(world.pool())
+            .await
+            .unwrap();
+        operator.post(&format!("{page}/ask"), &[]).await.is(303);
+        world.run_jobs().await;
+        operator.get(&page).await.is(200).says(answer);
+        let looked = format!("succeeded={}", asked + 1);
+        assert_eq!(world.jobs("effect.inspect").await, [looked]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_effect_that_is_pruned_before_it_is_asked_about_is_not_found() {
+    let world = World::start().await;
+    a_booking(&world).await;
+    world.run_jobs().await;
+    let job: Uuid = sqlx::query_scalar("SELECT job_id FROM effects WHERE key LIKE 'capture:%'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let detail = inspect::inspect(world.pool(), job).await.unwrap().unwrap();
+    sqlx::query("DELETE FROM effects WHERE job_id = $1")
+        .bind(job)
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let by = By {
+        actor: "test",
+        reason: None,
+    };
+    let mut tx = world.state.db.begin().await.unwrap();
+    let asked = inspections::ask(&mut tx, &detail, by).await;
+    assert!(matches!(asked, Err(ActionError::NotFound("effect"))), "{asked:?}");
 }
 
 /// Asks about a job in doubt, expects `promise` on its page, and retries it.

@@ -1,56 +1,26 @@
 //! What a real worker tells of itself: the metrics that alarms and autoscalers look at, and one line for each thing that
 //! nobody can read.
 
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
-
 use chrono::TimeDelta;
 use roost_shared::jobs::catalogue::{CapturePayment, VoidPayment, WarmCache};
 use roost_shared::jobs::{Job, Queue};
 use roost_tests::world::World;
-use serde_json::Value;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Child;
 use uuid::Uuid;
 
-use crate::programs::worker;
+use crate::programs::{Logging, worker};
 use crate::rehearsal::{Unheard, enqueue, registry, runs, world};
 
 /// A worker, what it has logged, and where its metrics are.
-struct Observed {
-    child: Child,
-    log: Arc<Mutex<Vec<Value>>>,
-}
+struct Observed(Logging);
 
 impl Observed {
     fn start(world: &World) -> Self {
-        let mut command = worker(world);
-        let mut child = command
-            .env("LOG_FORMAT", "json")
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let log: Arc<Mutex<Vec<Value>>> = Arc::default();
-        let (seen, stderr) = (Arc::clone(&log), child.stderr.take().unwrap());
-        tokio::spawn(async move {
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                seen.lock().unwrap().push(serde_json::from_str(&line).unwrap());
-            }
-        });
-        Self { child, log }
-    }
-
-    /// How many lines say that.
-    fn said(&self, message: &str) -> usize {
-        let log = self.log.lock().unwrap();
-        log.iter().filter(|line| line["message"] == message).count()
+        Self(Logging::start(worker(world)))
     }
 
     fn address(&self) -> Option<String> {
-        let log = self.log.lock().unwrap();
-        let listening = log.iter().find(|line| line["message"] == "metrics and health")?;
-        Some(listening["address"].as_str()?.to_owned())
+        let listening = self.0.saying("metrics and health");
+        Some(listening.first()?["address"].as_str()?.to_owned())
     }
 
     /// The sum of a metric's series with all of these labels.
@@ -171,7 +141,7 @@ async fn what_nobody_can_read_is_told_once_and_counted() {
         "no worker knows this kind of job; it waits for one that does",
         "a message in Redis is no job id, dropped",
     ] {
-        assert_eq!(worker.said(message), 1, "{message}");
+        assert_eq!(worker.0.saying(message).len(), 1, "{message}");
     }
     assert_eq!(worker.metric("roost_messages_malformed_total", &payments).await, 1.0);
     assert_eq!(worker.metric("roost_job_attempts_total", &failed).await, 1.0);
@@ -182,7 +152,7 @@ async fn what_nobody_can_read_is_told_once_and_counted() {
         .unwrap();
     assert_eq!((state.as_str(), attempt), ("dead", 1));
     assert_eq!(world.jobs("test.unheard").await, ["queued=2"]);
-    assert!(worker.child.try_wait().unwrap().is_none(), "the worker has ended");
+    assert!(worker.0.runs(), "the worker has ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,60 +1,10 @@
 //! One trace id from a request to the jobs it caused: read in what the two real programs write.
 
-use std::path::PathBuf;
-use std::process::Stdio;
-use std::sync::{Arc, Mutex};
-
-use roost_tests::app::{Call, JWT_SECRET};
+use roost_tests::app::Call;
 use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 
-/// A program that runs, and the JSON lines it has written.
-struct Program {
-    lines: Arc<Mutex<Vec<Value>>>,
-    _child: Child,
-}
-
-impl Program {
-    fn start(world: &World, name: &str, more: &[(&str, &str)]) -> Self {
-        let test = std::env::current_exe().unwrap();
-        let binary: PathBuf = test.parent().unwrap().parent().unwrap().join(name);
-        let mut child = Command::new(&binary)
-            .env_clear()
-            .env("DATABASE_URL", world.database_url())
-            .env("REDIS_URL", world.redis_url())
-            .env("REDIS_PREFIX", "test")
-            .env("METRICS_LISTEN", "127.0.0.1:0")
-            .env("LOG_FORMAT", "json")
-            .envs(more.iter().copied())
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", binary.display()));
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let mut written = BufReader::new(child.stderr.take().unwrap()).lines();
-        let kept = Arc::clone(&lines);
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = written.next_line().await {
-                let line = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"));
-                kept.lock().unwrap().push(line);
-            }
-        });
-        Self { lines, _child: child }
-    }
-
-    /// The lines that say this.
-    fn saying(&self, message: &str) -> Vec<Value> {
-        let lines = self.lines.lock().unwrap();
-        lines
-            .iter()
-            .filter(|line| line["message"] == message)
-            .cloned()
-            .collect()
-    }
-}
+use crate::programs::{self, Logging};
 
 /// The trace id of the span that a line was written in.
 fn trace_id(line: &Value) -> &str {
@@ -66,24 +16,8 @@ async fn a_bookings_trace_leads_from_the_request_to_its_jobs() {
     let world = World::without_worker().await;
     let (host, guest) = (world.host().await, world.guest().await);
     let flat = world.lists(&host, json!({})).await;
-    let api = Program::start(
-        &world,
-        "roost-api",
-        &[
-            ("API_LISTEN", "127.0.0.1:0"),
-            ("OPS_LISTEN", "off"),
-            ("JWT_SECRET", JWT_SECRET),
-        ],
-    );
-    let worker = Program::start(
-        &world,
-        "roost-worker",
-        &[
-            ("STRIPE_SECRET_KEY", "sk_test_roost"),
-            ("STRIPE_API_BASE", world.stripe.base_url()),
-            ("SMTP_URL", &world.mailbox.smtp_url()),
-        ],
-    );
+    let api = Logging::start(programs::api(&world));
+    let worker = Logging::start(programs::worker(&world));
     world
         .eventually("the API to listen", async || !api.saying("serving").is_empty())
         .await;
@@ -130,20 +64,19 @@ async fn a_bookings_trace_leads_from_the_request_to_its_jobs() {
 
         // The worker's lines about the job that the request enqueued, and about those that came of it, carry the same.
         // Which those are is a matter of luck: Stripe's webhooks, which have traces of their own, may come first.
+        let of_this = async || -> Vec<String> {
+            let kinds =
+                "SELECT DISTINCT kind FROM jobs WHERE trace_context LIKE '00-' || $1 || '-%' AND state = 'succeeded'";
+            let rows = sqlx::query_scalar(kinds).bind(&trace);
+            rows.fetch_all(world.pool()).await.unwrap()
+        };
         world
-            .eventually("captured", async || {
+            .eventually("captured, and the authorisation's job settled", async || {
                 world.payment(&guest, booking).await["state"] == "captured"
+                    && of_this().await.iter().any(|kind| kind == "payment.authorize")
             })
             .await;
-        let of_this: Vec<String> = sqlx::query_scalar(
-            "SELECT DISTINCT kind FROM jobs WHERE trace_context LIKE '00-' || $1 || '-%' AND state = 'succeeded'",
-        )
-        .bind(&trace)
-        .fetch_all(world.pool())
-        .await
-        .unwrap();
-        assert!(of_this.iter().any(|kind| kind == "payment.authorize"), "{of_this:?}");
-        for kind in of_this {
+        for kind in of_this().await {
             let logged = || {
                 let ended = worker.saying("attempt ended");
                 ended

@@ -65,7 +65,7 @@ fn set_back(clock: &Clock, last: DateTime<Utc>) -> DateTime<Utc> {
     let now = clock.now();
     if now < last {
         metrics::counter!("roost_clock_set_back_total").increment(1);
-        tracing::warn!(seconds = (last - now).num_seconds(), "the clock was set back");
+        tracing::warn!(milliseconds = (last - now).num_milliseconds(), "the clock was set back");
     }
     now
 }

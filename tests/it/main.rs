@@ -44,6 +44,7 @@ mod programs;
 mod properties;
 mod property_cache;
 mod property_search;
+mod published;
 mod quotes;
 mod readme;
 mod rehearsal;

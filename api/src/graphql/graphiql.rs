@@ -1,7 +1,13 @@
 //! GraphiQL, a page to try queries on, inside the program: nothing is loaded from elsewhere.
 //!
-//! Version 4.1.2 of the npm package `graphiql` with `react` and `react-dom` 18.3.1, as published; the licences (MIT) are
-//! in `assets/LICENSE.txt`. It is the last one that is a single script of 1 MB: version 5 brings an editor of several.
+//! Version 4.1.2 of the npm package `graphiql` with `react` and `react-dom` 18.3.1 (their `umd`), as published; the licences
+//! (MIT) are in `assets/LICENSE.txt`. It is the last one that is a single script of 1 MB: version 5 brings an editor of
+//! several. The SHA-256 of each file as it is in its package, which `tests/it/published.rs` computes:
+//!
+//! - `graphiql.min.css` 30487e07635d312a63f647b140d37740a73c53332b0975bf4b1fe985ca6ec885
+//! - `graphiql.min.js` 867226ba8af5ce7949903fc53932f78dac9f4bfc6cc8da0fd3869b8bc6c5256b
+//! - `react.production.min.js` d949f1c3687aedadcedac85261865f29b17cd273997e7f6b2bfc53b2f9d4c4dd
+//! - `react-dom.production.min.js` 35f4f974f4b2bcd44da73963347f8952e341f83909e4498227d4e26b98f66f0d
 
 use poem::http::{HeaderValue, header};
 use poem::web::{Html, Path};

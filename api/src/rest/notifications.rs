@@ -172,7 +172,7 @@ impl From<&Choice> for Preferences {
 
 /// What to change for a kind. What is left out, or null, stays.
 #[derive(Clone, Debug, Default, Object, InputObject)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, skip_serializing_if_is_none)]
 pub struct ChannelsPatch {
     /// By mail
     pub email: Option<bool>,
@@ -182,7 +182,7 @@ pub struct ChannelsPatch {
 
 /// What to change. What is left out, or null, stays.
 #[derive(Clone, Debug, Default, Object, InputObject)]
-#[oai(deny_unknown_fields, example)]
+#[oai(deny_unknown_fields, example, skip_serializing_if_is_none)]
 pub struct PreferencesPatch {
     /// Bookings and payments; mail about them cannot be switched off
     pub booking: Option<ChannelsPatch>,

@@ -142,7 +142,7 @@ impl Example for NewReview {
 
 /// What to change of a review that is not public yet. What is left out, or null, stays.
 #[derive(Clone, Debug, Object, InputObject)]
-#[oai(deny_unknown_fields, example)]
+#[oai(deny_unknown_fields, example, skip_serializing_if_is_none)]
 pub struct ReviewPatch {
     /// Stars, 1 to 5
     #[oai(validator(minimum(value = "1"), maximum(value = "5")))]

@@ -14,6 +14,7 @@ use roost_tests::services::{free_port, workspace_root};
 use roost_tests::world::World;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -22,7 +23,11 @@ use crate::programs::built;
 
 /// Servers, migrations, demo data and a booking take seconds; a loaded machine takes longer.
 const PATIENCE: Duration = Duration::from_secs(150);
-/// Both stories want the usual ports.
+/// What a start may take when everything is there already: seconds, and a loaded machine takes longer.
+const SECOND_START: Duration = Duration::from_secs(60);
+/// The usual ports of the API, its metrics, the dashboard, the worker's metrics, the mailbox and the Stripe sandbox.
+const USUAL: [u16; 6] = [8080, 9090, 9092, 9091, 8025, 12111];
+/// The stories want the usual ports.
 static PORTS: Mutex<()> = Mutex::const_new(());
 
 /// A folder that the development commands take for a clone. Whatever they left in it goes with it.
@@ -277,7 +282,10 @@ async fn a_run_keeps_its_data_until_it_is_reset() {
     let (observed, text) = clone.runs("demo", &[]).await;
     assert!(observed && !text.contains("not observed"), "{text}");
     assert!(!clone.roost("env").exists());
+    let begun = Instant::now();
     let mut run = clone.is_up(&[]).await;
+    let took = begun.elapsed();
+    assert!(took < SECOND_START, "the second start took {took:?}");
     assert_eq!(run.post("/auth/login", login).await, 200);
     assert_eq!(run.counts("properties").await, properties + 2);
 
@@ -288,6 +296,45 @@ async fn a_run_keeps_its_data_until_it_is_reset() {
     let (forgotten, text) = clone.runs("reset", &[]).await;
     assert!(forgotten, "{text}");
     assert!(!clone.0.join(".roost").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_on_the_usual_ports_are_left_alone() {
+    let _alone = PORTS.lock().await;
+    let clone = Checkout::new();
+    // Where one cannot be had, somebody else's server is what the run has to leave alone.
+    let mut taken = Vec::new();
+    for port in USUAL {
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+            taken.push(listener);
+        }
+    }
+
+    let mut run = clone.is_up(&[]).await;
+    for key in [
+        "API_URL",
+        "METRICS_URL",
+        "OPS_URL",
+        "WORKER_METRICS_URL",
+        "MAILBOX_URL",
+        "STRIPE_API_BASE",
+    ] {
+        let port = reqwest::Url::parse(run.value(key)).unwrap().port().unwrap();
+        assert!(!USUAL.contains(&port), "{key} is at {port}, which somebody else has");
+        assert!(!run.status(key, "").await.is_server_error(), "{key}");
+    }
+    assert_eq!(run.status("API_URL", "/readyz").await, 200);
+    assert!(run.gets(Signal::Int).await.success());
+
+    // They listen as before: whoever connects is theirs.
+    for listener in taken {
+        let address = listener.local_addr().unwrap();
+        let accepted = async {
+            let (client, _) = tokio::try_join!(TcpStream::connect(address), listener.accept()).unwrap();
+            client.peer_addr().unwrap()
+        };
+        assert_eq!(tokio::time::timeout(PATIENCE, accepted).await.unwrap(), address);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -385,7 +385,8 @@ async fn a_hold_that_is_cancelled_while_stripe_is_slow_takes_no_money() {
     world.stripe.fault(
         Fault::new(FaultKind::DelayAfterCommit)
             .on_operation("/confirm")
-            .delay(std::time::Duration::from_secs(2)),
+            // Long enough for the guest to cancel meanwhile.
+            .delay(std::time::Duration::from_secs(10)),
     );
     let booking = scene.books("pm_card_visa").await;
     world

@@ -86,7 +86,8 @@ async fn a_card_that_is_proved_while_it_is_released_confirms_nothing() {
     world.stripe.fault(
         Fault::new(FaultKind::Delay)
             .on_operation("/cancel")
-            .delay(Duration::from_secs(2)),
+            // Long enough for the event to be handled meanwhile.
+            .delay(Duration::from_secs(10)),
     );
     // The hold ends now; the clock stays, so that events are not stale.
     sqlx::query("UPDATE bookings SET hold_expires_at = now() - interval '1 second'")

@@ -209,7 +209,7 @@ impl World {
         });
         if asked.await.is_err() {
             let jobs: Vec<(String, String, i32, Option<String>)> = sqlx::query_as(
-                "SELECT kind, state, attempt, last_error FROM jobs WHERE state <> 'succeeded' ORDER BY created_at LIMIT 20",
+                "SELECT kind, state, attempt, last_error FROM jobs ORDER BY state = 'succeeded', created_at LIMIT 40",
             )
             .fetch_all(self.pool())
             .await

@@ -40,7 +40,8 @@ test: ## Run all tests on private servers: unit, integration, docs (ARGS="name" 
 	@$(CARGO) build --workspace --locked
 	@exec "$(target_dir)/debug/roost-dev" test -- $(ARGS)
 
-bench: provision ## Measure, release build, one JSON line a figure
+bench: ## Measure, release build, one JSON line a figure
+	@.config/provision --bench
 	@$(CARGO) build --workspace --locked --release
 	@exec "$(target_dir)/release/roost-dev" beside --durable -- "$(target_dir)/release/bench" $(ARGS)
 

@@ -3,8 +3,10 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
+use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::inspections::AtStripe;
 use super::list::{JobFilter, ListError, list};
 use crate::money::{Currency, Money};
 
@@ -20,7 +22,7 @@ pub enum Source {
     Job,
     /// A webhook.
     Stripe,
-    /// An effect: a call to Stripe, a mail.
+    /// An effect: a call to Stripe, a mail; and what Stripe said when an operator asked about one.
     Effect,
     /// The ledger.
     Money,
@@ -205,6 +207,7 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
         bad: matches!(row.state.as_str(), "unknown" | "failed"),
         job_id: Some(row.job_id),
     }));
+    moments.extend(inspections(pool, &entities).await?);
     let ledger = sqlx::query!(
         r#"SELECT t.created_at, t.key, e.account, e.amount_minor, e.currency AS "currency: Currency"
            FROM ledger_transactions t JOIN ledger_entries e ON e.transaction_id = t.id WHERE t.booking_id = $1
@@ -227,6 +230,39 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
         job_id: None,
     }));
     Ok(moments)
+}
+
+/// What operators asked Stripe about the effects on these entities.
+async fn inspections(pool: &PgPool, entities: &[Uuid]) -> Result<Vec<Moment>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT effect_key, asked_at, asked_by, answered_at, facts AS "facts: Json<AtStripe>", effect_inspections.error, job_id
+           FROM effect_inspections JOIN effects ON effects.key = effect_key
+           WHERE entity_id = ANY($1) ORDER BY asked_at LIMIT $2"#,
+        entities,
+        MOST
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Moment {
+            at: row.answered_at.unwrap_or(row.asked_at),
+            source: Source::Effect,
+            title: if row.answered_at.is_some() {
+                "Stripe was asked".to_owned()
+            } else {
+                "Stripe is being asked".to_owned()
+            },
+            detail: joined([
+                row.facts.map(|facts| format!("it {}", facts.0.words())),
+                row.error.clone(),
+                Some(row.effect_key),
+                Some(format!("by {}", row.asked_by)),
+            ]),
+            bad: row.error.is_some(),
+            job_id: Some(row.job_id),
+        })
+        .collect())
 }
 
 fn joined<const N: usize>(parts: [Option<String>; N]) -> String {

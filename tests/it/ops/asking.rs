@@ -117,6 +117,9 @@ async fn a_capture_in_doubt_is_looked_up_and_a_retry_marks_it_done() {
     answered.says("<strong>Stripe captured €358.40 (pi_");
     answered.says("job.ask");
     answered.is_silent_about("<script>alert");
+    let flight = operator.get(&format!("/ops/bookings/{booking}")).await.is(200);
+    flight.says("Stripe was asked");
+    flight.says("it captured €358.40 (pi_");
     assert_eq!(world.jobs("effect.inspect").await, ["succeeded=2"]);
     // Looking has changed nothing.
     assert_eq!(state_of(world.pool(), job).await.as_deref(), Some("cancelled"));

@@ -1,12 +1,8 @@
 //! Bookings a second, against pgbench running the same transaction. No worker runs: the requests' work alone counts.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
-use bytes::Bytes;
 use chrono::Days;
 use roost_shared::{
     clock::Clock,
@@ -20,12 +16,14 @@ use super::{
     Plan,
     figure::{Figure, Report, Target, median},
     jobs::rounds,
-    load::{Load, Tally},
     machine::{Machine, Running},
+    wrk::{self, Load, Tally},
 };
 
 /// As many as the API has connections to Postgres, and pgbench gets as many.
 const CLIENTS: usize = 20;
+/// More than a core can take.
+const MOST_PER_SECOND: u64 = 5_000;
 /// Who books, over and over; each has one session.
 const GUESTS: u64 = 500;
 /// Stays of the data set end before; a property takes one booking of ours every three days from here on.
@@ -40,7 +38,7 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
     // Odd days are the API's, even ones pgbench's; see `stay`.
     let tokens = sign_in(machine, plan).await?;
     let (dataset, today, address) = (plan.dataset, plan.today, api.address);
-    let requests = move |number: u64| -> Bytes {
+    let request = move |number: u64| {
         let (property, day) = stay(number, dataset.properties);
         let date = |day| today.checked_add_days(Days::new(day)).unwrap_or(today).to_string();
         let body = json!({
@@ -51,15 +49,10 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
         let token = usize::try_from(number % GUESTS)
             .ok()
             .and_then(|guest| tokens.get(guest));
-        format!(
-            "POST /bookings HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\n\r\n{body}",
-            token.map_or("", String::as_str),
-            body.len()
-        )
-        .into()
+        let token = format!("authorization: Bearer {}\r\n", token.map_or("", String::as_str));
+        wrk::post(address, "/bookings", &token, &body)
     };
-    let load = Load::new(api.address, CLIENTS, 201, Arc::new(requests));
+    let load = Load::once(machine.folder(), address, CLIENTS, MOST_PER_SECOND, request);
     let (mut tallies, mut limits) = (vec![], vec![]);
     let script = TRANSACTION
         .replace("{properties}", &dataset.properties.to_string())
@@ -93,7 +86,7 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
     }
     let values: Vec<f64> = tallies.iter().map(Tally::per_second).collect();
     let replies = tallies.iter().map(|tally| tally.replies).sum();
-    let latency = |share| median(&tallies.iter().map(|tally| tally.latency(share)).collect::<Vec<_>>());
+    let latency = |of: fn(&Tally) -> f64| median(&tallies.iter().map(of).collect::<Vec<_>>());
     report.add(
         Figure::new("bookings", median(&values), "bookings/s", replies)
             .against("pgbench with the same transaction", median(&limits))
@@ -101,7 +94,11 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
             .note(format!(
                 "{CLIENTS} guests at a time, every booking succeeds, no worker runs"
             ))
-            .note(format!("p50 {:.2} ms, p99 {:.2} ms", latency(0.5), latency(0.99)))
+            .note(format!(
+                "p50 {:.2} ms, p99 {:.2} ms",
+                latency(|tally| tally.p50_ms),
+                latency(|tally| tally.p99_ms)
+            ))
             .note(rounds(&values, &limits)),
     )
 }

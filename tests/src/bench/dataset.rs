@@ -27,6 +27,15 @@ impl Dataset {
         id(0x9000, 1 + number % self.properties)
     }
 
+    pub fn booking(self, number: u64) -> Uuid {
+        id(0xa000, 1 + number % (self.properties * 5))
+    }
+
+    /// The one of the booking of this number.
+    pub fn payment(self, number: u64) -> Uuid {
+        id(0xb000, 1 + number % (self.properties * 5))
+    }
+
     pub fn guest(self, number: u64) -> Uuid {
         id(0x8000, self.guest_number(number))
     }

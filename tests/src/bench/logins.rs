@@ -1,10 +1,7 @@
 //! Sign-ins a second, against argon2 alone with the same parameters on as many threads as there are cores.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,7 +10,6 @@ use argon2::{
     Argon2,
     password_hash::{PasswordVerifier, phc::PasswordHash},
 };
-use bytes::Bytes;
 use serde_json::json;
 
 use super::{
@@ -21,28 +17,25 @@ use super::{
     dataset::PASSWORD,
     figure::{Figure, Report, median},
     jobs::rounds,
-    load::{Load, Tally},
     machine::{Machine, Running},
+    wrk::{self, Load, Tally},
 };
 
 /// Enough to keep every core busy, few enough that nobody is turned away.
 const CONNECTIONS: usize = 8;
+const ACCOUNTS: u64 = 10_000;
 
 /// Signs in accounts of the data set, each by its e-mail and password.
 pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut Report) -> Result<()> {
     let stored: String = sqlx::query_scalar("SELECT password_hash FROM users LIMIT 1")
         .fetch_one(&machine.pool(1)?)
         .await?;
-    let (dataset, address) = (plan.dataset, api.address);
-    let requests = move |number: u64| -> Bytes {
-        let body = json!({"email": dataset.guest_email(number), "password": PASSWORD}).to_string();
-        format!(
-            "POST /auth/login HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        )
-        .into()
+    let request = |number| {
+        let body = json!({"email": plan.dataset.guest_email(number), "password": PASSWORD}).to_string();
+        wrk::post(api.address, "/auth/login", "", &body)
     };
-    let load = Load::new(api.address, CONNECTIONS, 200, Arc::new(requests));
+    let requests = (0..ACCOUNTS).map(request).collect();
+    let load = Load::again(machine.folder(), api.address, CONNECTIONS, requests);
     let (mut tallies, mut limits) = (vec![], vec![]);
     load.run(plan.warm_up).await?;
     let ((), peak) = api

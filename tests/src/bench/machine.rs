@@ -2,16 +2,17 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use reqwest::StatusCode;
 use roost_shared::{clock::Clock, config::Secret, db, db::Db, jobs::Publisher, redis::Redis};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
-use super::{load::Connection as HttpConnection, pgbench::Pgbench};
+use super::pgbench::Pgbench;
 use crate::services::{
     Durability, Instance, Services, free_port,
     process::{Process, Signal, log_tail, open_log},
@@ -87,6 +88,11 @@ impl Machine {
         &self.database_url
     }
 
+    /// Where the run keeps what it needs on disk.
+    pub fn folder(&self) -> &Path {
+        self.services.instance().dir()
+    }
+
     pub fn jwt_secret(&self) -> Secret {
         Secret::new(self.jwt_secret.clone())
     }
@@ -141,16 +147,28 @@ impl Machine {
 
     /// Starts the API as production runs it, but for the bound on sign-ins of one account.
     pub async fn api(&self) -> Result<Running> {
+        let address = free_address()?;
+        let command = self.api_command(address, "off")?;
+        self.start_process("api", command, address, "/readyz").await
+    }
+
+    /// Starts the API with its job dashboard, which is at the address.
+    pub async fn dashboard(&self) -> Result<Running> {
+        let address = free_address()?;
+        let command = self.api_command(free_address()?, &address.to_string())?;
+        self.start_process("api", command, address, "/ops/login").await
+    }
+
+    fn api_command(&self, address: SocketAddr, dashboard: &str) -> Result<Command> {
         let mut command = self.command("roost-api")?;
-        let (address, metrics) = (free_address()?, free_address()?);
         command
             .env("API_LISTEN", address.to_string())
-            .env("METRICS_LISTEN", metrics.to_string())
-            .env("OPS_LISTEN", "off")
+            .env("METRICS_LISTEN", free_address()?.to_string())
+            .env("OPS_LISTEN", dashboard)
             .env("JWT_SECRET", &self.jwt_secret)
             .env("STRIPE_WEBHOOK_SECRET", WEBHOOK_SECRET)
             .env("LOGINS_PER_MINUTE", "0");
-        self.start_process("api", command, address, "/readyz").await
+        Ok(command)
     }
 
     /// Starts the worker as production runs it.
@@ -225,11 +243,10 @@ impl Machine {
             .instance()
             .supervisor()
             .spawn(name, Signal::Term, &mut command)?;
-        let request = format!("GET {ready} HTTP/1.1\r\nhost: {address}\r\n\r\n");
+        let client = reqwest::Client::builder().timeout(START_LIMIT).build()?;
         loop {
-            if let Ok(mut connection) = HttpConnection::open(address).await
-                && connection.exchange(request.as_bytes(), 200).await.is_ok()
-            {
+            let reply = client.get(format!("http://{address}{ready}")).send().await;
+            if reply.is_ok_and(|reply| reply.status() == StatusCode::OK) {
                 break;
             }
             if process.exited()?.is_some() || began.elapsed() > START_LIMIT {

@@ -1,20 +1,22 @@
 //! `make bench`: figures of speed and size, each beside the limit of the same machine in the same minutes.
 //!
-//! [`machine`] starts servers and binaries, [`dataset`] fills the database, [`load`] and [`pgbench`] drive; [`reads`],
-//! [`bookings`], [`webhooks`], [`logins`], [`jobs`] and [`startup`] measure. Limits and figures take turns, so that noise meets both.
+//! [`machine`] starts servers and binaries, [`dataset`] fills the database, [`wrk`] and [`pgbench`] drive; [`reads`],
+//! [`bookings`], [`webhooks`], [`logins`], [`jobs`], [`dashboard`]
+//! and [`startup`] measure. Limits and figures take turns, so that noise meets both.
 
 pub mod bare;
 mod bookings;
+mod dashboard;
 mod dataset;
 pub(crate) mod figure;
 pub mod jobs;
-mod load;
 mod logins;
 mod machine;
 mod pgbench;
 mod reads;
 mod startup;
 mod webhooks;
+mod wrk;
 
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,8 @@ pub enum Part {
     Jobs,
     /// From commit to start of a job.
     Latency,
+    /// The operators' list of jobs.
+    Dashboard,
 }
 
 /// How much of everything.
@@ -57,6 +61,9 @@ pub struct Plan {
     warm_up: Duration,
     /// Jobs a round.
     jobs: u64,
+    /// Jobs that the dashboard is looked at over, and how often in each way.
+    dashboard_jobs: u64,
+    looks: u64,
     latency: Duration,
     idle: Duration,
     today: NaiveDate,
@@ -73,6 +80,8 @@ impl Plan {
                 round: Duration::from_secs(2),
                 warm_up: Duration::from_millis(500),
                 jobs: jobs.unwrap_or(4_000),
+                dashboard_jobs: 20_000,
+                looks: 5,
                 latency: Duration::from_secs(5),
                 idle: Duration::from_secs(3),
                 today,
@@ -84,6 +93,8 @@ impl Plan {
             round: Duration::from_secs(6),
             warm_up: Duration::from_secs(2),
             jobs: jobs.unwrap_or(20_000),
+            dashboard_jobs: 1_000_000,
+            looks: 100,
             latency: Duration::from_secs(40),
             idle: Duration::from_secs(10),
             today,
@@ -131,9 +142,25 @@ async fn measure(machine: &Machine, plan: &Plan, parts: &[Part], report: &mut Re
         jobs::warm(machine, plan, report).await?;
     }
     let served = [Part::Detail, Part::Search, Part::Bookings, Part::Webhooks, Part::Login];
-    if !served.into_iter().any(wanted) {
-        return Ok(());
+    if served.into_iter().any(wanted) {
+        requests(machine, plan, &wanted, report, &say).await?;
     }
+    // Its million jobs would be in the way of the others.
+    if wanted(Part::Dashboard) {
+        say(&format!("the dashboard over {} jobs", plan.dashboard_jobs));
+        dashboard::measure(machine, plan, report).await?;
+    }
+    Ok(())
+}
+
+/// What clients of the API wait for.
+async fn requests(
+    machine: &Machine,
+    plan: &Plan,
+    wanted: &impl Fn(Part) -> bool,
+    report: &mut Report,
+    say: &impl Fn(&str),
+) -> Result<()> {
     let api = machine.api().await?;
     let ((), peak) = api
         .peak(async {

@@ -1,28 +1,34 @@
 //! Showing a property and searching: requests a second against a handler that does nothing, and against Postgres.
 
+use std::time::Duration;
+
 use anyhow::Result;
 use chrono::{Days, NaiveDate};
+use reqwest::header::ACCEPT_ENCODING;
 
 use super::{
     Plan,
     figure::{Figure, Report, Target, median},
     jobs::rounds,
-    load::{Load, Tally},
     machine::{Machine, Running},
+    wrk::{Load, Tally},
 };
 
 pub const CONNECTIONS: usize = 32;
 /// Properties that everybody looks at.
 const POPULAR: u64 = 1_000;
+/// Replies whose length is looked at.
+const SAMPLE: usize = 100;
 
 /// One property, from the cache and past it.
 pub async fn detail(machine: &Machine, api: &Running, plan: &Plan, report: &mut Report) -> Result<()> {
     let paths: Vec<String> = (0..POPULAR.min(plan.dataset.properties))
         .map(|number| format!("/properties/{}", plan.dataset.property(number * 97)))
         .collect();
-    let load = Load::get(api.address, CONNECTIONS, &paths);
-    // Fills the cache, and tells how many bytes the bare handler has to return.
-    let bytes = load.run(plan.round).await?.mean_body();
+    // Fills the cache.
+    let load = Load::get(machine.folder(), api.address, CONNECTIONS, &paths);
+    load.run(plan.round).await?;
+    let bytes = mean_body(api, &paths).await?;
     let compared = against_bare(machine, &load, bytes, plan).await?;
     report.add(
         compared
@@ -36,7 +42,7 @@ pub async fn detail(machine: &Machine, api: &Running, plan: &Plan, report: &mut 
     let everything: Vec<String> = (0..plan.dataset.properties)
         .map(|number| format!("/properties/{}", plan.dataset.property(number)))
         .collect();
-    let load = Load::get(api.address, CONNECTIONS, &everything);
+    let load = Load::get(machine.folder(), api.address, CONNECTIONS, &everything);
     let script = format!(
         "\\set n random(1, {})\nSELECT * FROM properties WHERE id = ('01900000-0000-7000-9000-' || lpad(to_hex(:n::bigint), 12, '0'))::uuid;\n",
         plan.dataset.properties
@@ -128,7 +134,8 @@ pub async fn search(machine: &Machine, api: &Running, plan: &Plan, report: &mut 
     };
     for shape in SHAPES {
         let path = format!("/properties?{}", (shape.query)(&dates));
-        let load = Load::get(api.address, CONNECTIONS, std::slice::from_ref(&path));
+        let paths = std::slice::from_ref(&path);
+        let load = Load::get(machine.folder(), api.address, CONNECTIONS, paths);
         // The page has one property more than are shown, to know whether there is another page.
         let script = format!(
             "SELECT properties.* FROM properties JOIN (SELECT id FROM properties AS property WHERE status = 'listed' AND {} \
@@ -136,8 +143,8 @@ pub async fn search(machine: &Machine, api: &Running, plan: &Plan, report: &mut 
             (shape.filter)(&dates)
         );
         let compared = against_pgbench(machine, &load, shape.figure, &script, plan).await?;
-        let bytes = compared.bytes();
         report.add(compared.figure(shape.figure).note(&path))?;
+        let bytes = mean_body(api, paths).await?;
         let compared = against_bare(machine, &load, bytes, plan).await?;
         report.add(compared.figure(shape.figure_bare).note(format!("{bytes} bytes")))?;
     }
@@ -155,29 +162,38 @@ impl Compared {
     pub fn figure(&self, name: &'static str) -> Figure {
         let values: Vec<f64> = self.tallies.iter().map(Tally::per_second).collect();
         let replies = self.tallies.iter().map(|tally| tally.replies).sum();
-        let latency = |share| {
-            median(
-                &self
-                    .tallies
-                    .iter()
-                    .map(|tally| tally.latency(share))
-                    .collect::<Vec<_>>(),
-            )
-        };
+        let latency = |of: fn(&Tally) -> f64| median(&self.tallies.iter().map(of).collect::<Vec<_>>());
         Figure::new(name, median(&values), "requests/s", replies)
             .against(self.limit, median(&self.limits))
-            .note(format!("p50 {:.2} ms, p99 {:.2} ms", latency(0.5), latency(0.99)))
+            .note(format!(
+                "p50 {:.2} ms, p99 {:.2} ms",
+                latency(|tally| tally.p50_ms),
+                latency(|tally| tally.p99_ms)
+            ))
             .note(rounds(&values, &self.limits))
     }
+}
 
-    fn bytes(&self) -> usize {
-        self.tallies.first().map_or(0, Tally::mean_body)
+/// The bytes that the bare handler has to return: those of a body, as a client gets it that takes no compression.
+async fn mean_body(api: &Running, paths: &[String]) -> Result<usize> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
+    let mut bytes = 0;
+    let sample = paths.get(..SAMPLE).unwrap_or(paths);
+    for path in sample {
+        let reply = client
+            .get(format!("http://{}{path}", api.address))
+            .header(ACCEPT_ENCODING, "identity")
+            .send()
+            .await?
+            .error_for_status()?;
+        bytes += reply.bytes().await?.len();
     }
+    Ok(bytes / sample.len().max(1))
 }
 
 async fn against_bare(machine: &Machine, load: &Load, bytes: usize, plan: &Plan) -> Result<Compared> {
     let bare = machine.bare(bytes).await?;
-    let bare_load = Load::get(bare.address, load.connections, &["/".to_owned()]);
+    let bare_load = Load::get(machine.folder(), bare.address, load.connections, &["/".to_owned()]);
     let (mut tallies, mut limits) = (vec![], vec![]);
     bare_load.run(plan.warm_up).await?;
     load.run(plan.warm_up).await?;

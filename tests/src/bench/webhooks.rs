@@ -1,9 +1,6 @@
 //! Taking in Stripe's events: verified, stored and enqueued before the reply, against pgbench with the same statements.
 
-use std::sync::Arc;
-
 use anyhow::Result;
-use bytes::Bytes;
 use roost_shared::clock::Clock;
 use serde_json::json;
 
@@ -11,13 +8,15 @@ use super::{
     Plan,
     figure::{Figure, Report, Target, median},
     jobs::rounds,
-    load::{Load, Tally},
     machine::{Machine, Running, WEBHOOK_SECRET},
+    wrk::{self, Load, Tally},
 };
 use crate::stripe::signature_header;
 
 /// Stripe delivers many at a time after an outage.
 const CONNECTIONS: usize = 16;
+/// More than a core can take in.
+const MOST_PER_SECOND: u64 = 10_000;
 
 const TRANSACTION: &str = "\\set n :n + 1
 SELECT 'evt_pgbench_' || :round || '_' || :client_id || '_' || :n AS event_id \\gset
@@ -34,7 +33,7 @@ COMMIT;
 /// Delivers events, each once.
 pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut Report) -> Result<()> {
     let address = api.address;
-    let requests = move |number: u64| -> Bytes {
+    let request = move |number: u64| {
         let now = Clock::default().now().timestamp();
         let body = json!({
             "id": format!("evt_bench_{number}"), "object": "event", "type": "payment_intent.succeeded", "created": now,
@@ -42,14 +41,14 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
         })
         .to_string();
         let signature = signature_header(&body, &[WEBHOOK_SECRET.to_owned()], now);
-        format!(
-            "POST /webhooks/stripe HTTP/1.1\r\nhost: {address}\r\nstripe-signature: {signature}\r\n\
-             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
+        wrk::post(
+            address,
+            "/webhooks/stripe",
+            &format!("stripe-signature: {signature}\r\n"),
+            &body,
         )
-        .into()
     };
-    let load = Load::new(address, CONNECTIONS, 200, Arc::new(requests));
+    let load = Load::once(machine.folder(), address, CONNECTIONS, MOST_PER_SECOND, request);
     let (mut tallies, mut limits) = (vec![], vec![]);
     let measured = async {
         load.run(plan.warm_up).await?;
@@ -70,7 +69,7 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
     }
     let values: Vec<f64> = tallies.iter().map(Tally::per_second).collect();
     let replies = tallies.iter().map(|tally| tally.replies).sum();
-    let latency = |share| median(&tallies.iter().map(|tally| tally.latency(share)).collect::<Vec<_>>());
+    let latency = |of: fn(&Tally) -> f64| median(&tallies.iter().map(of).collect::<Vec<_>>());
     report.add(
         Figure::new("webhooks", median(&values), "events/s", replies)
             .against("pgbench with the same transaction", median(&limits))
@@ -78,8 +77,11 @@ pub async fn measure(machine: &Machine, api: &Running, plan: &Plan, report: &mut
             .note(rounds(&values, &limits)),
     )?;
     report.add(
-        Figure::new("webhook_p99", latency(0.99), "ms", replies)
+        Figure::new("webhook_p99", latency(|tally| tally.p99_ms), "ms", replies)
             .target(Target::AtMost(100.0))
-            .note(format!("at the rate above; p50 {:.2} ms", latency(0.5))),
+            .note(format!(
+                "at the rate above; p50 {:.2} ms",
+                latency(|tally| tally.p50_ms)
+            )),
     )
 }

@@ -60,7 +60,7 @@ pub struct Options {
     )]
     pub queues: Vec<Queue>,
     /// Jobs of one queue that run at the same time
-    #[arg(long, env = "WORKER_CONCURRENCY", value_name = "COUNT", default_value_t = 128, value_parser = parse_concurrency)]
+    #[arg(long, env = "WORKER_CONCURRENCY", value_name = "COUNT", default_value_t = 256, value_parser = parse_concurrency)]
     pub concurrency: usize,
     /// Seconds that running jobs have to finish on SIGTERM; the rest is handed back
     #[arg(long, env = "WORKER_GRACE", value_name = "SECONDS", default_value_t = 20)]

@@ -153,16 +153,53 @@ async fn no_more_begin_in_any_second_than_the_rate_says() {
     let workers = [world.another_worker(registry()), world.another_worker(registry())];
     enqueue(&world, 60, Hold { milliseconds: 0 }).await;
     world.run_jobs().await;
-    let (most, seconds): (i64, f64) = sqlx::query_as(
-        "SELECT max((SELECT count(*) FROM job_attempts AS other
-                     WHERE other.started_at >= job_attempts.started_at AND other.started_at < job_attempts.started_at + interval '1 second')),
-                extract(epoch FROM max(started_at) - min(started_at))::float8 FROM job_attempts",
+    began_by_twenties(&world, 60).await;
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+/// There were so many `test.hold`, no more than 20 began in any second, and none waited for longer than that takes.
+async fn began_by_twenties(world: &World, expected: u32) {
+    let (count, most, seconds): (i64, i64, f64) = sqlx::query_as(
+        "WITH held AS (SELECT job_attempts.started_at FROM job_attempts JOIN jobs ON jobs.id = job_id WHERE kind = 'test.hold')
+         SELECT count(*),
+                max((SELECT count(*) FROM held AS other
+                     WHERE other.started_at >= held.started_at AND other.started_at < held.started_at + interval '1 second')),
+                extract(epoch FROM max(started_at) - min(started_at))::float8 FROM held",
     )
     .fetch_one(world.pool())
     .await
     .unwrap();
+    assert_eq!(count, i64::from(expected));
     assert!(most <= 20, "{most} in a second");
-    assert!((2.0..15.0).contains(&seconds), "60 at 20 a second took {seconds} s");
+    let least = f64::from(expected) / 20.0 - 1.0;
+    assert!(
+        (least..least + 13.0).contains(&seconds),
+        "{expected} at 20 a second took {seconds} s"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rate_of_a_kind_holds_across_workers_and_leaves_its_queue_alone() {
+    let world = world().await;
+    sqlx::query("INSERT INTO kinds (name, queue, rate_limit) VALUES ('test.hold', 'cache', 20)")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let workers = [world.another_worker(registry()), world.another_worker(registry())];
+    enqueue(&world, 200, Hold { milliseconds: 0 }).await;
+    world
+        .eventually("it is under way", async || succeeded(&world, "test.hold").await > 0)
+        .await;
+    enqueue(&world, 50, Glance {}).await;
+    world
+        .eventually("the others", async || succeeded(&world, "test.glance").await == 50)
+        .await;
+    let held = succeeded(&world, "test.hold").await;
+    assert!(held < 200, "the others waited for all of them");
+    world.run_jobs().await;
+    began_by_twenties(&world, 200).await;
     for worker in workers {
         worker.stop().await;
     }

@@ -439,6 +439,46 @@ async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
         })
         .await;
     operator.post("/ops/schedules/none/run", &[]).await.is(404);
+
+    // Paused, it fires by hand only.
+    let settings = "/ops/schedules/outbox.prune/settings";
+    operator.post(settings, &[("paused", "on")]).await.is(303);
+    let pages = operator.get("/ops/schedules").await.is(200);
+    pages.says("<span class=\"badge paused\">paused</span>");
+    let none_next = "SELECT count(*) FROM cron_schedules WHERE name = 'outbox.prune' AND next_tick IS NULL";
+    assert_eq!(world.counts(none_next).await, 1);
+    operator.post("/ops/schedules/outbox.prune/run", &[]).await.is(303);
+    world
+        .eventually("the schedule fires once more", async || {
+            world.jobs_of("outbox.prune").await == before + 2
+        })
+        .await;
+    world
+        .eventually("and then not again", async || world.counts(none_next).await == 1)
+        .await;
+
+    // Another expression holds in place of the program's, which comes back when it is taken away.
+    operator
+        .post(settings, &[("expression", "61 * * * *")])
+        .await
+        .is(422)
+        .says("must be minute, hour, day, month and weekday");
+    operator.post(settings, &[("expression", "5 4 1 1 *")]).await.is(303);
+    let in_january = "SELECT count(*) FROM cron_schedules WHERE name = 'outbox.prune' AND NOT paused
+                      AND to_char(next_tick AT TIME ZONE 'UTC', 'MM-DD HH24:MI') = '01-01 04:05'";
+    assert_eq!(world.counts(in_january).await, 1);
+    operator
+        .get("/ops/schedules")
+        .await
+        .says("<code>5 4 1 1 *</code> <small>in place of <code>17 * * * *</code></small>");
+    operator.post(settings, &[]).await.is(303);
+    let each_hour =
+        "SELECT count(*) FROM cron_schedules WHERE name = 'outbox.prune' AND extract(minute FROM next_tick) = 17
+                     AND changed_to IS NULL";
+    assert_eq!(world.counts(each_hour).await, 1);
+    operator.post("/ops/schedules/none/settings", &[]).await.is(404);
+    let set = "SELECT count(*) FROM operator_audit WHERE action = 'schedule.set' AND target = 'outbox.prune'";
+    assert_eq!(world.counts(set).await, 3);
 }
 
 #[test]

@@ -322,6 +322,45 @@ async fn scripts_set_the_same_over_json() {
             .0,
         404
     );
+    world
+        .eventually("the cron table is filled", async || {
+            world.counts("SELECT count(*) FROM cron_schedules").await == 3
+        })
+        .await;
+    let (path, wanted) = (
+        "/schedules/stays.complete",
+        json!({"paused": true, "expression": "0 5 * * *"}),
+    );
+    assert_eq!(send("PUT", path, viewer, wanted.clone()).await.0, 403);
+    let (status, schedules) = send("PUT", path, operator, wanted).await;
+    let set = schedules.as_array().unwrap().iter().find(|one| one["paused"] == true);
+    let set = set.unwrap_or_else(|| panic!("{status} {schedules}"));
+    assert_eq!(
+        (
+            &set["name"],
+            &set["expression"],
+            &set["default_expression"],
+            &set["next_tick"]
+        ),
+        (
+            &json!("stays.complete"),
+            &json!("0 5 * * *"),
+            &json!("41 * * * *"),
+            &Value::Null
+        )
+    );
+    let (status, problem) = send("PUT", path, operator, json!({"paused": false, "expression": "often"})).await;
+    assert_eq!(
+        (status, &problem["errors"][0]["field"]),
+        (422, &json!("expression")),
+        "{problem}"
+    );
+    assert_eq!(
+        send("PUT", "/schedules/none", operator, json!({"paused": true}))
+            .await
+            .0,
+        404
+    );
     let (_, document) = send("GET", "/openapi.json", viewer, Value::Null).await;
     assert!(document["paths"]["/settings/queues/{name}"]["put"].is_object());
 }

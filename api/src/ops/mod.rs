@@ -76,6 +76,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
         .at("/ops/workers/:name/:wish", post(settings::worker))
         .at("/ops/schedules", get(queues::schedules_page))
         .at("/ops/schedules/:name/run", post(acting::schedule))
+        .at("/ops/schedules/:name/settings", post(settings::schedule))
         .at("/ops/audit", get(audit::page))
         .at("/ops/assets/:version/:name", get(assets::file))
         .at(

@@ -3,9 +3,10 @@
 use askama::Template;
 use poem::web::Data;
 use poem::{Response, handler};
-use roost_shared::jobs::kinds::KINDS;
+use roost_shared::jobs::kinds::{self, KINDS};
 use roost_shared::jobs::overview::{self, LimitedKind, QueueState};
 use roost_shared::jobs::retention;
+use roost_shared::jobs::schedules;
 use roost_shared::jobs::settings::queue_moves_money;
 
 use super::access::Signed;
@@ -130,7 +131,11 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
 struct Line {
     name: String,
     expression: String,
-    next: String,
+    /// What an operator wrote in its place.
+    changed_to: Option<String>,
+    moves_money: bool,
+    paused: bool,
+    next: Option<String>,
     last: Option<String>,
 }
 
@@ -144,16 +149,19 @@ struct SchedulesPage {
 #[handler]
 pub async fn schedules_page(state: Data<&AppState>, signed: Signed, params: Params) -> Result<Response, Fault> {
     let now = state.clock.now();
-    let schedules = overview::schedules(state.db.pool()).await?;
+    let schedules = schedules::all(state.db.pool()).await?;
     html(&SchedulesPage {
         shell: Shell::new(&signed, "schedules", "Schedules").with_notice(params.get("notice")),
         schedules: schedules
             .into_iter()
             .map(|line| Line {
-                next: when(line.next_tick, now).to_string(),
+                next: line.next_tick.map(|at| when(at, now).to_string()),
                 last: line.last_tick.map(|at| when(at, now).to_string()),
+                paused: line.paused,
+                moves_money: kinds::moves_money(&line.name),
                 name: line.name,
-                expression: line.expression,
+                changed_to: (line.expression != line.default_expression).then_some(line.expression),
+                expression: line.default_expression,
             })
             .collect(),
     })

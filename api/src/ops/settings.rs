@@ -3,6 +3,7 @@
 use poem::web::{Data, Path};
 use poem::{Response, handler};
 use roost_shared::jobs::actions::By;
+use roost_shared::jobs::schedules::{self, ScheduleSettings};
 use roost_shared::jobs::settings::{self, Limits, QueueSettings, WorkerWish};
 use roost_shared::operators::Role;
 
@@ -58,6 +59,28 @@ pub async fn queue(
     settings::set_queue(&mut tx, &name, wanted, submission.by()).await?;
     tx.commit().await?;
     Ok(back("/ops/queues", "Set: workers heed it within two seconds."))
+}
+
+#[handler]
+pub async fn schedule(
+    state: Data<&AppState>,
+    Path(name): Path<String>,
+    submission: Submission,
+) -> Result<Response, Fault> {
+    submission.signed.require(SETTER)?;
+    let form = &submission.form;
+    let wanted = ScheduleSettings {
+        paused: form.get("paused").is_some(),
+        expression: form
+            .get("expression")
+            .map(str::trim)
+            .filter(|expression| !expression.is_empty())
+            .map(str::to_owned),
+    };
+    let mut tx = state.db.begin().await?;
+    schedules::set(&mut tx, &name, &wanted, submission.by()).await?;
+    tx.commit().await?;
+    Ok(back("/ops/schedules", "Set: it goes by this from now on."))
 }
 
 #[handler]

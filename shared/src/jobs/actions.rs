@@ -329,7 +329,7 @@ pub async fn set_paused(tx: &mut Tx, queue: &str, paused: bool, by: By<'_>) -> R
     Ok(())
 }
 
-/// Makes the next tick of a schedule due: a worker fires it within five seconds, once.
+/// Makes the next tick of a schedule due: a worker fires it within five seconds, once, also if it is paused.
 ///
 /// # Errors
 /// There is no such schedule.
@@ -349,7 +349,7 @@ pub async fn run_schedule(tx: &mut Tx, name: &str, by: By<'_>) -> Result<(), Act
     .await?;
     let entry = Entry::new(by.actor, "schedule.run", name)
         .before(json!({ "next_tick": before }))
-        .after(json!({ "next_tick": before.min(now) }))
+        .after(json!({ "next_tick": before.map_or(now, |before| before.min(now)) }))
         .because(by.reason());
     audit::append(tx, entry).await?;
     Ok(())

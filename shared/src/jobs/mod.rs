@@ -32,6 +32,7 @@ pub mod recorder;
 mod recover;
 pub mod relay;
 pub mod retention;
+pub mod schedules;
 pub mod settings;
 pub mod state;
 mod transport;

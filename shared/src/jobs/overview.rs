@@ -241,32 +241,6 @@ pub async fn workers(pool: &PgPool) -> Result<Vec<WorkerState>, sqlx::Error> {
     .await
 }
 
-/// A line of the cron table.
-#[derive(Clone, Debug)]
-pub struct Schedule {
-    /// Its name.
-    pub name: String,
-    /// Minute, hour, day, month, weekday; UTC.
-    pub expression: String,
-    /// When it fires next.
-    pub next_tick: DateTime<Utc>,
-    /// When it fired last.
-    pub last_tick: Option<DateTime<Utc>>,
-}
-
-/// The cron table.
-///
-/// # Errors
-/// Postgres could not be reached.
-pub async fn schedules(pool: &PgPool) -> Result<Vec<Schedule>, sqlx::Error> {
-    sqlx::query_as!(
-        Schedule,
-        "SELECT name, expression, next_tick, last_tick FROM cron_schedules ORDER BY name"
-    )
-    .fetch_all(pool)
-    .await
-}
-
 /// Counts of what needs a person.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Trouble {

@@ -106,6 +106,7 @@ async fn a_viewer_sees_no_button_and_is_refused() {
         format!("/ops/jobs/{id}/edit"),
         "/ops/queues/cache/pause".to_owned(),
         "/ops/schedules/outbox.prune/run".to_owned(),
+        "/ops/schedules/outbox.prune/settings".to_owned(),
     ] {
         viewer
             .post(&path, &[("reason", "because"), ("args", "{}")])

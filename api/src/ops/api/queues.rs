@@ -4,12 +4,14 @@ use chrono::{DateTime, Utc};
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
+use roost_shared::jobs::schedules::{self, ScheduleSettings};
 use roost_shared::jobs::{actions, overview};
 use roost_shared::operators::Role;
 
 use super::{OpsAuth, Reason};
 use crate::body::JsonBody;
 use crate::error::ApiResult;
+use crate::ops::settings::SETTER;
 use crate::state::AppState;
 
 /// The operations.
@@ -32,9 +34,27 @@ pub(super) struct QueueView {
 #[derive(Object)]
 struct ScheduleView {
     name: String,
+    /// Minute, hour, day, month, weekday; UTC
     expression: String,
-    next_tick: DateTime<Utc>,
+    /// What it goes by if no operator has changed it
+    default_expression: String,
+    /// It does not fire by the clock
+    paused: bool,
+    /// Null while it is paused
+    next_tick: Option<DateTime<Utc>>,
     last_tick: Option<DateTime<Utc>>,
+}
+
+/// What a schedule is to go by
+#[derive(Object)]
+#[oai(deny_unknown_fields)]
+struct ScheduleBody {
+    /// Do not fire by the clock
+    paused: bool,
+    /// Minute, hour, day, month, weekday; UTC. Null: what the program has
+    expression: Option<String>,
+    /// Needed if its jobs move money
+    reason: Option<String>,
 }
 
 #[OpenApi]
@@ -70,14 +90,35 @@ impl QueuesApi {
     /// The cron table
     #[oai(path = "/schedules", method = "get", operation_id = "ops_list_schedules")]
     async fn schedules(&self, _auth: OpsAuth) -> ApiResult<Json<Vec<ScheduleView>>> {
-        let schedules = overview::schedules(self.0.db.pool()).await?;
+        let schedules = schedules::all(self.0.db.pool()).await?;
         let views = schedules.into_iter().map(|line| ScheduleView {
             name: line.name,
             expression: line.expression,
+            default_expression: line.default_expression,
+            paused: line.paused,
             next_tick: line.next_tick,
             last_tick: line.last_tick,
         });
         Ok(Json(views.collect()))
+    }
+
+    /// Pause a schedule, or have it go by another expression
+    #[oai(path = "/schedules/:name", method = "put", operation_id = "ops_set_schedule")]
+    async fn set_schedule(
+        &self,
+        auth: OpsAuth,
+        name: Path<String>,
+        body: JsonBody<ScheduleBody>,
+    ) -> ApiResult<Json<Vec<ScheduleView>>> {
+        auth.require(SETTER)?;
+        let wanted = ScheduleSettings {
+            paused: body.paused,
+            expression: body.expression.clone(),
+        };
+        let mut tx = self.0.db.begin().await?;
+        schedules::set(&mut tx, &name, &wanted, auth.by(body.reason.as_deref())).await?;
+        tx.commit().await?;
+        self.schedules(auth).await
     }
 
     /// Fire a schedule once, now

@@ -7,6 +7,8 @@ use serde::Serialize;
 pub enum Target {
     /// The ratio to the limit is so much or more.
     RatioAtLeast(f64),
+    /// The value is so much or more.
+    AtLeast(f64),
     /// The value is so much or less.
     AtMost(f64),
 }
@@ -55,6 +57,7 @@ impl Figure {
                 format!("ratio ≥ {least}"),
                 self.ratio.is_some_and(|ratio| ratio >= least),
             ),
+            Target::AtLeast(least) => (format!("≥ {least} {}", self.unit), self.value >= least),
             Target::AtMost(most) => (format!("≤ {most} {}", self.unit), self.value <= most),
         };
         self.target = Some(words);
@@ -162,6 +165,8 @@ mod tests {
         assert_eq!(figure.clone().target(Target::RatioAtLeast(0.4)).ok, Some(true));
         assert_eq!(figure.clone().target(Target::RatioAtLeast(0.6)).ok, Some(false));
         assert_eq!(figure.clone().target(Target::AtMost(49.0)).ok, Some(false));
+        assert_eq!(figure.clone().target(Target::AtLeast(50.0)).ok, Some(true));
+        assert_eq!(figure.clone().target(Target::AtLeast(51.0)).ok, Some(false));
         assert_eq!(figure.ok, None);
     }
 }

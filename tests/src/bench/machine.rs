@@ -276,6 +276,11 @@ impl Running {
         resident(self.process.pid())
     }
 
+    /// The time that cores spent on it so far.
+    pub fn processor_seconds(&self) -> Result<f64> {
+        processor_seconds(self.process.pid())
+    }
+
     /// The most resident memory while `work` runs, looked at ten times a second.
     pub async fn peak<T>(&self, work: impl Future<Output = Result<T>>) -> Result<(T, f64)> {
         let mut peak = self.memory()?;
@@ -310,6 +315,26 @@ fn resident(pid: u32) -> Result<f64> {
     };
     let kilobytes: f64 = kilobytes.context("no resident memory is told")?.parse()?;
     Ok(kilobytes * 1024.0 / 1e6)
+}
+
+/// From Linux' own account where there is one, else from ps, which counts in hundredths of a second on macOS.
+fn processor_seconds(pid: u32) -> Result<f64> {
+    if let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        let out = Command::new("getconf").arg("CLK_TCK").output()?;
+        let ticks: f64 = String::from_utf8(out.stdout)?.trim().parse()?;
+        // What stands before the last bracket is the program's name, which may hold anything.
+        let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let times: Vec<f64> = fields.skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
+        return Ok(times.iter().sum::<f64>() / ticks);
+    }
+    let out = Command::new("ps")
+        .args(["-o", "time=", "-p", &pid.to_string()])
+        .output()?;
+    let text = String::from_utf8(out.stdout)?;
+    text.trim().split(':').try_fold(0.0, |sum, part| {
+        let part: f64 = part.parse().with_context(|| format!("ps says {text:?}"))?;
+        Ok(sum * 60.0 + part)
+    })
 }
 
 fn free_address() -> Result<SocketAddr> {

@@ -1,14 +1,15 @@
 //! `make bench`: figures of speed and size, each beside the limit of the same machine in the same minutes.
 //!
 //! [`machine`] starts servers and binaries, [`dataset`] fills the database, [`wrk`] and [`pgbench`] drive; [`reads`],
-//! [`bookings`], [`webhooks`], [`logins`], [`jobs`], [`dashboard`]
-//! and [`startup`] measure. Limits and figures take turns, so that noise meets both.
+//! [`bookings`], [`webhooks`], [`logins`], [`jobs`], [`fleet`],
+//! [`dashboard`] and [`startup`] measure. Limits and figures take turns, so that noise meets both.
 
 pub mod bare;
 mod bookings;
 mod dashboard;
 mod dataset;
 pub(crate) mod figure;
+mod fleet;
 pub mod jobs;
 mod logins;
 mod machine;
@@ -48,6 +49,10 @@ pub enum Part {
     Jobs,
     /// From commit to start of a job.
     Latency,
+    /// Eight workers with nothing to do.
+    Fleet,
+    /// 3,000 jobs a second for ten minutes; only when it is named.
+    Sustained,
     /// The operators' list of jobs.
     Dashboard,
 }
@@ -66,6 +71,8 @@ pub struct Plan {
     looks: u64,
     latency: Duration,
     idle: Duration,
+    fleet: Duration,
+    sustained: Duration,
     today: NaiveDate,
 }
 
@@ -84,6 +91,8 @@ impl Plan {
                 looks: 5,
                 latency: Duration::from_secs(5),
                 idle: Duration::from_secs(3),
+                fleet: Duration::from_secs(5),
+                sustained: Duration::from_secs(20),
                 today,
             };
         }
@@ -92,11 +101,13 @@ impl Plan {
             rounds: 3,
             round: Duration::from_secs(6),
             warm_up: Duration::from_secs(2),
-            jobs: jobs.unwrap_or(20_000),
+            jobs: jobs.unwrap_or(100_000),
             dashboard_jobs: 1_000_000,
             looks: 100,
             latency: Duration::from_secs(40),
             idle: Duration::from_secs(10),
+            fleet: Duration::from_secs(60),
+            sustained: Duration::from_secs(600),
             today,
         }
     }
@@ -132,6 +143,10 @@ async fn measure(machine: &Machine, plan: &Plan, parts: &[Part], report: &mut Re
         say("cold starts and memory");
         startup::measure(machine, plan, report).await?;
     }
+    if wanted(Part::Fleet) {
+        say("an idle fleet");
+        fleet::idle(machine, plan, report).await?;
+    }
     if wanted(Part::Latency) {
         say("commit to start");
         jobs::latency(machine, plan, report).await?;
@@ -140,6 +155,11 @@ async fn measure(machine: &Machine, plan: &Plan, parts: &[Part], report: &mut Re
         say("jobs");
         jobs::throughput(machine, plan, report).await?;
         jobs::warm(machine, plan, report).await?;
+    }
+    // Longer than all the others together.
+    if parts.contains(&Part::Sustained) {
+        say("jobs without end");
+        jobs::sustained(machine, plan, report).await?;
     }
     let served = [Part::Detail, Part::Search, Part::Bookings, Part::Webhooks, Part::Login];
     if served.into_iter().any(wanted) {

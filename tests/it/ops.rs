@@ -3,6 +3,7 @@
 mod access;
 pub(crate) mod asking;
 mod lists;
+mod recorder;
 mod scripts;
 
 use roost_shared::jobs::catalogue::WarmCache;

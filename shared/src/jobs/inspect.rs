@@ -289,8 +289,10 @@ async fn subject(pool: &PgPool, args: &Value) -> Result<Subject, sqlx::Error> {
         });
     }
     if let Some(event_id) = args.get("event_id").and_then(Value::as_str) {
+        // An event is kept under its refund or else its PaymentIntent.
         payment_id = sqlx::query_scalar!(
-            "SELECT p.id FROM stripe_events e JOIN payments p ON p.stripe_payment_intent_id = e.object_id WHERE e.id = $1",
+            r#"SELECT p.id AS "id!" FROM stripe_events e JOIN payments p ON p.stripe_payment_intent_id = e.object_id WHERE e.id = $1
+               UNION ALL SELECT r.payment_id FROM stripe_events e JOIN refunds r ON r.stripe_refund_id = e.object_id WHERE e.id = $1"#,
             event_id
         )
         .fetch_optional(pool)

@@ -304,7 +304,7 @@ async fn subject(pool: &PgPool, args: &Value) -> Result<Subject, sqlx::Error> {
             .await?
             .flatten();
     }
-    // A mail is about a booking, a payment or a user; ids of different tables never collide.
+    // A mail is about a booking, a payment, a refund, a message or a user; ids of different tables never collide.
     payment_id = payment_id.or(id("subject_id"));
     if let Some(payment_id) = payment_id
         && let Some(row) = sqlx::query!(
@@ -327,10 +327,14 @@ async fn subject(pool: &PgPool, args: &Value) -> Result<Subject, sqlx::Error> {
             },
         });
     }
-    if let (None, Some(subject_id)) = (subject.booking_id, id("subject_id")) {
-        subject.booking_id = sqlx::query_scalar!("SELECT id FROM bookings WHERE id = $1", subject_id)
-            .fetch_optional(pool)
-            .await?;
+    if let (None, Some(subject_id)) = (subject.booking_id, id("subject_id").or(id("message_id"))) {
+        subject.booking_id = sqlx::query_scalar!(
+            r#"SELECT id AS "id!" FROM bookings WHERE id = $1 UNION ALL SELECT booking_id FROM messages WHERE id = $1
+               UNION ALL SELECT p.booking_id FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.id = $1"#,
+            subject_id
+        )
+        .fetch_optional(pool)
+        .await?;
     }
     Ok(subject)
 }

@@ -172,6 +172,16 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
     .await?;
     entities.push(booking_id);
     entities.extend(refunds.iter().map(|row| row.id));
+    // A mail about unread messages is named after one of them, perhaps of another booking.
+    let digests = sqlx::query_scalar!(
+        r#"SELECT DISTINCT digest_id AS "id!" FROM (
+               SELECT digest_id FROM messages WHERE booking_id = $1 AND digest_id IS NOT NULL ORDER BY id DESC LIMIT $2) AS newest"#,
+        booking_id,
+        MOST
+    )
+    .fetch_all(pool)
+    .await?;
+    entities.extend(digests);
     // What becomes of a refund is told under its own id.
     let objects: Vec<String> = payments
         .into_iter()

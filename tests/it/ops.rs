@@ -2,6 +2,7 @@
 
 mod access;
 pub(crate) mod asking;
+mod bulk;
 mod lists;
 mod recorder;
 mod scripts;

@@ -47,6 +47,8 @@ struct Preview {
     rows: Vec<Row>,
     expected: i64,
     expected_text: String,
+    /// Whether jobs that are scheduled are not among them, because nobody asked for them.
+    leaves_scheduled: bool,
     by_filter: bool,
     filter: String,
     needs_reason: bool,
@@ -77,9 +79,6 @@ pub async fn preview(state: Data<&AppState>, signed: Signed, params: Params) -> 
     let title = format!("{} many", action.name());
     let shell = Shell::new(&signed, "jobs", title);
     if params.get("all").is_some() {
-        if action == JobAction::RunNow {
-            return Err(Fault::Bad("Running now is done to ticked jobs only.".to_owned()));
-        }
         // A span of time becomes an instant here: what is shown is what is acted on.
         let filter = filter::read(&params, now)?;
         let narrowed = bulk::narrowed(&filter, action);
@@ -90,6 +89,7 @@ pub async fn preview(state: Data<&AppState>, signed: Signed, params: Params) -> 
             action: action.name(),
             ticked: Vec::new(),
             rows: rows.iter().map(|job| Row::of(job, now)).collect(),
+            leaves_scheduled: action == JobAction::RunNow && filter.states.is_empty(),
             expected,
             expected_text: count(expected),
             by_filter: true,
@@ -130,6 +130,7 @@ pub async fn preview(state: Data<&AppState>, signed: Signed, params: Params) -> 
         expected: i64::try_from(expected).unwrap_or(i64::MAX),
         expected_text: expected.to_string(),
         ticked,
+        leaves_scheduled: false,
         by_filter: false,
         filter: String::new(),
         needs_reason,

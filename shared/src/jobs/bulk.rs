@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::actions::{ActionError, By, JobAction};
 use super::catalogue::RunBulkAction;
 use super::list::{self, JobFilter, ListError};
+use super::state::JobState;
 use super::{Lease, LeaseError};
 use crate::db::Tx;
 use crate::ids;
@@ -24,7 +25,7 @@ const BATCH: i64 = 500;
 pub struct BulkAction {
     /// The action's id.
     pub id: Uuid,
-    /// `retry`, `cancel` or `delete`.
+    /// `retry`, `run`, `cancel` or `delete`.
     pub action: String,
     /// Which jobs.
     pub filter: Value,
@@ -55,9 +56,9 @@ pub enum BulkError {
     /// The action.
     #[error(transparent)]
     Action(#[from] ActionError),
-    /// Not one that is done to many.
-    #[error("{0} is not done to many jobs at once")]
-    Unsupported(&'static str),
+    /// A later build's, and not known to this one.
+    #[error("this build does not know the action {0:?}")]
+    UnknownAction(String),
     /// The job that works it off lost its lease.
     #[error("the lease of the job was lost")]
     LeaseLost,
@@ -75,14 +76,27 @@ impl From<LeaseError> for BulkError {
     }
 }
 
-/// The filter, narrowed to the states in which the action makes sense.
+/// Whether an action on many jobs takes those of a state when the filter names none. What is scheduled waits for a time
+/// that was chosen, the end of a hold or of a patience: it is run before that only when the filter asks for it.
+fn takes_unasked(action: JobAction, state: JobState) -> bool {
+    action != JobAction::RunNow || state == JobState::Retrying
+}
+
+/// The filter, narrowed to the states in which the action makes sense. Without a state, jobs that are scheduled are not
+/// run now: only those that have failed and wait for their next attempt.
 #[must_use]
 pub fn narrowed(filter: &JobFilter, action: JobAction) -> JobFilter {
     let mut narrowed = filter.clone();
     narrowed.states = action
         .from_states()
+        .filter(|state| {
+            if filter.states.is_empty() {
+                takes_unasked(action, *state)
+            } else {
+                filter.states.iter().any(|wanted| wanted == state.name())
+            }
+        })
         .map(|state| state.name().to_owned())
-        .filter(|state| filter.states.is_empty() || filter.states.contains(state))
         .collect();
     if narrowed.states.is_empty() {
         // No state is left: a state that no job has keeps the filter from meaning all of them.
@@ -103,9 +117,6 @@ pub async fn begin(
     expected: i64,
     by: By<'_>,
 ) -> Result<Uuid, BulkError> {
-    if action == JobAction::RunNow {
-        return Err(BulkError::Unsupported("run"));
-    }
     by.answerable(true)?;
     filter.check().map_err(ListError::from)?;
     let now = tx.now();
@@ -149,7 +160,7 @@ pub async fn step(tx: &mut Tx, lease: &Lease, id: Uuid) -> Result<bool, BulkErro
         return Ok(false);
     };
     let filter: JobFilter = serde_json::from_value(bulk.filter).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    let action = JobAction::by_name(&bulk.action).ok_or(BulkError::Unsupported("this"))?;
+    let action = JobAction::by_name(&bulk.action).ok_or_else(|| BulkError::UnknownAction(bulk.action.clone()))?;
     let jobs = list::ids(tx.conn(), &filter, bulk.cursor, BATCH).await?;
     let Some(cursor) = jobs.last().copied() else {
         sqlx::query!(
@@ -165,9 +176,9 @@ pub async fn step(tx: &mut Tx, lease: &Lease, id: Uuid) -> Result<bool, BulkErro
     let jobs: Vec<Uuid> = jobs.into_iter().filter(|job| *job != lease.job_id).collect();
     let changed = match action {
         JobAction::Retry => retry(tx, &jobs).await?,
+        JobAction::RunNow => run(tx, &jobs).await?,
         JobAction::Cancel => cancel(tx, &jobs).await?,
         JobAction::Delete => delete(tx, &jobs).await?,
-        JobAction::RunNow => return Err(BulkError::Unsupported("run")),
     };
     let done = i64::try_from(changed.len()).unwrap_or(i64::MAX);
     let refused = i64::try_from(jobs.len()).unwrap_or(i64::MAX) - done;
@@ -208,6 +219,20 @@ async fn retry(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> 
              cancel_requested = false, max_attempts = greatest(jobs.max_attempts, jobs.attempt + 3)
          FROM free WHERE jobs.id = free.id
          RETURNING jobs.id, free.kind, free.state, free.attempt",
+        jobs
+    )
+    .fetch_all(tx.conn())
+    .await
+}
+
+async fn run(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> {
+    sqlx::query_as!(
+        Changed,
+        "WITH chosen AS (
+             SELECT id, kind, state, attempt FROM jobs
+             WHERE id = ANY($1) AND coalesce(state, '') IN ('scheduled', 'retrying') FOR NO KEY UPDATE SKIP LOCKED)
+         UPDATE jobs SET state = 'queued', run_at = now(), published_at = NULL FROM chosen WHERE jobs.id = chosen.id
+         RETURNING jobs.id, chosen.kind, chosen.state, chosen.attempt",
         jobs
     )
     .fetch_all(tx.conn())

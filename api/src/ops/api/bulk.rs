@@ -22,9 +22,9 @@ pub struct BulkApi(pub AppState);
 #[derive(Object)]
 #[oai(deny_unknown_fields)]
 struct BulkRequest {
-    /// `retry`, `cancel` or `delete`
     action: Verb,
-    /// In one of these states; all in which the action makes sense if there is none
+    /// In one of these states; if there is none, all in which the action makes sense, but `run` takes `retrying` alone:
+    /// name `scheduled` to run early what waits for a time of its own
     #[oai(default)]
     states: Vec<String>,
     kind: Option<String>,

@@ -181,7 +181,13 @@ async fn a_booking_has_a_flight_recorder_and_its_money_says_what_a_retry_would_d
         .says("the worker had died");
 
     let found = operator.get(&format!("/ops/jobs?q={booking}")).await.is(200);
-    for kind in ["payment.authorize", "booking.confirm", "payment.capture", "mail.send", "stripe.event.handle"] {
+    for kind in [
+        "payment.authorize",
+        "booking.confirm",
+        "payment.capture",
+        "mail.send",
+        "stripe.event.handle",
+    ] {
         found.says(kind);
     }
 }

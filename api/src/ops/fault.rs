@@ -180,6 +180,7 @@ impl From<BulkError> for Fault {
         match error {
             BulkError::List(error) => error.into(),
             BulkError::Action(error) => error.into(),
+            BulkError::Ended(_) => Self::Conflict(error.to_string()),
             BulkError::Database(error) => error.into(),
             BulkError::UnknownAction(_) | BulkError::LeaseLost => Self::internal(error),
         }

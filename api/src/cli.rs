@@ -1,6 +1,7 @@
 //! The command line of `roost-api`: its options, each also an environment variable, and its subcommands.
 
-use std::io::IsTerminal;
+mod operators;
+
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,11 +11,10 @@ use roost_shared::clock::Clock;
 use roost_shared::config::{ConfigError, DatabaseArgs, LogArgs, PublicUrlArgs, RedisArgs, Secret};
 use roost_shared::db::Db;
 use roost_shared::jobs::Publisher;
-use roost_shared::operators::{self, NewOperator, Role, SHORTEST_PASSWORD};
-use roost_shared::users::Passwords;
 use roost_shared::{db, telemetry, users};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use self::operators::OpsCommand;
 use crate::graphql;
 use crate::server::{self, Bounds};
 use crate::state::{AppConfig, AppState, Settings};
@@ -52,31 +52,6 @@ enum Command {
     GraphqlSchema,
     /// Exit 0 if the API at --listen answers /healthz within 3 s, 1 if not: for containers
     Healthcheck,
-}
-
-#[derive(Debug, Subcommand)]
-enum OpsCommand {
-    /// Make an operator who may do everything; the password is asked for, or is the first line of standard input
-    CreateAdmin {
-        /// E-mail address to sign in with
-        #[arg(long)]
-        email: String,
-    },
-    /// Make an operator with a role
-    Create {
-        /// E-mail address to sign in with
-        #[arg(long)]
-        email: String,
-        /// What they may do
-        #[arg(long, value_enum)]
-        role: Role,
-    },
-    /// Forget an operator's authenticator, which is lost: they sign in without a code until they set up another
-    ResetTotp {
-        /// E-mail address of the operator
-        #[arg(long)]
-        email: String,
-    },
 }
 
 /// Options of the server.
@@ -217,11 +192,7 @@ impl Cli {
                 set_moderator(&self.serve.database.connect()?, &email, false).await
             }
             Some(Command::Openapi) => print_document(self.serve.public_url.public_url),
-            Some(Command::Ops(command)) => match command {
-                OpsCommand::CreateAdmin { email } => self.serve.create_operator(&email, Role::Admin).await,
-                OpsCommand::Create { email, role } => self.serve.create_operator(&email, role).await,
-                OpsCommand::ResetTotp { email } => self.serve.reset_totp(&email).await,
-            },
+            Some(Command::Ops(command)) => command.run(&self.serve.db()?).await,
             Some(Command::GraphqlSchema) => {
                 print!("{}", graphql::sdl());
                 Ok(())
@@ -304,7 +275,7 @@ impl ServeArgs {
 
 /// Whatever comes of it, the API starts: what is not sealed now is sealed at the next start.
 async fn seal_authenticators(state: &AppState) {
-    match operators::seal_all(state.db.pool(), &state.sealing).await {
+    match roost_shared::operators::seal_all(state.db.pool(), &state.sealing).await {
         Ok(0) => {}
         Ok(sealed) => tracing::info!(sealed, "secrets of authenticators are sealed under JWT_SECRET"),
         Err(error) => tracing::warn!(%error, "secrets of authenticators could not be looked at"),
@@ -319,59 +290,10 @@ async fn set_moderator(pool: &sqlx::PgPool, email: &str, moderates: bool) -> any
 }
 
 impl ServeArgs {
-    async fn create_operator(&self, email: &str, role: Role) -> anyhow::Result<()> {
-        let password = read_password(email)?;
-        let new = NewOperator::new(&Passwords::new()?, email, password, role).await?;
-        let mut tx = self.db()?.begin().await?;
-        let operator = operators::create(&mut tx, new, &on_terminal()).await?;
-        tx.commit().await?;
-        println!("{} may sign in as {}", operator.email, operator.role.name());
-        Ok(())
-    }
-
-    async fn reset_totp(&self, email: &str) -> anyhow::Result<()> {
-        let mut tx = self.db()?.begin().await?;
-        if !operators::forget_totp(&mut tx, email, &on_terminal()).await? {
-            bail!("there is no operator with the address {email}");
-        }
-        tx.commit().await?;
-        println!("{email} signs in without a code until they set up another authenticator");
-        Ok(())
-    }
-
     fn db(&self) -> anyhow::Result<Db> {
         let (pool, redis) = (self.database.connect()?, self.redis.connect()?);
         Ok(Db::new(pool.clone(), Publisher::spawn(pool, &redis)?, Clock::default()))
     }
-}
-
-/// Who acts here, for the audit log.
-fn on_terminal() -> String {
-    format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
-}
-
-/// The first line of standard input; a terminal does not show it.
-fn read_password(email: &str) -> anyhow::Result<String> {
-    let terminal = std::io::stdin().is_terminal();
-    if terminal {
-        eprintln!("Password for {email}, {SHORTEST_PASSWORD} characters or more:");
-    }
-    let hidden = terminal && stty("-echo");
-    let mut password = String::new();
-    let read = std::io::stdin().read_line(&mut password);
-    if hidden {
-        stty("echo");
-    }
-    read.context("reading the password")?;
-    Ok(password.trim_end_matches(['\r', '\n']).to_owned())
-}
-
-/// Sets the terminal. False: it goes on as it was.
-fn stty(mode: &str) -> bool {
-    std::process::Command::new("stty")
-        .arg(mode)
-        .status()
-        .is_ok_and(|status| status.success())
 }
 
 async fn wait_for_signal() -> anyhow::Result<()> {

@@ -1,8 +1,11 @@
 //! The job dashboard over HTTP: who gets in, what is found, and what each button does to jobs that really failed.
 
 mod access;
+mod accounts;
 pub(crate) mod asking;
+mod bulk;
 mod lists;
+mod recorder;
 mod scripts;
 
 use roost_shared::jobs::catalogue::WarmCache;
@@ -179,7 +182,13 @@ async fn a_booking_has_a_flight_recorder_and_its_money_says_what_a_retry_would_d
         .says("the worker had died");
 
     let found = operator.get(&format!("/ops/jobs?q={booking}")).await.is(200);
-    for kind in ["payment.authorize", "booking.confirm", "payment.capture", "mail.send"] {
+    for kind in [
+        "payment.authorize",
+        "booking.confirm",
+        "payment.capture",
+        "mail.send",
+        "stripe.event.handle",
+    ] {
         found.says(kind);
     }
 }

@@ -57,6 +57,12 @@ impl Signed {
         }
     }
 
+    /// Whether the session has not ended meanwhile: for what lasts longer than a request.
+    pub(super) async fn still_holds(&self, state: &AppState) -> bool {
+        let found = sessions::find(state.db.pool(), &self.token, state.clock.now()).await;
+        matches!(found, Ok(Some(_)))
+    }
+
     async fn of(state: &AppState, token: &str, touch: bool) -> Result<Self, Fault> {
         let now = state.clock.now();
         let session = sessions::find(state.db.pool(), token, now)

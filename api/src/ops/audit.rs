@@ -3,6 +3,7 @@
 use askama::Template;
 use poem::web::Data;
 use poem::{Response, handler};
+use roost_shared::jobs::bulk;
 use roost_shared::operators::audit::{self, Verdict};
 
 use super::access::Signed;
@@ -22,9 +23,12 @@ struct Row {
     actor: String,
     action: String,
     target: String,
-    job_id: Option<String>,
+    /// The page of what was acted on, where it has one.
+    href: Option<String>,
     before: Option<String>,
     after: Option<String>,
+    /// The page of the bulk action that a job's entry is part of.
+    bulk_href: Option<String>,
     reason: Option<String>,
     hash: String,
 }
@@ -79,13 +83,22 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         rows: entries
             .into_iter()
             .map(|entry| Row {
+                href: match entry.job_id {
+                    Some(job) => Some(format!("/ops/jobs/{job}")),
+                    None if bulk::is_target_of(&entry.action) => Some(format!("/ops/bulk/{}", entry.target)),
+                    None => None,
+                },
                 seq: entry.seq,
                 at: when(entry.at, now).to_string(),
                 actor: entry.actor,
                 action: entry.action,
                 target: entry.target,
-                job_id: entry.job_id.map(|id| id.to_string()),
                 before: entry.before.map(|value| value.to_string()),
+                bulk_href: entry
+                    .after
+                    .as_ref()
+                    .and_then(|after| after["bulk"].as_str())
+                    .map(|bulk| format!("/ops/bulk/{bulk}")),
                 after: entry.after.map(|value| value.to_string()),
                 reason: entry.reason,
                 hash: entry.hash.chars().take(12).collect(),

@@ -2,6 +2,7 @@
 //! they would do first.
 
 use askama::Template;
+use chrono::{DateTime, Utc};
 use poem::http::{StatusCode, header};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
@@ -10,6 +11,7 @@ use roost_shared::jobs::bulk::{self, BulkAction};
 use roost_shared::jobs::inspect;
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::list;
+use roost_shared::operators::Role;
 use uuid::Uuid;
 
 use super::access::{Signed, Submission};
@@ -47,6 +49,8 @@ struct Preview {
     rows: Vec<Row>,
     expected: i64,
     expected_text: String,
+    /// Whether jobs that are scheduled are not among them, because nobody asked for them.
+    leaves_scheduled: bool,
     by_filter: bool,
     filter: String,
     needs_reason: bool,
@@ -77,9 +81,6 @@ pub async fn preview(state: Data<&AppState>, signed: Signed, params: Params) -> 
     let title = format!("{} many", action.name());
     let shell = Shell::new(&signed, "jobs", title);
     if params.get("all").is_some() {
-        if action == JobAction::RunNow {
-            return Err(Fault::Bad("Running now is done to ticked jobs only.".to_owned()));
-        }
         // A span of time becomes an instant here: what is shown is what is acted on.
         let filter = filter::read(&params, now)?;
         let narrowed = bulk::narrowed(&filter, action);
@@ -90,6 +91,7 @@ pub async fn preview(state: Data<&AppState>, signed: Signed, params: Params) -> 
             action: action.name(),
             ticked: Vec::new(),
             rows: rows.iter().map(|job| Row::of(job, now)).collect(),
+            leaves_scheduled: action == JobAction::RunNow && filter.states.is_empty(),
             expected,
             expected_text: count(expected),
             by_filter: true,
@@ -130,6 +132,7 @@ pub async fn preview(state: Data<&AppState>, signed: Signed, params: Params) -> 
         expected: i64::try_from(expected).unwrap_or(i64::MAX),
         expected_text: expected.to_string(),
         ticked,
+        leaves_scheduled: false,
         by_filter: false,
         filter: String::new(),
         needs_reason,
@@ -180,33 +183,93 @@ pub async fn begin(state: Data<&AppState>, submission: Submission) -> Result<Res
 struct Page {
     shell: Shell,
     bulk: BulkAction,
+    badge: &'static str,
     filter: String,
     created: String,
     finished: Option<String>,
-    percent: i64,
     left: String,
 }
 
+fn bulk_id(text: &str) -> Result<Uuid, Fault> {
+    text.parse().map_err(|_| Fault::NotFound("bulk action"))
+}
+
+/// The look of an action's state.
+fn badge(bulk: &BulkAction) -> &'static str {
+    match bulk.state.as_str() {
+        "finished" => "succeeded",
+        "stopped" => "paused",
+        _ => "running",
+    }
+}
+
 #[handler]
-pub async fn page(state: Data<&AppState>, signed: Signed, Path(id): Path<String>) -> Result<Response, Fault> {
-    let id: Uuid = id.parse().map_err(|_| Fault::NotFound("action"))?;
-    let bulk = bulk::find(state.db.pool(), id)
+pub async fn page(
+    state: Data<&AppState>,
+    signed: Signed,
+    Path(id): Path<String>,
+    params: Params,
+) -> Result<Response, Fault> {
+    let bulk = bulk::find(state.db.pool(), bulk_id(&id)?)
         .await?
-        .ok_or(Fault::NotFound("action"))?;
+        .ok_or(Fault::NotFound("bulk action"))?;
     let now = state.clock.now();
     let worked = bulk.done + bulk.refused;
-    let percent = if bulk.state == "finished" {
-        100
-    } else {
-        (worked * 100).checked_div(bulk.expected).unwrap_or(0).clamp(0, 99)
-    };
     html(&Page {
-        shell: Shell::new(&signed, "jobs", format!("{} in bulk", bulk.action)),
+        shell: Shell::new(&signed, "jobs", format!("{} in bulk", bulk.action)).with_notice(params.get("notice")),
+        badge: badge(&bulk),
         filter: bulk.filter.to_string(),
         created: when(bulk.created_at, now).to_string(),
         finished: bulk.finished_at.map(|at| when(at, now).to_string()),
-        percent,
         left: count((bulk.expected - worked).max(0)),
         bulk,
     })
+}
+
+#[handler]
+pub async fn stop(state: Data<&AppState>, Path(id): Path<String>, submission: Submission) -> Result<Response, Fault> {
+    submission.signed.require(Role::Operator)?;
+    let id = bulk_id(&id)?;
+    let by = By {
+        actor: &submission.signed.operator().email,
+        reason: submission.reason(),
+    };
+    let mut tx = state.db.begin().await?;
+    bulk::stop(&mut tx, id, by).await?;
+    tx.commit().await?;
+    Ok(super::acting::back(
+        &format!("/ops/bulk/{id}"),
+        "Stopped: no job more is acted on. What was done stays done.",
+    ))
+}
+
+/// A bulk action as one line of the job list's page.
+pub(super) struct Line {
+    pub id: String,
+    pub action: String,
+    pub state: String,
+    pub badge: &'static str,
+    pub percent: i64,
+    pub done: String,
+    pub expected: String,
+    pub actor: String,
+    pub reason: String,
+    pub created: String,
+}
+
+impl Line {
+    pub fn of(bulk: BulkAction, now: DateTime<Utc>) -> Self {
+        Self {
+            id: bulk.id.to_string(),
+            badge: badge(&bulk),
+            percent: bulk.percent(),
+            done: count(bulk.done),
+            expected: count(bulk.expected),
+            created: when(bulk.created_at, now).to_string(),
+            reason: bulk.reason.unwrap_or_default(),
+            action: bulk.action,
+            state: bulk.state,
+            actor: bulk.actor,
+        }
+    }
 }

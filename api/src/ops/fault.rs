@@ -180,9 +180,9 @@ impl From<BulkError> for Fault {
         match error {
             BulkError::List(error) => error.into(),
             BulkError::Action(error) => error.into(),
-            BulkError::Unsupported(_) => Self::Bad(error.to_string()),
+            BulkError::Ended(_) => Self::Conflict(error.to_string()),
             BulkError::Database(error) => error.into(),
-            BulkError::LeaseLost => Self::internal(error),
+            BulkError::UnknownAction(_) | BulkError::LeaseLost => Self::internal(error),
         }
     }
 }

@@ -4,10 +4,12 @@ use askama::Template;
 use poem::web::Data;
 use poem::{Response, handler};
 use roost_shared::jobs::Queue;
+use roost_shared::jobs::bulk::newest as newest_bulk;
 use roost_shared::jobs::kinds::{self, KINDS};
 use roost_shared::jobs::list::{self, JobRow, STATES};
 
 use super::access::Signed;
+use super::bulk;
 use super::fault::Fault;
 use super::filter::{self, SINCE};
 use super::params::Params;
@@ -16,6 +18,8 @@ use super::view::{brief, cut, most_attempts, when};
 use crate::state::AppState;
 
 const PAGE: i64 = 50;
+/// Actions on all that matched, below the jobs.
+const BULK: i64 = 5;
 
 /// A job as one line.
 pub struct Row {
@@ -89,6 +93,9 @@ struct Page {
     older: Option<String>,
     paged: bool,
     refusal: Option<String>,
+    /// The newest actions on all that matched, and how many of them go on.
+    bulk: Vec<bulk::Line>,
+    bulk_running: usize,
 }
 
 #[handler]
@@ -117,6 +124,7 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         Err(error) => return Err(error.into()),
     };
     let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == PAGE);
+    let bulk = newest_bulk(state.db.pool(), BULK).await?;
     let kept = filter::write(&filter, since);
     let asked = |name: &str, value: &str| {
         params
@@ -161,6 +169,8 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         kept,
         paged: before.is_some(),
         refusal,
+        bulk_running: bulk.iter().filter(|bulk| bulk.state == "running").count(),
+        bulk: bulk.into_iter().map(|bulk| bulk::Line::of(bulk, now)).collect(),
     })
 }
 

@@ -72,18 +72,23 @@ async fn read(pool: &PgPool, history: &Mutex<History>) -> Result<Arc<str>, Strin
 }
 
 #[handler]
-pub async fn stream(state: Data<&AppState>, live: Data<&Live>, _signed: Signed) -> Response {
+pub async fn stream(state: Data<&AppState>, live: Data<&Live>, signed: Signed) -> Response {
     let mut newest = live.newest.clone();
     newest.mark_unchanged();
     let stopping = state.stopping.clone();
     let ends = tokio::time::Instant::now() + LONGEST;
+    let reader = Arc::new((AppState::clone(&state), signed));
     let events = futures::stream::unfold(newest, move |mut newest| {
-        let stopping = stopping.clone();
+        let (stopping, reader) = (stopping.clone(), Arc::clone(&reader));
         async move {
             tokio::select! {
                 changed = newest.changed() => changed.ok()?,
                 () = tokio::time::sleep_until(ends) => return None,
                 () = stopping.cancelled() => return None,
+            }
+            let (state, signed) = reader.as_ref();
+            if !signed.still_holds(state).await {
+                return None;
             }
             let html = newest.borrow_and_update().to_string();
             Some((Event::message(html).event_type("board"), newest))

@@ -62,6 +62,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
         .at("/ops/jobs", get(jobs::page))
         .at("/ops/jobs/bulk", get(bulk::preview).post(bulk::begin))
         .at("/ops/bulk/:id", get(bulk::page))
+        .at("/ops/bulk/:id/stop", post(bulk::stop))
         .at("/ops/jobs/:id", get(job::page))
         .at("/ops/jobs/:id/edit", post(acting::edit))
         .at("/ops/jobs/:id/ask", post(acting::ask))

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::actions::{ActionError, By, JobAction};
 use super::catalogue::RunBulkAction;
 use super::list::{self, JobFilter, ListError};
+use super::state::JobState;
 use super::{Lease, LeaseError};
 use crate::db::Tx;
 use crate::ids;
@@ -18,13 +19,22 @@ use crate::operators::audit::{self, Entry};
 
 /// Jobs that one transaction acts on.
 const BATCH: i64 = 500;
+/// In the audit log, of an action's beginning and of its end by an operator. The target is the action's id.
+const BEGIN: &str = "jobs.bulk";
+const STOP: &str = "jobs.bulk.stop";
+
+/// Whether the target of an entry of the audit log is a bulk action.
+#[must_use]
+pub fn is_target_of(entry: &str) -> bool {
+    matches!(entry, BEGIN | STOP)
+}
 
 /// An action on many jobs and how far it came.
 #[derive(Clone, Debug)]
 pub struct BulkAction {
     /// The action's id.
     pub id: Uuid,
-    /// `retry`, `cancel` or `delete`.
+    /// `retry`, `run`, `cancel` or `delete`.
     pub action: String,
     /// Which jobs.
     pub filter: Value,
@@ -38,12 +48,30 @@ pub struct BulkAction {
     pub done: i64,
     /// How many had moved on meanwhile.
     pub refused: i64,
-    /// `running`, `finished` or `stopped`.
+    /// `running`, `finished` or `stopped`: by an operator, or because its job has ended before it was done.
     pub state: String,
     /// When it was asked for.
     pub created_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: Option<DateTime<Utc>>,
+    /// The job that works it off, if that is still kept.
+    pub job_id: Option<Uuid>,
+    /// That job's state.
+    pub job_state: Option<String>,
+    /// Whether it is stopped only because that job has ended: a retry of the job goes on with it.
+    pub can_go_on: bool,
+}
+
+impl BulkAction {
+    /// How much of it is done, in hundredths.
+    #[must_use]
+    pub fn percent(&self) -> i64 {
+        if self.state == "finished" {
+            return 100;
+        }
+        let worked = self.done + self.refused;
+        (worked * 100).checked_div(self.expected).unwrap_or(0).clamp(0, 99)
+    }
 }
 
 /// Why a bulk action cannot begin or go on.
@@ -55,9 +83,12 @@ pub enum BulkError {
     /// The action.
     #[error(transparent)]
     Action(#[from] ActionError),
-    /// Not one that is done to many.
-    #[error("{0} is not done to many jobs at once")]
-    Unsupported(&'static str),
+    /// A later build's, and not known to this one.
+    #[error("this build does not know the action {0:?}")]
+    UnknownAction(String),
+    /// It cannot be stopped any more.
+    #[error("the action is {0}, so it cannot be stopped")]
+    Ended(String),
     /// The job that works it off lost its lease.
     #[error("the lease of the job was lost")]
     LeaseLost,
@@ -75,14 +106,27 @@ impl From<LeaseError> for BulkError {
     }
 }
 
-/// The filter, narrowed to the states in which the action makes sense.
+/// Whether an action on many jobs takes those of a state when the filter names none. What is scheduled waits for a time
+/// that was chosen, the end of a hold or of a patience: it is run before that only when the filter asks for it.
+fn takes_unasked(action: JobAction, state: JobState) -> bool {
+    action != JobAction::RunNow || state == JobState::Retrying
+}
+
+/// The filter, narrowed to the states in which the action makes sense. Without a state, jobs that are scheduled are not
+/// run now: only those that have failed and wait for their next attempt.
 #[must_use]
 pub fn narrowed(filter: &JobFilter, action: JobAction) -> JobFilter {
     let mut narrowed = filter.clone();
     narrowed.states = action
         .from_states()
+        .filter(|state| {
+            if filter.states.is_empty() {
+                takes_unasked(action, *state)
+            } else {
+                filter.states.iter().any(|wanted| wanted == state.name())
+            }
+        })
         .map(|state| state.name().to_owned())
-        .filter(|state| filter.states.is_empty() || filter.states.contains(state))
         .collect();
     if narrowed.states.is_empty() {
         // No state is left: a state that no job has keeps the filter from meaning all of them.
@@ -103,9 +147,6 @@ pub async fn begin(
     expected: i64,
     by: By<'_>,
 ) -> Result<Uuid, BulkError> {
-    if action == JobAction::RunNow {
-        return Err(BulkError::Unsupported("run"));
-    }
     by.answerable(true)?;
     filter.check().map_err(ListError::from)?;
     let now = tx.now();
@@ -124,7 +165,7 @@ pub async fn begin(
     )
     .execute(tx.conn())
     .await?;
-    let entry = Entry::new(by.actor, "jobs.bulk", &id.to_string())
+    let entry = Entry::new(by.actor, BEGIN, &id.to_string())
         .after(json!({"action": action.name(), "filter": filter, "expected": expected}))
         .because(by.reason);
     audit::append(tx, entry).await?;
@@ -149,7 +190,7 @@ pub async fn step(tx: &mut Tx, lease: &Lease, id: Uuid) -> Result<bool, BulkErro
         return Ok(false);
     };
     let filter: JobFilter = serde_json::from_value(bulk.filter).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    let action = JobAction::by_name(&bulk.action).ok_or(BulkError::Unsupported("this"))?;
+    let action = JobAction::by_name(&bulk.action).ok_or_else(|| BulkError::UnknownAction(bulk.action.clone()))?;
     let jobs = list::ids(tx.conn(), &filter, bulk.cursor, BATCH).await?;
     let Some(cursor) = jobs.last().copied() else {
         sqlx::query!(
@@ -165,9 +206,9 @@ pub async fn step(tx: &mut Tx, lease: &Lease, id: Uuid) -> Result<bool, BulkErro
     let jobs: Vec<Uuid> = jobs.into_iter().filter(|job| *job != lease.job_id).collect();
     let changed = match action {
         JobAction::Retry => retry(tx, &jobs).await?,
+        JobAction::RunNow => run(tx, &jobs).await?,
         JobAction::Cancel => cancel(tx, &jobs).await?,
         JobAction::Delete => delete(tx, &jobs).await?,
-        JobAction::RunNow => return Err(BulkError::Unsupported("run")),
     };
     let done = i64::try_from(changed.len()).unwrap_or(i64::MAX);
     let refused = i64::try_from(jobs.len()).unwrap_or(i64::MAX) - done;
@@ -208,6 +249,20 @@ async fn retry(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> 
              cancel_requested = false, max_attempts = greatest(jobs.max_attempts, jobs.attempt + 3)
          FROM free WHERE jobs.id = free.id
          RETURNING jobs.id, free.kind, free.state, free.attempt",
+        jobs
+    )
+    .fetch_all(tx.conn())
+    .await
+}
+
+async fn run(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> {
+    sqlx::query_as!(
+        Changed,
+        "WITH chosen AS (
+             SELECT id, kind, state, attempt FROM jobs
+             WHERE id = ANY($1) AND coalesce(state, '') IN ('scheduled', 'retrying') FOR NO KEY UPDATE SKIP LOCKED)
+         UPDATE jobs SET state = 'queued', run_at = now(), published_at = NULL FROM chosen WHERE jobs.id = chosen.id
+         RETURNING jobs.id, chosen.kind, chosen.state, chosen.attempt",
         jobs
     )
     .fetch_all(tx.conn())
@@ -278,18 +333,46 @@ async fn record(
     Ok(())
 }
 
+/// Stops an action for good: once this is committed no job more is acted on. What was done stays done.
+///
+/// # Errors
+/// It has ended, or there is none; a reason is needed as it was to begin. See [`BulkError`].
+pub async fn stop(tx: &mut Tx, id: Uuid, by: By<'_>) -> Result<(), BulkError> {
+    by.answerable(true)?;
+    let now = tx.now();
+    // Waits for the batch that is being done.
+    let before = sqlx::query!(
+        "SELECT action, state, done, refused FROM bulk_actions WHERE id = $1 FOR UPDATE",
+        id
+    )
+    .fetch_optional(tx.conn())
+    .await?
+    .ok_or(ActionError::NotFound("bulk action"))?;
+    if before.state != "running" {
+        return Err(BulkError::Ended(before.state));
+    }
+    sqlx::query!(
+        "UPDATE bulk_actions SET state = 'stopped', finished_at = $2 WHERE id = $1",
+        id,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    let entry = Entry::new(by.actor, STOP, &id.to_string())
+        .before(json!({"action": before.action, "state": before.state, "done": before.done, "refused": before.refused}))
+        .after(json!({"state": "stopped"}))
+        .because(by.reason());
+    audit::append(tx, entry).await?;
+    Ok(())
+}
+
 /// An action by its id.
 ///
 /// # Errors
 /// Postgres could not be reached.
 pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<BulkAction>, sqlx::Error> {
-    sqlx::query_as!(
-        BulkAction,
-        "SELECT id, action, filter, actor, reason, expected, done, refused, state, created_at, finished_at FROM bulk_actions WHERE id = $1",
-        id
-    )
-    .fetch_optional(pool)
-    .await
+    let found = read(pool, id, 1).await?;
+    Ok(found.into_iter().find(|bulk| bulk.id == id))
 }
 
 /// The newest actions.
@@ -297,10 +380,25 @@ pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<BulkAction>, sqlx::E
 /// # Errors
 /// Postgres could not be reached.
 pub async fn newest(pool: &PgPool, limit: i64) -> Result<Vec<BulkAction>, sqlx::Error> {
+    read(pool, Uuid::max(), limit).await
+}
+
+/// The newest actions up to one. Whether one goes on is what its job says: an action whose job was cancelled, died or was
+/// deleted is not running, and is again when that job is retried.
+async fn read(pool: &PgPool, up_to: Uuid, limit: i64) -> Result<Vec<BulkAction>, sqlx::Error> {
     sqlx::query_as!(
         BulkAction,
-        "SELECT id, action, filter, actor, reason, expected, done, refused, state, created_at, finished_at
-         FROM bulk_actions ORDER BY id DESC LIMIT $1",
+        r#"SELECT bulk.id, action, filter, actor, reason, expected, done, refused, bulk.created_at,
+                  CASE WHEN bulk.state = 'running' AND NOT alive THEN 'stopped' ELSE bulk.state END AS "state!",
+                  CASE WHEN bulk.state = 'running' AND NOT alive THEN job.finished_at ELSE bulk.finished_at END AS finished_at,
+                  job.id AS "job_id?", job.state AS "job_state?", bulk.state = 'running' AND NOT alive AS "can_go_on!"
+           FROM bulk_actions AS bulk
+           LEFT JOIN LATERAL (
+               SELECT jobs.id, jobs.state, jobs.finished_at FROM job_terms JOIN jobs ON jobs.id = job_terms.job_id
+               WHERE job_terms.term = bulk.id::text AND jobs.kind = 'ops.bulk' ORDER BY job_terms.job_id DESC LIMIT 1) AS job ON true
+           CROSS JOIN LATERAL (SELECT coalesce(job.state IN ('scheduled', 'queued', 'running', 'retrying'), false) AS alive) AS worked
+           WHERE bulk.id <= $1 ORDER BY bulk.id DESC LIMIT $2"#,
+        up_to,
         limit
     )
     .fetch_all(pool)

@@ -289,8 +289,10 @@ async fn subject(pool: &PgPool, args: &Value) -> Result<Subject, sqlx::Error> {
         });
     }
     if let Some(event_id) = args.get("event_id").and_then(Value::as_str) {
+        // An event is kept under its refund or else its PaymentIntent.
         payment_id = sqlx::query_scalar!(
-            "SELECT p.id FROM stripe_events e JOIN payments p ON p.stripe_payment_intent_id = e.object_id WHERE e.id = $1",
+            r#"SELECT p.id AS "id!" FROM stripe_events e JOIN payments p ON p.stripe_payment_intent_id = e.object_id WHERE e.id = $1
+               UNION ALL SELECT r.payment_id FROM stripe_events e JOIN refunds r ON r.stripe_refund_id = e.object_id WHERE e.id = $1"#,
             event_id
         )
         .fetch_optional(pool)
@@ -302,7 +304,7 @@ async fn subject(pool: &PgPool, args: &Value) -> Result<Subject, sqlx::Error> {
             .await?
             .flatten();
     }
-    // A mail is about a booking, a payment or a user; ids of different tables never collide.
+    // A mail is about a booking, a payment, a refund, a message or a user; ids of different tables never collide.
     payment_id = payment_id.or(id("subject_id"));
     if let Some(payment_id) = payment_id
         && let Some(row) = sqlx::query!(
@@ -325,10 +327,14 @@ async fn subject(pool: &PgPool, args: &Value) -> Result<Subject, sqlx::Error> {
             },
         });
     }
-    if let (None, Some(subject_id)) = (subject.booking_id, id("subject_id")) {
-        subject.booking_id = sqlx::query_scalar!("SELECT id FROM bookings WHERE id = $1", subject_id)
-            .fetch_optional(pool)
-            .await?;
+    if let (None, Some(subject_id)) = (subject.booking_id, id("subject_id").or(id("message_id"))) {
+        subject.booking_id = sqlx::query_scalar!(
+            r#"SELECT id AS "id!" FROM bookings WHERE id = $1 UNION ALL SELECT booking_id FROM messages WHERE id = $1
+               UNION ALL SELECT p.booking_id FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.id = $1"#,
+            subject_id
+        )
+        .fetch_optional(pool)
+        .await?;
     }
     Ok(subject)
 }

@@ -25,12 +25,14 @@ pub const STATES: [&str; 8] = [
     "quarantined",
 ];
 
-/// Related ids that a search follows: a booking's payments, a user's bookings.
+/// Related ids that a search follows: a user's bookings, a payment's events, a booking's messages.
 const MOST_RELATED: i64 = 40;
+/// Ids of events, and ids of messages, that a search looks for.
+const MOST_TERMS: i64 = 400;
 /// Shorter texts are in too many errors, and no index finds them.
 const SHORTEST_TEXT: usize = 3;
 /// Characters of an argument that `job_terms` keeps.
-const LONGEST_TERM: usize = 100;
+const LONGEST_TERM: u8 = 100;
 
 /// Which jobs. Everything that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -417,7 +419,7 @@ fn longest_term(args: &Value) -> Option<String> {
             _ => None,
         })
         .max_by_key(String::len)
-        .map(|term| term.chars().take(LONGEST_TERM).collect())
+        .map(|term| term.chars().take(usize::from(LONGEST_TERM)).collect())
 }
 
 async fn is_job(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> {
@@ -426,23 +428,39 @@ async fn is_job(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> 
         .await
 }
 
-/// The id itself and what belongs to it: a booking's payments and their refunds, a user's newest bookings and theirs.
+/// The id itself and what belongs to it: a booking's payments, their refunds, Stripe's events about both, and messages
+/// with the ones that gave their mails a name; a user's newest bookings and theirs.
 async fn related(conn: &mut PgConnection, id: Uuid) -> Result<Vec<String>, sqlx::Error> {
-    let rows = sqlx::query_scalar!(
+    sqlx::query_scalar!(
         r#"WITH bookings_of AS (
                (SELECT id FROM bookings WHERE id = $1)
                UNION (SELECT booking_id FROM payments WHERE id = $1)
                UNION (SELECT id FROM bookings WHERE guest_id = $1 ORDER BY id DESC LIMIT $2)
                UNION (SELECT id FROM bookings WHERE host_id = $1 ORDER BY id DESC LIMIT $2)),
-           payments_of AS (SELECT payments.id FROM payments JOIN bookings_of ON payments.booking_id = bookings_of.id)
-           SELECT $1::uuid AS "id!" UNION SELECT id FROM bookings_of UNION SELECT id FROM payments_of
-           UNION SELECT refunds.id FROM refunds JOIN payments_of ON refunds.payment_id = payments_of.id"#,
+           payments_of AS (
+               SELECT payments.id, stripe_payment_intent_id AS object FROM payments JOIN bookings_of ON payments.booking_id = bookings_of.id),
+           refunds_of AS (
+               SELECT refunds.id, stripe_refund_id AS object FROM refunds JOIN payments_of ON refunds.payment_id = payments_of.id),
+           events_of AS (
+               SELECT event.id FROM (SELECT object FROM payments_of UNION SELECT object FROM refunds_of) AS objects
+               CROSS JOIN LATERAL (
+                   SELECT id FROM stripe_events WHERE object_id = object ORDER BY created_at DESC LIMIT $2) AS event
+               LIMIT $3),
+           messages_of AS (
+               SELECT message.id, message.digest_id FROM bookings_of
+               CROSS JOIN LATERAL (
+                   SELECT id, digest_id FROM messages WHERE booking_id = bookings_of.id ORDER BY id DESC LIMIT $2) AS message
+               ORDER BY message.id DESC LIMIT $3)
+           SELECT $1::uuid::text AS "term!" UNION SELECT id::text FROM bookings_of UNION SELECT id::text FROM payments_of
+           UNION SELECT id::text FROM refunds_of UNION SELECT left(id, $4) FROM events_of
+           UNION SELECT id::text FROM messages_of UNION SELECT digest_id::text FROM messages_of WHERE digest_id IS NOT NULL"#,
         id,
-        MOST_RELATED
+        MOST_RELATED,
+        MOST_TERMS,
+        i32::from(LONGEST_TERM)
     )
     .fetch_all(conn)
-    .await?;
-    Ok(rows.iter().map(Uuid::to_string).collect())
+    .await
 }
 
 /// The lowest id that is made at this instant or later.

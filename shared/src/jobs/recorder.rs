@@ -162,21 +162,37 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
     )
     .fetch_all(pool)
     .await?;
-    let intents: Vec<String> = payments
-        .iter()
-        .filter_map(|row| row.stripe_payment_intent_id.clone())
-        .collect();
     let mut entities: Vec<Uuid> = payments.iter().map(|row| row.id).collect();
+    let refunds = sqlx::query!(
+        "SELECT id, stripe_refund_id FROM refunds WHERE payment_id = ANY($1) ORDER BY id LIMIT $2",
+        &entities,
+        MOST
+    )
+    .fetch_all(pool)
+    .await?;
     entities.push(booking_id);
-    let refunds = sqlx::query_scalar!("SELECT id FROM refunds WHERE payment_id = ANY($1)", &entities)
-        .fetch_all(pool)
-        .await?;
-    entities.extend(refunds);
+    entities.extend(refunds.iter().map(|row| row.id));
+    // A mail about unread messages is named after one of them, perhaps of another booking.
+    let digests = sqlx::query_scalar!(
+        r#"SELECT DISTINCT digest_id AS "id!" FROM (
+               SELECT digest_id FROM messages WHERE booking_id = $1 AND digest_id IS NOT NULL ORDER BY id DESC LIMIT $2) AS newest"#,
+        booking_id,
+        MOST
+    )
+    .fetch_all(pool)
+    .await?;
+    entities.extend(digests);
+    // What becomes of a refund is told under its own id.
+    let objects: Vec<String> = payments
+        .into_iter()
+        .filter_map(|row| row.stripe_payment_intent_id)
+        .chain(refunds.into_iter().filter_map(|row| row.stripe_refund_id))
+        .collect();
 
     let mut moments = Vec::new();
     let events = sqlx::query!(
         "SELECT type, object_id, received_at, handled_at FROM stripe_events WHERE object_id = ANY($1) ORDER BY created_at LIMIT $2",
-        &intents,
+        &objects,
         MOST
     )
     .fetch_all(pool)
@@ -184,12 +200,12 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
     moments.extend(events.into_iter().map(|row| Moment {
         at: row.received_at,
         source: Source::Stripe,
+        bad: row.r#type.ends_with("failed"),
         title: row.r#type,
         detail: joined([
             Some(row.object_id),
             row.handled_at.is_none().then(|| "not handled yet".to_owned()),
         ]),
-        bad: false,
         job_id: None,
     }));
     let effects = sqlx::query!(

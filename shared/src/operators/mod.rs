@@ -1,8 +1,9 @@
 //! Operators: who works at the job dashboard, with which rights, and how they sign in.
 //!
-//! There is nobody until `roost-api ops create-admin` makes the first. [`sessions`] are cookies, [`audit`] is what they
-//! did, [`SealingKeys`] keep the secrets of their authenticators.
+//! There is nobody until `roost-api ops create-admin` makes the first. [`accounts`] changes them later, [`sessions`] are
+//! cookies, [`audit`] is what they did, [`SealingKeys`] keep the secrets of their authenticators.
 
+pub mod accounts;
 pub mod audit;
 mod sealing;
 pub mod sessions;
@@ -78,6 +79,12 @@ pub enum OperatorError {
     /// Outside 12 to 128 characters.
     #[error("the password needs {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters")]
     InvalidPassword,
+    /// There is no operator of that address.
+    #[error("there is no operator with the address {0}")]
+    NoSuchOperator(String),
+    /// Nobody would be left to make operators or to delete jobs at the dashboard.
+    #[error("{0} is the last active admin: make another one first")]
+    LastAdmin(String),
     /// There is an operator of that address.
     #[error("there is an operator with this e-mail address already")]
     EmailTaken,
@@ -98,11 +105,31 @@ pub enum OperatorError {
     Database(#[from] sqlx::Error),
 }
 
-/// What a new operator is made of. The password is hashed before the transaction begins.
-#[derive(Clone, Debug)]
+/// A password that is long enough, hashed before the transaction begins.
+#[derive(Clone)]
+pub struct NewPassword {
+    hash: String,
+}
+
+impl NewPassword {
+    /// Checks and hashes.
+    ///
+    /// # Errors
+    /// [`OperatorError::InvalidPassword`].
+    pub async fn new(passwords: &Passwords, password: String) -> Result<Self, OperatorError> {
+        if !(SHORTEST_PASSWORD..=LONGEST_PASSWORD).contains(&password.chars().count()) {
+            return Err(OperatorError::InvalidPassword);
+        }
+        let hash = passwords.hash(password).await?;
+        Ok(Self { hash })
+    }
+}
+
+/// What a new operator is made of.
+#[derive(Clone)]
 pub struct NewOperator {
     email: String,
-    password_hash: String,
+    password: NewPassword,
     role: Role,
 }
 
@@ -113,15 +140,8 @@ impl NewOperator {
     /// [`OperatorError::InvalidEmail`], [`OperatorError::InvalidPassword`].
     pub async fn new(passwords: &Passwords, email: &str, password: String, role: Role) -> Result<Self, OperatorError> {
         let email = normalise_email(email.trim()).ok_or_else(|| OperatorError::InvalidEmail(email.to_owned()))?;
-        if !(SHORTEST_PASSWORD..=LONGEST_PASSWORD).contains(&password.chars().count()) {
-            return Err(OperatorError::InvalidPassword);
-        }
-        let password_hash = passwords.hash(password).await?;
-        Ok(Self {
-            email,
-            password_hash,
-            role,
-        })
+        let password = NewPassword::new(passwords, password).await?;
+        Ok(Self { email, password, role })
     }
 }
 
@@ -142,7 +162,7 @@ pub async fn create(tx: &mut Tx, new: NewOperator, by: &str) -> Result<Operator,
         operator.id,
         operator.email,
         operator.role.name(),
-        new.password_hash,
+        new.password.hash,
         now
     )
     .execute(tx.conn())
@@ -288,29 +308,6 @@ pub async fn confirm_totp(
     )
     .await?;
     Ok(())
-}
-
-/// Forgets an operator's authenticator, which is lost or cannot be opened: they sign in with the password alone until they
-/// set up another one. Their sessions end. False if there is no such operator.
-///
-/// # Errors
-/// Postgres refused.
-pub async fn forget_totp(tx: &mut Tx, email: &str, by: &str) -> Result<bool, OperatorError> {
-    let email = email.trim().to_ascii_lowercase();
-    let id = sqlx::query_scalar!(
-        "UPDATE operators SET totp_secret = NULL, totp_confirmed = false WHERE email = $1 RETURNING id",
-        email
-    )
-    .fetch_optional(tx.conn())
-    .await?;
-    let Some(id) = id else {
-        return Ok(false);
-    };
-    sqlx::query!("DELETE FROM operator_sessions WHERE operator_id = $1", id)
-        .execute(tx.conn())
-        .await?;
-    audit::append(tx, audit::Entry::new(by, "operator.totp_off", &email)).await?;
-    Ok(true)
 }
 
 fn totp(secret: &str, account: &str) -> Result<Totp, OperatorError> {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{put, state_of};
+use crate::jobs::{TOTAL, scene};
 use crate::programs::on_a_terminal;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,6 +64,11 @@ async fn scripts_do_the_same_over_json() {
     assert_eq!(get(&format!("/jobs/{id}")).await["outlook"][0]["tone"], "futile");
     assert_eq!(get("/audit/verify").await["whole"], true);
     assert!(get("/overview").await["queues"].as_array().unwrap().len() >= 5);
+    let overview = get("/overview").await;
+    assert_eq!(
+        ["last_hour", "last_day"].map(|of| overview[of].as_array().unwrap().len()),
+        [60, 96]
+    );
     assert!(get("/openapi.json").await["paths"]["/jobs/{job_id}/{action}"].is_object());
 
     let retry = async |body: Value| {
@@ -95,6 +101,61 @@ async fn scripts_do_the_same_over_json() {
         .await
         .unwrap();
     assert_eq!(forbidden.status().as_u16(), 403);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_see_what_the_pages_show() {
+    let scene = scene(World::start().await, json!({})).await;
+    let world = &scene.world;
+    let booking = scene.books("pm_card_visa").await;
+    world.run_jobs().await;
+    let ops = Dashboard::start(&world.state).await;
+    let email = ops.make(Role::Viewer).await;
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}/ops/api{path}", ops.base);
+    let login = json!({"email": email, "password": PASSWORD});
+    let session = http.post(url("/session")).json(&login).send().await.unwrap();
+    let session: Value = session.json().await.unwrap();
+    let token = session["token"].as_str().unwrap();
+    let get = async |path: &str| -> Value {
+        let sent = http.get(url(path)).bearer_auth(token).send().await.unwrap();
+        sent.json().await.unwrap()
+    };
+
+    let flight = get(&format!("/bookings/{booking}/flight")).await;
+    assert_eq!(
+        (&flight["state"], &flight["total_minor"], &flight["currency"]),
+        (&json!("confirmed"), &json!(TOTAL), &json!("EUR"))
+    );
+    let moments = flight["moments"].as_array().unwrap();
+    assert!(
+        moments
+            .iter()
+            .any(|moment| moment["title"] == "payment.capture succeeded")
+    );
+    let overview = get("/overview").await;
+    let kinds = overview["kinds"].as_array().unwrap();
+    let capture = kinds.iter().find(|kind| kind["kind"] == "payment.capture").unwrap();
+    assert_eq!((&capture["attempts"], &capture["success"]), (&json!(1), &json!(1.0)));
+    assert!(capture["p99"].as_f64().unwrap() >= capture["p50"].as_f64().unwrap());
+    let worker = &get("/workers").await[0];
+    assert!(!worker["host"].as_str().unwrap().is_empty());
+    let found = get("/jobs?kind=payment.capture").await;
+    let job = get(&format!("/jobs/{}", found["items"][0]["id"].as_str().unwrap())).await;
+    assert_eq!(
+        (&job["state"], &job["cancel_requested"], &job["crash_count"]),
+        (&json!("succeeded"), &json!(false), &json!(0))
+    );
+    for moment in [
+        "created_at",
+        "run_at",
+        "started_at",
+        "finished_at",
+        "worker",
+        "dedupe_key",
+    ] {
+        assert!(job[moment].is_string(), "{moment}: {job}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,22 @@ struct MomentView {
     job_id: Option<Uuid>,
 }
 
+/// What happened to a booking
+#[derive(Object)]
+struct FlightView {
+    booking_id: Uuid,
+    /// The booking's state
+    state: String,
+    /// `2030-06-01 to 2030-06-04`
+    stay: String,
+    /// What the guest pays, in minor units
+    total_minor: i64,
+    /// ISO 4217
+    currency: String,
+    /// The oldest first
+    moments: Vec<MomentView>,
+}
+
 #[OpenApi]
 impl AuditApi {
     /// What operators did, the newest first
@@ -99,11 +115,11 @@ impl AuditApi {
 
     /// What happened to a booking: transitions, jobs, webhooks, effects, money
     #[oai(path = "/bookings/:booking_id/flight", method = "get", operation_id = "ops_flight")]
-    async fn flight(&self, _auth: OpsAuth, booking_id: Path<Uuid>) -> ApiResult<Json<Vec<MomentView>>> {
+    async fn flight(&self, _auth: OpsAuth, booking_id: Path<Uuid>) -> ApiResult<Json<FlightView>> {
         let flight = recorder::flight(self.0.db.pool(), booking_id.0)
             .await?
             .ok_or_else(|| ApiError::not_found("booking"))?;
-        let views = flight.moments.into_iter().map(|moment| MomentView {
+        let moments = flight.moments.into_iter().map(|moment| MomentView {
             at: moment.at,
             source: moment.source.name().to_owned(),
             title: moment.title,
@@ -111,6 +127,13 @@ impl AuditApi {
             bad: moment.bad,
             job_id: moment.job_id,
         });
-        Ok(Json(views.collect()))
+        Ok(Json(FlightView {
+            booking_id: flight.booking_id,
+            state: flight.state,
+            stay: flight.stay,
+            total_minor: flight.total.minor,
+            currency: flight.total.currency.code().to_owned(),
+            moments: moments.collect(),
+        }))
     }
 }

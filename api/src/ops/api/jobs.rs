@@ -106,7 +106,24 @@ struct JobDetailView {
     args: Value,
     attempt: i32,
     max_attempts: i32,
+    /// Workers that it took down, one after the other
+    crash_count: i32,
+    /// When it is due, or became so
+    run_at: DateTime<Utc>,
+    created_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
     last_error: Option<String>,
+    /// The worker that runs it, or ran it last
+    worker: Option<String>,
+    /// In hundredths, where the kind tells
+    progress: Option<i16>,
+    /// An operator wants it stopped
+    cancel_requested: bool,
+    /// While it has not ended, no other job has this key
+    dedupe_key: Option<String>,
+    /// The user behind what enqueued it
+    actor: Option<String>,
     trace_id: Option<String>,
     /// The booking it works for
     booking_id: Option<Uuid>,
@@ -234,7 +251,17 @@ impl JobsApi {
             state: job.state,
             attempt: job.attempt,
             max_attempts: job.max_attempts,
+            crash_count: job.crash_count,
+            run_at: job.run_at,
+            created_at: job.created_at,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
             last_error: job.last_error,
+            worker: job.lease_owner,
+            progress: job.progress,
+            cancel_requested: job.cancel_requested,
+            dedupe_key: job.dedupe_key,
+            actor: job.actor,
             booking_id: detail.booking_id,
             parent_id: job.parent_id,
             batch: detail.batch.map(BatchView::from),

@@ -1,13 +1,17 @@
 //! How it all stands: counts, trouble, workers.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
+use poem::web::Data;
 use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
+use roost_shared::jobs::history::Slice;
+use roost_shared::jobs::overview::KindFigures;
 use roost_shared::jobs::{JobState, overview};
 
 use super::OpsAuth;
 use super::queues::{QueueView, queue_views};
 use crate::error::ApiResult;
+use crate::ops::live::Live;
 use crate::state::AppState;
 
 /// The operations.
@@ -22,21 +26,72 @@ struct CountView {
     count: i64,
 }
 
+/// Attempts that ended within a slice of time
+#[derive(Object)]
+struct SliceView {
+    /// Its beginning
+    at: DateTime<Utc>,
+    succeeded: i64,
+    failed: i64,
+}
+
+/// How a kind did in the newest attempts of the last hour
+#[derive(Object)]
+struct KindView {
+    kind: String,
+    attempts: i64,
+    /// Of those that succeeded or failed, the share that succeeded: 0 to 1
+    success: f64,
+    /// Durations of attempts in seconds
+    p50: f64,
+    p95: f64,
+    p99: f64,
+}
+
 /// How it all stands
 #[derive(Object)]
 struct OverviewView {
     counts: Vec<CountView>,
     queues: Vec<QueueView>,
+    kinds: Vec<KindView>,
+    /// By the minute, the oldest first
+    last_hour: Vec<SliceView>,
+    /// By the quarter of an hour, the oldest first
+    last_day: Vec<SliceView>,
     unknown_effects: i64,
     died_today: i64,
     overdue_leases: i64,
     workers_alive: i64,
 }
 
+impl From<KindFigures> for KindView {
+    fn from(figures: KindFigures) -> Self {
+        Self {
+            kind: figures.kind,
+            attempts: figures.attempts,
+            success: figures.success,
+            p50: figures.p50,
+            p95: figures.p95,
+            p99: figures.p99,
+        }
+    }
+}
+
+fn slice_views(slices: Vec<Slice>) -> Vec<SliceView> {
+    let views = slices.into_iter().map(|slice| SliceView {
+        at: slice.at,
+        succeeded: slice.succeeded,
+        failed: slice.failed,
+    });
+    views.collect()
+}
+
 /// A worker
 #[derive(Object)]
 struct WorkerView {
     name: String,
+    /// The machine
+    host: String,
     version: String,
     queues: Vec<String>,
     concurrency: i32,
@@ -54,8 +109,17 @@ struct WorkerView {
 impl OverviewApi {
     /// How it all stands
     #[oai(path = "/overview", method = "get", operation_id = "ops_overview")]
-    async fn overview(&self, _auth: OpsAuth) -> ApiResult<Json<OverviewView>> {
+    async fn overview(&self, _auth: OpsAuth, live: Data<&Live>) -> ApiResult<Json<OverviewView>> {
         let pool = self.0.db.pool();
+        let (last_hour, last_day) = {
+            let mut history = live.history().lock().await;
+            history.renew(pool).await?;
+            (
+                slice_views(history.slices(60, TimeDelta::minutes(1))),
+                slice_views(history.slices(96, TimeDelta::minutes(15))),
+            )
+        };
+        let kinds = overview::kinds(pool).await?.into_iter().map(KindView::from).collect();
         let trouble = overview::trouble(pool).await?;
         let alive = overview::workers(pool)
             .await?
@@ -73,6 +137,9 @@ impl OverviewApi {
                 })
                 .collect(),
             queues: queue_views(overview::queues(pool).await?),
+            kinds,
+            last_hour,
+            last_day,
             unknown_effects: trouble.unknown_effects,
             died_today: trouble.died_today,
             overdue_leases: trouble.overdue_leases,
@@ -89,6 +156,7 @@ impl OverviewApi {
             quiet: worker.quiet,
             stop: worker.stop,
             name: worker.name,
+            host: worker.host,
             version: worker.version,
             queues: worker.queues,
             concurrency: worker.concurrency,

@@ -56,8 +56,8 @@ impl From<BulkError> for ApiError {
         match error {
             BulkError::List(error) => error.into(),
             BulkError::Action(error) => error.into(),
-            BulkError::Unsupported(_) => Self::invalid(vec![FieldError::new("action", error.to_string())]),
-            BulkError::LeaseLost => Self::internal(error),
+            BulkError::Ended(_) => Self::conflict("wrong_state", error.to_string()),
+            BulkError::UnknownAction(_) | BulkError::LeaseLost => Self::internal(error),
             BulkError::Database(error) => error.into(),
         }
     }

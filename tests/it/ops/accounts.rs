@@ -1,0 +1,160 @@
+//! Operators who leave, change their role or forget their password: what the real program does about it, at once.
+
+use std::process::Stdio;
+
+use roost_shared::operators::{Role, audit};
+use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::world::World;
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+
+const VIEWER: &str = "viewer@ops.example.com";
+const ADMIN: &str = "admin@ops.example.com";
+
+/// `roost-api ops …` with this on its standard input: whether it succeeded, and what it said.
+async fn roost_api_ops(world: &World, arguments: &[&str], input: &str) -> (bool, String) {
+    let test = std::env::current_exe().unwrap();
+    let mut child = tokio::process::Command::new(test.parent().unwrap().parent().unwrap().join("roost-api"))
+        .env_clear()
+        .env("DATABASE_URL", world.database_url())
+        .env("REDIS_URL", world.redis_url())
+        .env("USER", "ada")
+        .arg("ops")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // Who does not read it has closed it.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let ran = child.wait_with_output().await.unwrap();
+    let text = [ran.stdout, ran.stderr].concat();
+    (ran.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_who_leaves_is_out_at_once_and_may_come_back() {
+    let world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let browser = ops.signed_in(Role::Viewer).await;
+    browser.get("/ops").await.is(200);
+    let run = async |command: &str, whom: &str| roost_api_ops(&world, &[command, "--email", whom], "").await;
+
+    // As somebody types it.
+    let (done, said) = run("disable", " Viewer@ops.example.com").await;
+    assert!(done && said.contains("is kept out"), "{said}");
+    assert_eq!(browser.get("/ops").await.is(303).location, "/ops/login");
+    ops.signs_in(VIEWER, PASSWORD, "").await.is(401);
+    let (_, listed) = roost_api_ops(&world, &["list"], "").await;
+    assert!(
+        listed.starts_with("viewer") && listed.contains(VIEWER) && listed.contains("disabled since"),
+        "{listed}"
+    );
+
+    assert!(run("enable", VIEWER).await.0);
+    ops.signs_in(VIEWER, PASSWORD, "").await.is(303);
+    assert_eq!(
+        browser.get("/ops").await.is(303).location,
+        "/ops/login",
+        "the old session is gone"
+    );
+    let (_, listed) = roost_api_ops(&world, &["list"], "").await;
+    assert!(listed.contains("active"), "{listed}");
+    for command in ["disable", "enable"] {
+        let (done, said) = run(command, "nobody@ops.example.com").await;
+        assert!(!done && said.contains("there is no operator"), "{said}");
+    }
+    let entries = audit::list(world.pool(), None, 10).await.unwrap();
+    let changes: Vec<&str> = entries
+        .iter()
+        .filter(|entry| entry.actor == "cli:ada" && entry.target == VIEWER)
+        .map(|entry| entry.action.as_str())
+        .collect();
+    assert_eq!(changes, ["operator.enable", "operator.disable"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_role_or_password_ends_the_sessions_of_the_one_before() {
+    let world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let browser = ops.signed_in(Role::Viewer).await;
+    let (done, said) = roost_api_ops(&world, &["set-role", "--email", VIEWER, "--role", "operator"], "").await;
+    assert!(done && said.contains("is operator"), "{said}");
+    assert_eq!(browser.get("/ops").await.is(303).location, "/ops/login");
+    let role: String = sqlx::query_scalar("SELECT role FROM operators")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    assert_eq!(role, "operator");
+    let (done, _) = roost_api_ops(&world, &["set-role", "--email", VIEWER, "--role", "emperor"], "").await;
+    assert!(!done);
+
+    ops.signs_in(VIEWER, PASSWORD, "").await.is(303);
+    let sessions = "SELECT count(*) FROM operator_sessions";
+    assert_eq!(world.counts(sessions).await, 1);
+    let reset = ["reset-password", "--email", VIEWER];
+    let (done, said) = roost_api_ops(&world, &reset, "too short\n").await;
+    assert!(!done && said.contains("12 to 128 characters"), "{said}");
+    assert_eq!(world.counts(sessions).await, 1);
+    let (done, said) = roost_api_ops(&world, &reset, "another password entirely\n").await;
+    assert!(done, "{said}");
+    assert_eq!(world.counts(sessions).await, 0);
+    ops.signs_in(VIEWER, PASSWORD, "").await.is(401);
+    ops.signs_in(VIEWER, "another password entirely", "").await.is(303);
+
+    let entries = audit::list(world.pool(), None, 10).await.unwrap();
+    let changes: Vec<(&str, Option<&Value>, Option<&Value>)> = entries
+        .iter()
+        .filter(|entry| entry.actor == "cli:ada")
+        .map(|entry| (entry.action.as_str(), entry.before.as_ref(), entry.after.as_ref()))
+        .collect();
+    let (viewer, operator) = (json!({"role": "viewer"}), json!({"role": "operator"}));
+    assert_eq!(
+        changes,
+        [
+            ("operator.password", None, None),
+            ("operator.role", Some(&viewer), Some(&operator))
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_active_admin_stays() {
+    let world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let browser = ops.signed_in(Role::Admin).await;
+    let second = "second@ops.example.com";
+    let disable = ["disable", "--email", ADMIN];
+    let demote = ["set-role", "--email", ADMIN, "--role", "operator"];
+    let is_refused = async || {
+        for arguments in [&disable[..], &demote[..]] {
+            let (done, said) = roost_api_ops(&world, arguments, "").await;
+            assert!(!done && said.contains("is the last active admin"), "{said}");
+        }
+    };
+    is_refused().await;
+    // One who is kept out does not count.
+    let new = format!("{PASSWORD}\n");
+    assert!(
+        roost_api_ops(&world, &["create-admin", "--email", second], &new)
+            .await
+            .0
+    );
+    assert!(roost_api_ops(&world, &["disable", "--email", second], "").await.0);
+    is_refused().await;
+    browser.get("/ops").await.is(200);
+
+    assert!(roost_api_ops(&world, &["enable", "--email", second], "").await.0);
+    // Both at once: one of them stays.
+    let demote_second = ["set-role", "--email", second, "--role", "viewer"];
+    let (first, other) = tokio::join!(
+        roost_api_ops(&world, &disable, ""),
+        roost_api_ops(&world, &demote_second, "")
+    );
+    assert!(first.0 != other.0, "{first:?} {other:?}");
+    let admins = "SELECT count(*) FROM operators WHERE role = 'admin' AND disabled_at IS NULL";
+    assert_eq!(world.counts(admins).await, 1);
+}

@@ -1,6 +1,7 @@
 //! The job dashboard over HTTP: who gets in, what is found, and what each button does to jobs that really failed.
 
 mod access;
+mod alarms;
 pub(crate) mod asking;
 mod lists;
 mod scripts;

@@ -76,6 +76,9 @@ pub(super) struct Facts<'a> {
     pub refund: Option<RefundFacts>,
 }
 
+const UNKNOWN_KIND: &str =
+    "This build knows nothing about this kind. A retry waits until a worker that knows it takes it.";
+
 /// What a retry would do.
 pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
     if facts.state == "running" {
@@ -126,6 +129,10 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Safe,
             "A run completes the stays that are over and are not completed yet. Repeating it changes nothing.",
         )],
+        "overdue.sweep" => vec![say(
+            Tone::Acts,
+            "A run gives a job to each hold, request, capture, refund and event that is overdue and has none; that job takes, releases or pays back what is due. What has a job gets no second one.",
+        )],
         "effect.inspect" => vec![say(
             Tone::Safe,
             "A run looks at Stripe once more and changes nothing there.",
@@ -134,10 +141,7 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Safe,
             "A run goes on where the last batch ended; no job is acted on twice.",
         )],
-        _ => vec![say(
-            Tone::Asks,
-            "This build knows nothing about this kind. A retry waits until a worker that knows it takes it.",
-        )],
+        _ => vec![say(Tone::Asks, UNKNOWN_KIND)],
     };
     if facts.state == "quarantined" {
         lines.insert(
@@ -340,6 +344,7 @@ fn mail(facts: &Facts<'_>) -> Vec<Outlook> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::kinds::KINDS;
     use crate::money::Currency;
 
     fn payment(state: &'static str, captured: i64) -> Option<PaymentFacts> {
@@ -438,6 +443,27 @@ mod tests {
         );
         asked.effect_updated_at = None;
         assert_eq!(line(&asked).tone, Tone::Asks);
+    }
+
+    #[test]
+    fn every_kind_has_an_outlook_of_its_own() {
+        let of = |kind: &str| {
+            outlook(&Facts {
+                kind,
+                state: "dead",
+                last_outcome: None,
+                effects: &[],
+                inspections: &[],
+                payment: None,
+                refund: None,
+            })
+        };
+        assert_eq!(of("of.another.build")[0].text, UNKNOWN_KIND);
+        for kind in KINDS {
+            let lines = of(kind.name);
+            assert!(!lines.is_empty(), "{}", kind.name);
+            assert!(lines.iter().all(|line| line.text != UNKNOWN_KIND), "{}", kind.name);
+        }
     }
 
     #[test]

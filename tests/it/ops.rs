@@ -399,6 +399,7 @@ async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
     let ops = Dashboard::start(&world.state).await;
     let operator = ops.signed_in(Role::Operator).await;
     operator.post("/ops/queues/payments/pause", &[]).await.is(422);
+    operator.post("/ops/queues/payments/resume", &[]).await.is(422);
     operator.post("/ops/queues/nowhere/pause", &[]).await.is(404);
     operator.post("/ops/queues/notifications/pause", &[]).await.is(303);
     operator.get("/ops").await.is(200).says("notifications is paused");
@@ -429,7 +430,11 @@ async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
     workers.says("worker-alive");
     world
         .eventually("the cron table is filled", async || {
-            operator.get("/ops/schedules").await.html.contains("outbox.prune")
+            operator
+                .get("/ops/schedules")
+                .await
+                .html
+                .contains("Run overdue.sweep now")
         })
         .await;
     let before: i64 = world.jobs_of("outbox.prune").await;
@@ -440,6 +445,10 @@ async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
         })
         .await;
     operator.post("/ops/schedules/none/run", &[]).await.is(404);
+    // It puts captures and refunds to work.
+    operator.post("/ops/schedules/overdue.sweep/run", &[]).await.is(422);
+    let reason = [("reason", "a host asks for the money")];
+    operator.post("/ops/schedules/overdue.sweep/run", &reason).await.is(303);
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub struct Target {
 pub struct PausedQueue {
     /// The queue
     queue: Queue,
-    /// Why; needed to pause payments or confirmation
+    /// Why; needed for payments and confirmation
     #[arg(long)]
     reason: Option<String>,
 }

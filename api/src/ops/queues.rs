@@ -3,7 +3,7 @@
 use askama::Template;
 use poem::web::Data;
 use poem::{Response, handler};
-use roost_shared::jobs::kinds::KINDS;
+use roost_shared::jobs::kinds::{self, KINDS};
 use roost_shared::jobs::overview::{self, LimitedKind, QueueState};
 use roost_shared::jobs::retention;
 use roost_shared::jobs::settings::queue_moves_money;
@@ -129,6 +129,7 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
 
 struct Line {
     name: String,
+    moves_money: bool,
     expression: String,
     next: String,
     last: Option<String>,
@@ -152,6 +153,7 @@ pub async fn schedules_page(state: Data<&AppState>, signed: Signed, params: Para
             .map(|line| Line {
                 next: when(line.next_tick, now).to_string(),
                 last: line.last_tick.map(|at| when(at, now).to_string()),
+                moves_money: kinds::moves_money(&line.name),
                 name: line.name,
                 expression: line.expression,
             })

@@ -251,6 +251,36 @@ async fn a_refund_in_doubt_is_found_and_a_retry_pays_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_release_in_doubt_is_told_by_the_hold_that_it_ends() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let card = "pm_card_authenticationRequired";
+    let booked = world.books(&guest, flat, world.day(60), world.day(63), card).await;
+    let booking = id_of(&booked.expect(201));
+    world.run_jobs().await;
+    falls_silent(&world, "/cancel", "/v1/payment_intents/");
+    // The hold ends now, with the release decided on.
+    for sql in [
+        "UPDATE payments SET release_started_at = now()",
+        "UPDATE bookings SET hold_expires_at = now() - interval '1 second'",
+        "UPDATE jobs SET run_at = now() WHERE kind = 'booking.expire_hold'",
+    ] {
+        sqlx::query(sql).execute(world.pool()).await.unwrap();
+    }
+    let job = is_in_doubt(&world, &ops, "booking.expire_hold").await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let page = viewer.get(&format!("/ops/jobs/{job}")).await.is(200);
+    page.says("nobody knows the outcome");
+    page.says("A run releases the nights only if");
+    let promise = "Stripe already released the reservation: a retry marks it done.";
+    asks_and_retries(&world, &ops, job, promise).await;
+    assert_eq!(world.booking(&guest, booking).await["state"], "expired");
+    assert_eq!(world.at_stripe(booking).await.status, "canceled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn scripts_and_terminals_ask_as_well() {
     let world = World::start().await;
     let ops = Dashboard::start(&world.state).await;

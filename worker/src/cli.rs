@@ -77,6 +77,9 @@ pub struct Filter {
     /// So many attempts at least
     #[arg(long)]
     attempts: Option<i32>,
+    /// unknown: with a call to the outside whose outcome nobody knows
+    #[arg(long)]
+    effect: Option<String>,
     /// The newest before this job
     #[arg(long)]
     before: Option<Uuid>,
@@ -151,6 +154,7 @@ async fn print_list(db: &Db, filter: &Filter) -> anyhow::Result<()> {
         from: filter.from,
         to: filter.to,
         attempts: filter.attempts,
+        effect: filter.effect.clone(),
         q: filter.query.clone(),
     };
     let jobs = list::list(db.pool(), &wanted, filter.before, i64::from(filter.limit)).await?;

@@ -106,7 +106,7 @@ pub(super) fn alarms(
                 "calls with an unknown outcome",
             ),
             "Their jobs try again under the same key. If they stay, ask Stripe on the job's page.",
-            "/ops/jobs?state=retrying&state=dead&state=cancelled".to_owned(),
+            "/ops/jobs?effect=unknown".to_owned(),
         );
     }
     if trouble.died_today > 0 {

@@ -82,6 +82,7 @@ struct Page {
     queues: Vec<Choice>,
     spans: Vec<Choice>,
     tries: Vec<Choice>,
+    effects: Vec<Choice>,
     q: String,
     /// The filter as a query string, for links that keep it.
     kept: String,
@@ -151,6 +152,7 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
                 )
             })
             .collect(),
+        effects: vec![choice("unknown", "outcome unknown", asked("effect", "unknown"))],
         q: params.get("q").unwrap_or_default().to_owned(),
         older: rows
             .last()

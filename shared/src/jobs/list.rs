@@ -1,9 +1,9 @@
 //! The job list: a filter, and pages of the jobs that match it, the newest first.
 //!
 //! Ids are made in the order of time, so they page the list and bound it in time. What a filter asks for decides the
-//! index: values of arguments are walked in `job_terms`, error text is looked up, kinds and states are walked one by one
-//! in the order of ids, and without any the primary key is walked. The walk of kinds and states orders by the bytes of
-//! the id, because that order is in its own index only.
+//! index: values of arguments are walked in `job_terms`, unknown effects name their jobs, error text is looked up, kinds
+//! and states are walked one by one in the order of ids, and without any the primary key is walked. The walk of kinds
+//! and states orders by the bytes of the id, because that order is in its own index only.
 
 mod filter;
 
@@ -172,6 +172,8 @@ enum Way {
     One(Uuid),
     /// Value by value of the arguments.
     Terms(Vec<String>),
+    /// By the effects whose outcome is unknown.
+    Unknown,
     /// Kind by kind and state by state.
     Walk(Vec<String>, Vec<String>),
     /// All, by id.
@@ -189,6 +191,7 @@ impl<'a> Matching<'a> {
                 Err(_) => Way::Terms(vec![id.clone()]),
             },
             Search::Args(_, term) => Way::Terms(vec![term.clone()]),
+            Search::Anything | Search::Text(_) if filter.effect.is_some() => Way::Unknown,
             Search::Anything if filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty() => {
                 let kinds = match &filter.kind {
                     Some(kind) => vec![kind.clone()],
@@ -226,6 +229,14 @@ impl<'a> Matching<'a> {
                 query.push("SELECT ").push(columns);
                 query.push(" FROM job_terms JOIN jobs ON jobs.id = job_terms.job_id WHERE job_terms.term = t");
                 ("job_id", true)
+            }
+            Way::Unknown => {
+                query.push(
+                    "SELECT page.* FROM (SELECT DISTINCT job_id FROM effects WHERE state = 'unknown') AS doubtful",
+                );
+                query.push(" CROSS JOIN LATERAL (SELECT ").push(columns);
+                query.push(" FROM jobs WHERE jobs.id = doubtful.job_id");
+                ("id", true)
             }
             Way::Walk(kinds, states) => {
                 query.push("SELECT page.* FROM unnest(");
@@ -292,6 +303,10 @@ impl<'a> Matching<'a> {
         if let Some(attempts) = filter.attempts.filter(|attempts| *attempts > 1) {
             // The first half is the condition of an index.
             query.push(" AND attempt > 1 AND attempt >= ").push_bind(attempts);
+        }
+        if filter.effect.is_some() && !matches!(self.way, Way::Unknown) {
+            query
+                .push(" AND EXISTS (SELECT FROM effects WHERE effects.job_id = jobs.id AND effects.state = 'unknown')");
         }
         match &self.search {
             Search::Text(text) => {

@@ -95,6 +95,18 @@ async fn a_capture_in_doubt_is_looked_up_and_a_retry_marks_it_done() {
         .await
         .is(404);
     assert_eq!(world.jobs("effect.inspect").await, Vec::<String>::new());
+    // The alarm leads to this job alone.
+    let overview = operator.get("/ops").await.is(200);
+    overview.says("1 call with an unknown outcome");
+    overview.says("href=\"/ops/jobs?effect=unknown\"");
+    let list = operator.get("/ops/jobs?effect=unknown").await.is(200);
+    list.says(&format!("data-href=\"{page}\""));
+    assert_eq!(list.html.matches("data-href=").count(), 1);
+    operator
+        .get("/ops/jobs?effect=done")
+        .await
+        .is(200)
+        .says("cannot be looked for");
     let before = operator.get(&page).await.is(200);
     before.says("nobody knows the outcome");
     before.says("Ask Stripe");
@@ -320,6 +332,20 @@ async fn scripts_and_terminals_ask_as_well() {
         "{found}"
     );
 
+    let in_doubt = http.get(url("/jobs?effect=unknown")).bearer_auth(token).send();
+    let in_doubt: Value = in_doubt.await.unwrap().json().await.unwrap();
+    assert_eq!(in_doubt["items"].as_array().map(Vec::len), Some(1), "{in_doubt}");
+    assert_eq!(in_doubt["items"][0]["id"], job.to_string());
+    let refused = http.get(url("/jobs?effect=done")).bearer_auth(token).send();
+    let refused: Value = refused.await.unwrap().json().await.unwrap();
+    assert_eq!(refused["errors"][0]["field"], "effect", "{refused}");
+    let (done, listed) = on_a_terminal(&world, &["list", "--effect", "unknown"]).await;
+    assert!(
+        done && listed.contains(&job.to_string()) && !listed.contains("mail.send"),
+        "{listed}"
+    );
+    let (done, refusal) = on_a_terminal(&world, &["list", "--effect", "done"]).await;
+    assert!(!done && refusal.contains("effect"), "{refusal}");
     let (done, told) = on_a_terminal(&world, &["ask", &job.to_string()]).await;
     assert!(done && told.contains("asked about capture:"), "{told}");
     world.run_jobs().await;

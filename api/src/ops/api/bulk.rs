@@ -32,6 +32,8 @@ struct BulkRequest {
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
     attempts: Option<i32>,
+    /// `unknown`: with a call to the outside whose outcome nobody knows
+    effect: Option<String>,
     q: Option<String>,
     /// Always needed
     reason: String,
@@ -67,6 +69,7 @@ impl BulkApi {
             from: body.from,
             to: body.to,
             attempts: body.attempts,
+            effect: body.effect,
             q: body.q,
         };
         let expected = list::count(self.0.db.pool(), &bulk::narrowed(&filter, action)).await?;

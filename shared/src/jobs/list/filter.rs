@@ -13,6 +13,9 @@ const SHORTEST_TEXT: usize = 3;
 /// Characters of an argument that `job_terms` keeps.
 const LONGEST_TERM: usize = 100;
 
+/// The state of an effect that has an index.
+const UNKNOWN: &str = "unknown";
+
 /// Which jobs. Everything that is given must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -35,6 +38,9 @@ pub struct JobFilter {
     /// With so many attempts at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i32>,
+    /// With an effect in this state. Only `unknown` can be looked for: nobody knows what became of a call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effect: Option<String>,
     /// An id of a job, booking, payment, user or event; or `{"…": …}` that the arguments contain; or text of an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub q: Option<String>,
@@ -85,6 +91,9 @@ impl JobFilter {
         if self.from.zip(self.to).is_some_and(|(from, to)| from >= to) {
             return wrong("to", "must be after from".to_owned());
         }
+        if let Some(effect) = self.effect.as_deref().filter(|effect| *effect != UNKNOWN) {
+            return wrong("effect", format!("{effect:?} cannot be looked for, only {UNKNOWN:?}"));
+        }
         if self.q.as_deref().is_some_and(|q| q.contains('\0')) {
             return wrong("q", "contains U+0000".to_owned());
         }
@@ -129,6 +138,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn only_unknown_effects_can_be_looked_for() {
+        let of = |effect: &str| JobFilter {
+            effect: Some(effect.to_owned()),
+            ..JobFilter::default()
+        };
+        assert_eq!(of("unknown").check(), Ok(()));
+        for other in ["done", "", "Unknown"] {
+            assert_eq!(of(other).check().unwrap_err().field, "effect");
+        }
+    }
 
     #[test]
     fn the_search_box_tells_ids_arguments_and_text_apart() {

@@ -72,6 +72,17 @@ fn choice(value: &str, label: &str, on: bool) -> Choice {
     }
 }
 
+/// With what the URL asks for as the last choice, if it is none of them: the form says all that the list is filtered by,
+/// and its next change drops nothing.
+fn with_asked(mut choices: Vec<Choice>, asked: Option<&str>) -> Vec<Choice> {
+    if let Some(asked) = asked
+        && !choices.iter().any(|choice| choice.on)
+    {
+        choices.push(choice(asked, asked, true));
+    }
+    choices
+}
+
 #[derive(Template)]
 #[template(path = "ops/jobs.html")]
 struct Page {
@@ -83,6 +94,9 @@ struct Page {
     spans: Vec<Choice>,
     tries: Vec<Choice>,
     effects: Vec<Choice>,
+    /// As they were written; `since` stands for `from`.
+    from: String,
+    to: String,
     q: String,
     /// The filter as a query string, for links that keep it.
     kept: String,
@@ -130,10 +144,13 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
             .iter()
             .map(|name| choice(name, name, asked("state", name)))
             .collect(),
-        kinds: KINDS
-            .iter()
-            .map(|kind| choice(kind.name, kind.name, asked("kind", kind.name)))
-            .collect(),
+        kinds: with_asked(
+            KINDS
+                .iter()
+                .map(|kind| choice(kind.name, kind.name, asked("kind", kind.name)))
+                .collect(),
+            params.get("kind"),
+        ),
         queues: Queue::ALL
             .iter()
             .map(|queue| choice(queue.name(), queue.name(), asked("queue", queue.name())))
@@ -142,17 +159,26 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
             .iter()
             .map(|(value, label)| choice(value, label, since == Some(*value)))
             .collect(),
-        tries: ["2", "5", "10", "50"]
-            .iter()
-            .map(|tries| {
-                choice(
-                    tries,
-                    &format!("{tries} or more"),
-                    params.get("attempts") == Some(*tries),
-                )
-            })
-            .collect(),
+        tries: with_asked(
+            ["2", "5", "10", "50"]
+                .iter()
+                .map(|tries| {
+                    choice(
+                        tries,
+                        &format!("{tries} or more"),
+                        params.get("attempts") == Some(*tries),
+                    )
+                })
+                .collect(),
+            params.get("attempts"),
+        ),
         effects: vec![choice("unknown", "outcome unknown", asked("effect", "unknown"))],
+        from: params
+            .get("from")
+            .filter(|_| since.is_none())
+            .unwrap_or_default()
+            .to_owned(),
+        to: params.get("to").unwrap_or_default().to_owned(),
         q: params.get("q").unwrap_or_default().to_owned(),
         older: rows
             .last()

@@ -6,7 +6,10 @@ use roost_shared::jobs::list::{self, JobFilter};
 use roost_shared::operators::Role;
 use roost_tests::app::TestApp;
 use roost_tests::ops::Dashboard;
+use serde_json::json;
 use uuid::Uuid;
+
+use super::put;
 
 fn unknown() -> Option<String> {
     Some("unknown".to_owned())
@@ -159,4 +162,36 @@ async fn the_overview_counts_the_day_once_and_then_what_is_new() {
     let ops = Dashboard::start(&app.state).await;
     let viewer = ops.signed_in(Role::Viewer).await;
     viewer.get("/ops").await.is(200).says("Last hour, by the minute");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_form_says_all_that_the_list_is_filtered_by() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let job = put(pool, "of.another.build", "dead", json!({}), Some("no answer")).await;
+    put(pool, "cache.warm", "dead", json!({}), Some("no answer")).await;
+    let ops = Dashboard::start(&app.state).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let span = "from=2024-06-10T00:00:00Z&to=2124-06-10T00:00:00Z";
+    let page = viewer
+        .get(&format!("/ops/jobs?kind=of.another.build&attempts=3&{span}"))
+        .await;
+    let page = page.is(200);
+    for field in [
+        "<option value=\"of.another.build\" selected>",
+        "<option value=\"3\" selected>",
+        "name=\"from\" value=\"2024-06-10T00:00:00Z\"",
+        "name=\"to\" value=\"2124-06-10T00:00:00Z\"",
+    ] {
+        page.says(field);
+    }
+    page.says(&format!("data-href=\"/ops/jobs/{job}\""));
+    assert_eq!(page.html.matches("data-href=").count(), 1);
+    // A span takes the place of the instant that it begins at, and what makes no sense stays to be mended.
+    let page = viewer.get(&format!("/ops/jobs?since=1h&{span}")).await.is(200);
+    page.says("name=\"from\" value=\"\"");
+    page.says("<option value=\"1h\" selected>");
+    let page = viewer.get("/ops/jobs?from=yesterday").await.is(200);
+    page.says("cannot be read");
+    page.says("name=\"from\" value=\"yesterday\"");
 }

@@ -80,6 +80,9 @@ pub struct Filter {
     /// unknown: with a call to the outside whose outcome nobody knows
     #[arg(long)]
     effect: Option<String>,
+    /// Running, and on this worker
+    #[arg(long)]
+    worker: Option<String>,
     /// The newest before this job
     #[arg(long)]
     before: Option<Uuid>,
@@ -155,6 +158,7 @@ async fn print_list(db: &Db, filter: &Filter) -> anyhow::Result<()> {
         to: filter.to,
         attempts: filter.attempts,
         effect: filter.effect.clone(),
+        worker: filter.worker.clone(),
         q: filter.query.clone(),
     };
     let jobs = list::list(db.pool(), &wanted, filter.before, i64::from(filter.limit)).await?;

@@ -45,6 +45,7 @@ pub fn read(params: &Params, now: DateTime<Utc>) -> Result<JobFilter, Fault> {
         to: params.parsed("to")?,
         attempts: params.parsed("attempts")?,
         effect: text("effect"),
+        worker: text("worker"),
         q: text("q"),
     };
     filter.states.sort();
@@ -75,6 +76,7 @@ pub fn write(filter: &JobFilter, since: Option<&str>) -> String {
         ("to", to.as_deref()),
         ("attempts", attempts.as_deref()),
         ("effect", filter.effect.as_deref()),
+        ("worker", filter.worker.as_deref()),
         ("q", filter.q.as_deref()),
     ] {
         if let Some(value) = value {
@@ -92,7 +94,7 @@ mod tests {
     fn a_filter_survives_its_url() {
         let now: DateTime<Utc> = "2030-06-01T12:00:00Z".parse().unwrap();
         let params = Params::parse(
-            b"state=dead,quarantined&kind=mail.send&attempts=3&effect=unknown&q=a%26b&from=2030-05-01T00:00:00Z&empty=",
+            b"state=dead,quarantined&kind=mail.send&attempts=3&effect=unknown&worker=w-1&q=a%26b&from=2030-05-01T00:00:00Z&empty=",
         );
         let filter = read(&params, now).unwrap();
         assert_eq!(filter.states, ["dead", "quarantined"]);
@@ -110,6 +112,8 @@ mod tests {
             "from=today",
             "queue=none",
             "effect=done",
+            "kind=%00",
+            "worker=w%00",
             "q=%7Boops",
         ] {
             assert!(read(&Params::parse(bad.as_bytes()), now).is_err(), "{bad}");

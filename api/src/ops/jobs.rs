@@ -94,6 +94,7 @@ struct Page {
     spans: Vec<Choice>,
     tries: Vec<Choice>,
     effects: Vec<Choice>,
+    worker: Option<String>,
     /// As they were written; `since` stands for `from`.
     from: String,
     to: String,
@@ -173,6 +174,7 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
             params.get("attempts"),
         ),
         effects: vec![choice("unknown", "outcome unknown", asked("effect", "unknown"))],
+        worker: params.get("worker").map(str::to_owned),
         from: params
             .get("from")
             .filter(|_| since.is_none())

@@ -1,7 +1,7 @@
 //! The job list: a filter, and pages of the jobs that match it, the newest first.
 //!
 //! Ids are made in the order of time, so they page the list and bound it in time. What a filter asks for decides the
-//! index: values of arguments are walked in `job_terms`, unknown effects name their jobs, error text is looked up, kinds
+//! index: values of arguments are walked in `job_terms`, a worker and unknown effects name their jobs, error text is looked up, kinds
 //! and states are walked one by one in the order of ids, and without any the primary key is walked. The walk of kinds
 //! and states orders by the bytes of the id, because that order is in its own index only.
 
@@ -172,6 +172,8 @@ enum Way {
     One(Uuid),
     /// Value by value of the arguments.
     Terms(Vec<String>),
+    /// Among those that this worker runs.
+    RunBy(String),
     /// By the effects whose outcome is unknown.
     Unknown,
     /// Kind by kind and state by state.
@@ -191,22 +193,32 @@ impl<'a> Matching<'a> {
                 Err(_) => Way::Terms(vec![id.clone()]),
             },
             Search::Args(_, term) => Way::Terms(vec![term.clone()]),
-            Search::Anything | Search::Text(_) if filter.effect.is_some() => Way::Unknown,
-            Search::Anything if filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty() => {
-                let kinds = match &filter.kind {
-                    Some(kind) => vec![kind.clone()],
-                    None => kinds_present(conn).await?,
-                };
-                let states = if filter.states.is_empty() {
-                    STATES.map(str::to_owned).to_vec()
-                } else {
-                    filter.states.clone()
-                };
-                Way::Walk(kinds, states)
-            }
-            Search::Anything | Search::Text(_) => Way::All,
+            Search::Anything | Search::Text(_) => match &filter.worker {
+                Some(worker) => Way::RunBy(worker.clone()),
+                None => Self::way_without_ids(conn, filter, search == Search::Anything).await?,
+            },
         };
         Ok(Self { filter, search, way })
+    }
+
+    /// The way to jobs of which nothing names one.
+    async fn way_without_ids(conn: &mut PgConnection, filter: &JobFilter, any_error: bool) -> Result<Way, sqlx::Error> {
+        if filter.effect.is_some() {
+            return Ok(Way::Unknown);
+        }
+        if !any_error || (filter.kind.is_none() && filter.queue.is_none() && filter.states.is_empty()) {
+            return Ok(Way::All);
+        }
+        let kinds = match &filter.kind {
+            Some(kind) => vec![kind.clone()],
+            None => kinds_present(conn).await?,
+        };
+        let states = if filter.states.is_empty() {
+            STATES.map(str::to_owned).to_vec()
+        } else {
+            filter.states.clone()
+        };
+        Ok(Way::Walk(kinds, states))
     }
 
     fn select(
@@ -229,6 +241,13 @@ impl<'a> Matching<'a> {
                 query.push("SELECT ").push(columns);
                 query.push(" FROM job_terms JOIN jobs ON jobs.id = job_terms.job_id WHERE job_terms.term = t");
                 ("job_id", true)
+            }
+            Way::RunBy(worker) => {
+                // It has few, so they are read before they are put in order.
+                query.push("SELECT ").push(columns);
+                query.push(" FROM (SELECT * FROM jobs WHERE state = 'running' AND lease_owner = ");
+                query.push_bind(worker.clone()).push(" OFFSET 0) AS jobs WHERE true");
+                ("id", false)
             }
             Way::Unknown => {
                 query.push(
@@ -303,6 +322,11 @@ impl<'a> Matching<'a> {
         if let Some(attempts) = filter.attempts.filter(|attempts| *attempts > 1) {
             // The first half is the condition of an index.
             query.push(" AND attempt > 1 AND attempt >= ").push_bind(attempts);
+        }
+        if let Some(worker) = filter.worker.as_ref().filter(|_| !matches!(self.way, Way::RunBy(_))) {
+            query
+                .push(" AND state = 'running' AND lease_owner = ")
+                .push_bind(worker.clone());
         }
         if filter.effect.is_some() && !matches!(self.way, Way::Unknown) {
             query

@@ -20,13 +20,13 @@ async fn no_list_reads_the_whole_table() {
     let app = TestApp::start().await;
     let pool = app.state.db.pool();
     sqlx::query(
-        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, last_error, finished_at, created_at)
+        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, last_error, finished_at, created_at, lease_owner)
          SELECT ('01900000-' || lpad(to_hex(n / 65536), 4, '0') || '-7' || substr(md5(n::text), 1, 3) || '-8' || substr(md5(n::text), 4, 3) || '-' || lpad(to_hex(n), 12, '0'))::uuid,
                 (ARRAY['mail.send', 'cache.warm', 'payment.capture', 'booking.confirm'])[1 + n % 4],
                 (ARRAY['notifications', 'cache', 'payments', 'confirmation'])[1 + n % 4], 50,
                 jsonb_build_object('payment_id', gen_random_uuid()),
-                CASE WHEN n % 1000 = 0 THEN 'dead' ELSE 'succeeded' END, now(), CASE WHEN n % 50 = 0 THEN 4 ELSE 1 END, 15,
-                CASE WHEN n % 1000 = 0 THEN 'Stripe said no to ' || n END, now(), now()
+                CASE WHEN n % 1000 = 0 THEN 'dead' WHEN n % 4000 = 1 THEN 'running' ELSE 'succeeded' END, now(), CASE WHEN n % 50 = 0 THEN 4 ELSE 1 END, 15,
+                CASE WHEN n % 1000 = 0 THEN 'Stripe said no to ' || n END, now(), now(), CASE WHEN n % 2 = 0 THEN 'w-2' ELSE 'w-1' END
          FROM generate_series(1, 40000) AS n",
     )
     .execute(pool)
@@ -48,6 +48,12 @@ async fn no_list_reads_the_whole_table() {
     };
     let shapes = [
         some(|_| ()),
+        some(|filter| filter.worker = Some("w-1".to_owned())),
+        some(|filter| {
+            filter.worker = Some("w-1".to_owned());
+            filter.kind = Some("cache.warm".to_owned());
+            filter.q = Some("Stripe".to_owned());
+        }),
         some(|filter| filter.effect = unknown()),
         some(|filter| {
             filter.effect = unknown();
@@ -87,7 +93,13 @@ async fn no_list_reads_the_whole_table() {
             "{filter:?}\n{plan}"
         );
         assert!(!plan.contains("Seq Scan on effects"), "{filter:?}\n{plan}");
+        // Both hold running jobs only; which is the smaller one depends on how many there are.
+        let of_worker = ["jobs_by_owner", "jobs_leased"]
+            .iter()
+            .any(|index| plan.contains(index));
+        assert!(filter.worker.is_none() || of_worker, "{filter:?}\n{plan}");
         let walks = filter.effect.is_none()
+            && filter.worker.is_none()
             && filter.q.is_none()
             && (filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty());
         assert!(!walks || plan.contains("jobs_by_kind"), "{filter:?}\n{plan}");
@@ -104,6 +116,16 @@ async fn no_list_reads_the_whole_table() {
         }
     }
     assert_eq!(seen.len(), 40);
+    for (worker, runs) in [("w-1", 10), ("w-2", 0)] {
+        let filter = JobFilter {
+            worker: Some(worker.to_owned()),
+            ..JobFilter::default()
+        };
+        assert_eq!(list::count(pool, &filter).await.unwrap(), runs, "{worker}");
+        let page = list::list(pool, &filter, None, 50).await.unwrap();
+        assert_eq!(page.len() as i64, runs, "{worker}");
+        assert!(page.is_sorted_by(|left, right| left.id > right.id));
+    }
     // So do those of jobs in doubt, with any other condition.
     let mut doubtful = some(|filter| filter.effect = unknown());
     let first = list::list(pool, &doubtful, None, 6).await.unwrap();
@@ -194,4 +216,34 @@ async fn the_form_says_all_that_the_list_is_filtered_by() {
     let page = viewer.get("/ops/jobs?from=yesterday").await.is(200);
     page.says("cannot be read");
     page.says("name=\"from\" value=\"yesterday\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workers_page_leads_to_what_a_worker_runs() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    sqlx::query(
+        "INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at)
+         VALUES ('w 1', 'rack-7', '1.0', '{cache}', 8, now(), now()), ('w 2', 'rack-8', '1.0', '{cache}', 8, now(), now())",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let job = put(pool, "cache.warm", "running", json!({}), None).await;
+    put(pool, "cache.warm", "running", json!({}), None).await;
+    sqlx::query("UPDATE jobs SET lease_owner = CASE WHEN id = $1 THEN 'w 1' ELSE 'w 3' END")
+        .bind(job)
+        .execute(pool)
+        .await
+        .unwrap();
+    let workers = viewer.get("/ops/workers").await.is(200);
+    workers.says("rack-7");
+    workers.says("href=\"/ops/jobs?worker=w%201\"");
+    workers.is_silent_about("worker=w%202");
+    let list = viewer.get("/ops/jobs?worker=w%201").await.is(200);
+    list.says(&format!("data-href=\"/ops/jobs/{job}\""));
+    list.says("name=\"worker\" value=\"w 1\"");
+    assert_eq!(list.html.matches("data-href=").count(), 1);
 }

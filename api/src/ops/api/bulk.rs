@@ -34,6 +34,8 @@ struct BulkRequest {
     attempts: Option<i32>,
     /// `unknown`: with a call to the outside whose outcome nobody knows
     effect: Option<String>,
+    /// Running, and on this worker
+    worker: Option<String>,
     q: Option<String>,
     /// Always needed
     reason: String,
@@ -70,6 +72,7 @@ impl BulkApi {
             to: body.to,
             attempts: body.attempts,
             effect: body.effect,
+            worker: body.worker,
             q: body.q,
         };
         let expected = list::count(self.0.db.pool(), &bulk::narrowed(&filter, action)).await?;

@@ -49,6 +49,7 @@ struct OverviewView {
 #[derive(Object)]
 struct WorkerView {
     name: String,
+    host: String,
     version: String,
     queues: Vec<String>,
     concurrency: i32,
@@ -112,6 +113,7 @@ impl OverviewApi {
             quiet: worker.quiet,
             stop: worker.stop,
             name: worker.name,
+            host: worker.host,
             version: worker.version,
             queues: worker.queues,
             concurrency: worker.concurrency,

@@ -41,6 +41,9 @@ pub struct JobFilter {
     /// With an effect in this state. Only `unknown` can be looked for: nobody knows what became of a call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effect: Option<String>,
+    /// Running, and on this worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
     /// An id of a job, booking, payment, user or event; or `{"…": …}` that the arguments contain; or text of an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub q: Option<String>,
@@ -94,8 +97,10 @@ impl JobFilter {
         if let Some(effect) = self.effect.as_deref().filter(|effect| *effect != UNKNOWN) {
             return wrong("effect", format!("{effect:?} cannot be looked for, only {UNKNOWN:?}"));
         }
-        if self.q.as_deref().is_some_and(|q| q.contains('\0')) {
-            return wrong("q", "contains U+0000".to_owned());
+        for (field, text) in [("kind", &self.kind), ("worker", &self.worker), ("q", &self.q)] {
+            if text.as_deref().is_some_and(|text| text.contains('\0')) {
+                return wrong(field, "contains U+0000".to_owned());
+            }
         }
         self.search().map(|_| ())
     }

@@ -10,6 +10,9 @@ use redis::{Client, IntoConnectionInfo, RedisError};
 /// How long a reply from Redis may take before the caller goes on without it.
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// How long Redis may take to say that it is there, connecting included.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A peer that vanished without a word is found out after so long, whether anybody waits for it or not.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -72,6 +75,11 @@ impl Redis {
     /// It does not.
     pub async fn ping(&self) -> Result<(), RedisError> {
         redis::cmd("PING").query_async(&mut self.connection()).await
+    }
+
+    /// Whether Redis answers within a second.
+    pub async fn answers(&self) -> bool {
+        matches!(tokio::time::timeout(PROBE_TIMEOUT, self.ping()).await, Ok(Ok(())))
     }
 }
 

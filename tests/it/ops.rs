@@ -2,6 +2,7 @@
 
 mod access;
 mod accounts;
+mod alarms;
 pub(crate) mod asking;
 mod bulk;
 mod lists;
@@ -407,6 +408,7 @@ async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
     let ops = Dashboard::start(&world.state).await;
     let operator = ops.signed_in(Role::Operator).await;
     operator.post("/ops/queues/payments/pause", &[]).await.is(422);
+    operator.post("/ops/queues/payments/resume", &[]).await.is(422);
     operator.post("/ops/queues/nowhere/pause", &[]).await.is(404);
     operator.post("/ops/queues/notifications/pause", &[]).await.is(303);
     operator.get("/ops").await.is(200).says("notifications is paused");
@@ -437,7 +439,11 @@ async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
     workers.says("worker-alive");
     world
         .eventually("the cron table is filled", async || {
-            operator.get("/ops/schedules").await.html.contains("outbox.prune")
+            operator
+                .get("/ops/schedules")
+                .await
+                .html
+                .contains("Run overdue.sweep now")
         })
         .await;
     let before: i64 = world.jobs_of("outbox.prune").await;
@@ -488,6 +494,10 @@ async fn a_paused_queue_waits_and_workers_and_schedules_are_shown() {
     operator.post("/ops/schedules/none/settings", &[]).await.is(404);
     let set = "SELECT count(*) FROM operator_audit WHERE action = 'schedule.set' AND target = 'outbox.prune'";
     assert_eq!(world.counts(set).await, 3);
+    // It puts captures and refunds to work.
+    operator.post("/ops/schedules/overdue.sweep/run", &[]).await.is(422);
+    let reason = [("reason", "a host asks for the money")];
+    operator.post("/ops/schedules/overdue.sweep/run", &reason).await.is(303);
 }
 
 #[test]

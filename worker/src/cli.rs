@@ -77,6 +77,12 @@ pub struct Filter {
     /// So many attempts at least
     #[arg(long)]
     attempts: Option<i32>,
+    /// unknown: with a call to the outside whose outcome nobody knows
+    #[arg(long)]
+    effect: Option<String>,
+    /// Running, and on this worker
+    #[arg(long)]
+    worker: Option<String>,
     /// The newest before this job
     #[arg(long)]
     before: Option<Uuid>,
@@ -102,7 +108,7 @@ pub struct Target {
 pub struct PausedQueue {
     /// The queue
     queue: Queue,
-    /// Why; needed to pause payments or confirmation
+    /// Why; needed for payments and confirmation
     #[arg(long)]
     reason: Option<String>,
 }
@@ -151,6 +157,8 @@ async fn print_list(db: &Db, filter: &Filter) -> anyhow::Result<()> {
         from: filter.from,
         to: filter.to,
         attempts: filter.attempts,
+        effect: filter.effect.clone(),
+        worker: filter.worker.clone(),
         q: filter.query.clone(),
     };
     let jobs = list::list(db.pool(), &wanted, filter.before, i64::from(filter.limit)).await?;

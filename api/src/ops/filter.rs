@@ -44,6 +44,8 @@ pub fn read(params: &Params, now: DateTime<Utc>) -> Result<JobFilter, Fault> {
         from: params.parsed("from")?,
         to: params.parsed("to")?,
         attempts: params.parsed("attempts")?,
+        effect: text("effect"),
+        worker: text("worker"),
         q: text("q"),
     };
     filter.states.sort();
@@ -73,6 +75,8 @@ pub fn write(filter: &JobFilter, since: Option<&str>) -> String {
         ("from", from.as_deref()),
         ("to", to.as_deref()),
         ("attempts", attempts.as_deref()),
+        ("effect", filter.effect.as_deref()),
+        ("worker", filter.worker.as_deref()),
         ("q", filter.q.as_deref()),
     ] {
         if let Some(value) = value {
@@ -89,8 +93,9 @@ mod tests {
     #[test]
     fn a_filter_survives_its_url() {
         let now: DateTime<Utc> = "2030-06-01T12:00:00Z".parse().unwrap();
-        let params =
-            Params::parse(b"state=dead,quarantined&kind=mail.send&attempts=3&q=a%26b&from=2030-05-01T00:00:00Z&empty=");
+        let params = Params::parse(
+            b"state=dead,quarantined&kind=mail.send&attempts=3&effect=unknown&worker=w-1&q=a%26b&from=2030-05-01T00:00:00Z&empty=",
+        );
         let filter = read(&params, now).unwrap();
         assert_eq!(filter.states, ["dead", "quarantined"]);
         assert_eq!(
@@ -106,6 +111,9 @@ mod tests {
             "attempts=x",
             "from=today",
             "queue=none",
+            "effect=done",
+            "kind=%00",
+            "worker=w%00",
             "q=%7Boops",
         ] {
             assert!(read(&Params::parse(bad.as_bytes()), now).is_err(), "{bad}");

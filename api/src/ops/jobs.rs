@@ -76,6 +76,17 @@ fn choice(value: &str, label: &str, on: bool) -> Choice {
     }
 }
 
+/// With what the URL asks for as the last choice, if it is none of them: the form says all that the list is filtered by,
+/// and its next change drops nothing.
+fn with_asked(mut choices: Vec<Choice>, asked: Option<&str>) -> Vec<Choice> {
+    if let Some(asked) = asked
+        && !choices.iter().any(|choice| choice.on)
+    {
+        choices.push(choice(asked, asked, true));
+    }
+    choices
+}
+
 #[derive(Template)]
 #[template(path = "ops/jobs.html")]
 struct Page {
@@ -86,6 +97,11 @@ struct Page {
     queues: Vec<Choice>,
     spans: Vec<Choice>,
     tries: Vec<Choice>,
+    effects: Vec<Choice>,
+    worker: Option<String>,
+    /// As they were written; `since` stands for `from`.
+    from: String,
+    to: String,
     q: String,
     /// The filter as a query string, for links that keep it.
     kept: String,
@@ -137,10 +153,13 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
             .iter()
             .map(|name| choice(name, name, asked("state", name)))
             .collect(),
-        kinds: KINDS
-            .iter()
-            .map(|kind| choice(kind.name, kind.name, asked("kind", kind.name)))
-            .collect(),
+        kinds: with_asked(
+            KINDS
+                .iter()
+                .map(|kind| choice(kind.name, kind.name, asked("kind", kind.name)))
+                .collect(),
+            params.get("kind"),
+        ),
         queues: Queue::ALL
             .iter()
             .map(|queue| choice(queue.name(), queue.name(), asked("queue", queue.name())))
@@ -149,16 +168,27 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
             .iter()
             .map(|(value, label)| choice(value, label, since == Some(*value)))
             .collect(),
-        tries: ["2", "5", "10", "50"]
-            .iter()
-            .map(|tries| {
-                choice(
-                    tries,
-                    &format!("{tries} or more"),
-                    params.get("attempts") == Some(*tries),
-                )
-            })
-            .collect(),
+        tries: with_asked(
+            ["2", "5", "10", "50"]
+                .iter()
+                .map(|tries| {
+                    choice(
+                        tries,
+                        &format!("{tries} or more"),
+                        params.get("attempts") == Some(*tries),
+                    )
+                })
+                .collect(),
+            params.get("attempts"),
+        ),
+        effects: vec![choice("unknown", "outcome unknown", asked("effect", "unknown"))],
+        worker: params.get("worker").map(str::to_owned),
+        from: params
+            .get("from")
+            .filter(|_| since.is_none())
+            .unwrap_or_default()
+            .to_owned(),
+        to: params.get("to").unwrap_or_default().to_owned(),
         q: params.get("q").unwrap_or_default().to_owned(),
         older: rows
             .last()

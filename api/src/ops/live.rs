@@ -10,6 +10,7 @@ use poem::web::Data;
 use poem::web::sse::{Event, SSE};
 use poem::{IntoResponse, Response, handler};
 use roost_shared::jobs::history::History;
+use roost_shared::redis::Redis;
 use sqlx::PgPool;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ pub struct Live {
 
 impl Live {
     /// Starts the task that reads. It ends with `stopping`.
-    pub fn spawn(pool: PgPool, stopping: CancellationToken) -> Self {
+    pub fn spawn(pool: PgPool, redis: Redis, stopping: CancellationToken) -> Self {
         let (sender, newest) = watch::channel(Arc::from(""));
         let history = Arc::<Mutex<History>>::default();
         let known = Arc::clone(&history);
@@ -49,7 +50,7 @@ impl Live {
                 if sender.receiver_count() < 2 {
                     continue;
                 }
-                match read(&pool, &known).await {
+                match read(&pool, &redis, &known).await {
                     Ok(html) => {
                         sender.send_replace(html);
                     }
@@ -66,8 +67,9 @@ impl Live {
     }
 }
 
-async fn read(pool: &PgPool, history: &Mutex<History>) -> Result<Arc<str>, String> {
-    let board = Board::read(pool, history).await.map_err(|error| error.to_string())?;
+async fn read(pool: &PgPool, redis: &Redis, history: &Mutex<History>) -> Result<Arc<str>, String> {
+    let board = Board::read(pool, redis, history).await;
+    let board = board.map_err(|error| error.to_string())?;
     Ok(board.render().map_err(|error| error.to_string())?.into())
 }
 

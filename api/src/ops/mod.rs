@@ -6,6 +6,7 @@
 
 mod access;
 mod acting;
+mod alarms;
 pub mod api;
 mod assets;
 mod audit;
@@ -47,7 +48,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 /// # Errors
 /// The OpenAPI document cannot be made.
 pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> + 'static> {
-    let live = Live::spawn(state.db.pool().clone(), state.stopping.clone());
+    let live = Live::spawn(state.db.pool().clone(), state.redis.clone(), state.stopping.clone());
     let service = OpenApiService::new(api::resources(&state), "Roost operations", env!("CARGO_PKG_VERSION"))
         .description(api::DESCRIPTION)
         .server("/ops/api");

@@ -4,32 +4,21 @@ use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::Data;
 use poem::{Response, handler};
-use roost_shared::jobs::JobState;
 use roost_shared::jobs::history::{History, Slice};
 use roost_shared::jobs::list::STATES;
-use roost_shared::jobs::overview::{self, KindFigures, QueueState, WorkerState};
+use roost_shared::jobs::overview::{self, KindFigures, QueueState};
+use roost_shared::jobs::{JobState, failing};
+use roost_shared::redis::Redis;
 use sqlx::PgPool;
 use tokio::sync::Mutex;
 
 use super::access::Signed;
+use super::alarms::{Alarm, alarms};
 use super::fault::Fault;
 use super::live::Live;
 use super::shell::{Shell, html};
 use super::view::{bounded, count, span, to_breach};
 use crate::state::AppState;
-
-/// A due job that waits longer than this is trouble, in seconds.
-const WAITING_TOO_LONG: f64 = 60.0;
-
-/// Something that needs a person.
-pub struct Alarm {
-    /// What is wrong.
-    pub title: String,
-    /// What to do about it.
-    pub advice: String,
-    /// Where to do it.
-    pub href: String,
-}
 
 /// A state and how many jobs are in it.
 pub struct StateCount {
@@ -139,15 +128,25 @@ pub struct Board {
 }
 
 impl Board {
-    /// Reads it all.
+    /// Reads it all. Redis is only asked whether it is there, meanwhile.
     ///
     /// # Errors
     /// Postgres could not be reached.
-    pub async fn read(pool: &PgPool, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
+    pub async fn read(pool: &PgPool, redis: &Redis, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
+        let (redis_answers, board) = tokio::join!(redis.answers(), Self::of_postgres(pool, history));
+        let mut board = board?;
+        if !redis_answers {
+            board.alarms.insert(0, Alarm::redis_is_down());
+        }
+        Ok(board)
+    }
+
+    async fn of_postgres(pool: &PgPool, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
         let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;
+        let failing = failing::kinds(pool).await?;
         let (hour, day) = {
             let mut history = history.lock().await;
             history.renew(pool).await?;
@@ -171,7 +170,7 @@ impl Board {
             })
             .collect();
         Ok(Self {
-            alarms: alarms(&queues, &workers, trouble),
+            alarms: alarms(&queues, &workers, &failing, trouble),
             states,
             charts: vec![
                 Chart::of("Last hour, by the minute", &hour),
@@ -186,88 +185,6 @@ impl Board {
     }
 }
 
-fn alarms(queues: &[QueueState], workers: &[WorkerState], trouble: overview::Trouble) -> Vec<Alarm> {
-    let mut alarms = Vec::new();
-    let mut alarm = |title: String, advice: &str, href: String| {
-        alarms.push(Alarm {
-            title,
-            advice: advice.to_owned(),
-            href,
-        });
-    };
-    if !workers.iter().any(WorkerState::is_alive) {
-        alarm(
-            "No worker is alive".to_owned(),
-            "Nothing runs until one starts; jobs wait safely meanwhile.",
-            "/ops/workers".to_owned(),
-        );
-    }
-    for queue in queues {
-        let served = workers
-            .iter()
-            .any(|worker| worker.is_alive() && worker.queues.contains(&queue.name));
-        if queue.paused {
-            alarm(
-                format!("{} is paused", queue.name),
-                "Jobs wait until somebody resumes it.",
-                "/ops/queues".to_owned(),
-            );
-        } else if queue.due > 0 && !served {
-            alarm(
-                format!("Nobody works on {}", queue.name),
-                "No living worker takes this queue: start one with it among its --queues.",
-                "/ops/workers".to_owned(),
-            );
-        } else if queue.due > 0 && queue.seconds_to_breach() < 0.0 {
-            alarm(
-                format!("{} is behind: {} waiting", queue.name, span(queue.oldest_due_seconds)),
-                if queue.limited {
-                    "It, or one of its kinds, is limited: see its limits on the queues page."
-                } else if queue.publish_lag_seconds > WAITING_TOO_LONG {
-                    "Jobs do not reach Redis: is it up? Workers publish them as soon as it is."
-                } else {
-                    "More workers, or something that each of its jobs waits for."
-                },
-                format!("/ops/jobs?queue={}&state=queued", queue.name),
-            );
-        }
-    }
-    if trouble.unknown_effects > 0 {
-        alarm(
-            several(
-                trouble.unknown_effects,
-                "call with an unknown outcome",
-                "calls with an unknown outcome",
-            ),
-            "Their jobs try again under the same key. If they stay, ask Stripe on the job's page.",
-            "/ops/jobs?state=retrying&state=dead&state=cancelled".to_owned(),
-        );
-    }
-    if trouble.died_today > 0 {
-        alarm(
-            several(trouble.died_today, "job died within a day", "jobs died within a day"),
-            "Look at their errors; retry them when the cause is gone.",
-            "/ops/jobs?state=dead&state=quarantined".to_owned(),
-        );
-    }
-    if trouble.overdue_leases > 0 {
-        alarm(
-            several(
-                trouble.overdue_leases,
-                "running job has lost its worker",
-                "running jobs have lost their worker",
-            ),
-            "They are taken back within seconds if any worker is alive.",
-            "/ops/jobs?state=running".to_owned(),
-        );
-    }
-    alarms
-}
-
-fn several(number: i64, one: &str, many: &str) -> String {
-    format!("{} {}", bounded(number), if number == 1 { one } else { many })
-}
-
 #[derive(Template)]
 #[template(path = "ops/overview.html")]
 struct Page {
@@ -277,7 +194,7 @@ struct Page {
 
 #[handler]
 pub async fn page(state: Data<&AppState>, live: Data<&Live>, signed: Signed) -> Result<Response, Fault> {
-    let board = Board::read(state.db.pool(), live.history()).await?;
+    let board = Board::read(state.db.pool(), &state.redis, live.history()).await?;
     html(&Page {
         shell: Shell::new(&signed, "overview", "Overview"),
         board: board.render()?,

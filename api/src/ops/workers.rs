@@ -14,6 +14,7 @@ use crate::state::AppState;
 
 struct Row {
     name: String,
+    host: String,
     version: String,
     queues: String,
     concurrency: i32,
@@ -55,6 +56,7 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
                 quiet: worker.quiet,
                 stop: worker.stop,
                 version: worker.version,
+                host: worker.host,
                 name: worker.name,
             })
             .collect(),

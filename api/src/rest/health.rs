@@ -101,13 +101,7 @@ impl HealthApi {
             let asked = sqlx::query!(r#"SELECT 1 AS "one!""#).fetch_one(self.0.db.pool());
             matches!(tokio::time::timeout(PROBE_TIMEOUT, asked).await, Ok(Ok(_)))
         };
-        let redis = async {
-            matches!(
-                tokio::time::timeout(PROBE_TIMEOUT, self.0.redis.ping()).await,
-                Ok(Ok(()))
-            )
-        };
-        let (postgres, redis) = tokio::join!(postgres, redis);
+        let (postgres, redis) = tokio::join!(postgres, self.0.redis.answers());
         let condition = |up| if up { Condition::Up } else { Condition::Down };
         let down: Vec<String> = [("postgres", postgres), ("redis", redis)]
             .into_iter()

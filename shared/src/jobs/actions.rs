@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::kinds;
+use super::settings::queue_moves_money;
 use super::state::{JobState, MORE_ATTEMPTS};
 use crate::db::{Tx, violated_constraint};
 use crate::operators::audit::{self, Entry};
@@ -310,9 +311,10 @@ pub async fn edit_args(tx: &mut Tx, id: Uuid, args: &Value, by: By<'_>) -> Resul
 /// Pauses or resumes a queue. Workers look every two seconds; what runs goes on.
 ///
 /// # Errors
-/// There is no such queue; a pause of one that moves money needs a reason.
+/// There is no such queue; one that moves money needs a reason: a pause keeps holds from being paid, and after it all
+/// cards that have waited are charged.
 pub async fn set_paused(tx: &mut Tx, queue: &str, paused: bool, by: By<'_>) -> Result<(), ActionError> {
-    by.answerable(paused && matches!(queue, "payments" | "confirmation"))?;
+    by.answerable(queue_moves_money(queue))?;
     let before = sqlx::query_scalar!("SELECT paused FROM queues WHERE name = $1 FOR UPDATE", queue)
         .fetch_optional(tx.conn())
         .await?
@@ -332,14 +334,15 @@ pub async fn set_paused(tx: &mut Tx, queue: &str, paused: bool, by: By<'_>) -> R
 /// Makes the next tick of a schedule due: a worker fires it within five seconds, once, also if it is paused.
 ///
 /// # Errors
-/// There is no such schedule.
+/// There is no such schedule; one whose job moves money needs a reason.
 pub async fn run_schedule(tx: &mut Tx, name: &str, by: By<'_>) -> Result<(), ActionError> {
-    by.answerable(false)?;
     let now = tx.now();
     let before = sqlx::query_scalar!("SELECT next_tick FROM cron_schedules WHERE name = $1 FOR UPDATE", name)
         .fetch_optional(tx.conn())
         .await?
         .ok_or(ActionError::NotFound("schedule"))?;
+    // A schedule has the name of the kind that it enqueues.
+    by.answerable(kinds::moves_money(name))?;
     sqlx::query!(
         "UPDATE cron_schedules SET next_tick = least(next_tick, $2) WHERE name = $1",
         name,

@@ -48,6 +48,7 @@ impl Kind {
         }
     }
 
+    /// By itself, or by the jobs that it enqueues or puts back to work.
     const fn moving_money(mut self) -> Self {
         self.moves_money = true;
         self
@@ -95,11 +96,13 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<ConfirmBooking>(
         "Takes an authorised booking to confirmed, or to the host's decision.",
         &["booking_id"],
-    ),
+    )
+    .moving_money(),
     Kind::of::<ExpireHold>(
         "Ends a hold that was not paid, or a request that the host did not answer.",
         &["booking_id"],
-    ),
+    )
+    .moving_money(),
     Kind::of::<OpenReviews>(
         "Invites both sides of a stay that has just ended to review it.",
         &["booking_id"],
@@ -116,10 +119,10 @@ pub const KINDS: &[Kind] = &[
         "Looks an effect up at Stripe for an operator; it changes nothing there.",
         &["effect_key"],
     ),
-    Kind::of::<SweepOverdue>("Puts back to work what is past its time and has lost its job.", &[]),
+    Kind::of::<SweepOverdue>("Puts back to work what is past its time and has lost its job.", &[]).moving_money(),
     Kind::of::<PruneOutbox>("Deletes finished jobs, old replies and spent tokens.", &[]),
     Kind::of::<CompleteStays>("Completes the stays that are over.", &[]),
-    Kind::of::<RunBulkAction>("Works off an operator's action on many jobs.", &["action_id"]),
+    Kind::of::<RunBulkAction>("Works off an operator's action on many jobs.", &["action_id"]).moving_money(),
 ];
 
 /// The kind of that name; none for a job that a newer or older build wrote.
@@ -174,6 +177,30 @@ mod tests {
         assert!(capture.check(&json!({})).is_err());
         let extra = capture.check(&json!({"payment_id": id, "amount": 1})).unwrap_err();
         assert!(extra.contains("amount"), "{extra}");
+    }
+
+    #[test]
+    fn whatever_leads_to_a_card_needs_a_reason() {
+        let moving: Vec<&str> = KINDS
+            .iter()
+            .filter(|kind| kind.moves_money)
+            .map(|kind| kind.name)
+            .collect();
+        assert_eq!(
+            moving,
+            [
+                "payment.authorize",
+                "payment.capture",
+                "payment.void",
+                "payment.refund",
+                "stripe.event.handle",
+                "booking.confirm",
+                "booking.expire_hold",
+                "overdue.sweep",
+                "ops.bulk"
+            ]
+        );
+        assert!(moves_money("of.another.build"));
     }
 
     #[test]

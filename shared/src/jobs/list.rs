@@ -1,17 +1,19 @@
 //! The job list: a filter, and pages of the jobs that match it, the newest first.
 //!
 //! Ids are made in the order of time, so they page the list and bound it in time. What a filter asks for decides the
-//! index: values of arguments are walked in `job_terms`, error text is looked up, kinds and states are walked one by one
-//! in the order of ids, and without any the primary key is walked. The walk of kinds and states orders by the bytes of
-//! the id, because that order is in its own index only.
+//! index: values of arguments are walked in `job_terms`, a worker and unknown effects name their jobs, error text is looked up, kinds
+//! and states are walked one by one in the order of ids, and without any the primary key is walked. The walk of kinds
+//! and states orders by the bytes of the id, because that order is in its own index only.
+
+mod filter;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::Queue;
+pub use filter::{FilterError, JobFilter};
+use filter::{LONGEST_TERM, Search};
 
 /// Every state, in the order of a job's life.
 pub const STATES: [&str; 8] = [
@@ -29,109 +31,6 @@ pub const STATES: [&str; 8] = [
 const MOST_RELATED: i64 = 40;
 /// Ids of events, and ids of messages, that a search looks for.
 const MOST_TERMS: i64 = 400;
-/// Shorter texts are in too many errors, and no index finds them.
-const SHORTEST_TEXT: usize = 3;
-/// Characters of an argument that `job_terms` keeps.
-const LONGEST_TERM: u8 = 100;
-
-/// Which jobs. Everything that is given must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct JobFilter {
-    /// In one of these states; all if there is none.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub states: Vec<String>,
-    /// Of this kind.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// In this queue.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub queue: Option<String>,
-    /// Enqueued at or after.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub from: Option<DateTime<Utc>>,
-    /// Enqueued before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub to: Option<DateTime<Utc>>,
-    /// With so many attempts at least.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attempts: Option<i32>,
-    /// An id of a job, booking, payment, user or event; or `{"…": …}` that the arguments contain; or text of an error.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub q: Option<String>,
-}
-
-/// A filter that makes no sense: which field, and why.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
-pub struct FilterError {
-    /// The field.
-    pub field: &'static str,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-/// What the search box is taken for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Search {
-    Anything,
-    Id(String),
-    /// What the arguments contain, and the longest value in it: the rarest, as far as one can tell.
-    Args(Value, String),
-    Text(String),
-}
-
-impl JobFilter {
-    /// Whether it matches every job.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Checks what a person wrote.
-    ///
-    /// # Errors
-    /// A state, queue or number that cannot be, or a text that is too short to look for.
-    pub fn check(&self) -> Result<(), FilterError> {
-        let wrong = |field, message: String| Err(FilterError { field, message });
-        if let Some(state) = self.states.iter().find(|state| !STATES.contains(&state.as_str())) {
-            return wrong("state", format!("{state:?} is none of {}", STATES.join(", ")));
-        }
-        if let Some(queue) = self.queue.as_deref().filter(|queue| Queue::by_name(queue).is_none()) {
-            return wrong("queue", format!("there is no queue {queue:?}"));
-        }
-        if self.attempts.is_some_and(|attempts| attempts < 1) {
-            return wrong("attempts", "at least 1".to_owned());
-        }
-        if self.from.zip(self.to).is_some_and(|(from, to)| from >= to) {
-            return wrong("to", "must be after from".to_owned());
-        }
-        if self.q.as_deref().is_some_and(|q| q.contains('\0')) {
-            return wrong("q", "contains U+0000".to_owned());
-        }
-        self.search().map(|_| ())
-    }
-
-    fn search(&self) -> Result<Search, FilterError> {
-        let wrong = |message: String| FilterError { field: "q", message };
-        let Some(q) = self.q.as_deref().map(str::trim).filter(|q| !q.is_empty()) else {
-            return Ok(Search::Anything);
-        };
-        if q.starts_with('{') {
-            let args: Value = serde_json::from_str(q).map_err(|error| wrong(format!("not a JSON object: {error}")))?;
-            let term = longest_term(&args)
-                .ok_or_else(|| wrong(r#"name a text or a number, as in {"payment_id": "…"}"#.to_owned()))?;
-            return Ok(Search::Args(args, term));
-        }
-        if Uuid::parse_str(q).is_ok() || q.starts_with("evt_") {
-            return Ok(Search::Id(q.to_owned()));
-        }
-        if q.chars().count() < SHORTEST_TEXT {
-            return Err(wrong(format!("at least {SHORTEST_TEXT} characters")));
-        }
-        Ok(Search::Text(q.to_owned()))
-    }
-}
 
 /// A row of the list.
 #[derive(Clone, Debug, FromRow)]
@@ -275,6 +174,10 @@ enum Way {
     One(Uuid),
     /// Value by value of the arguments.
     Terms(Vec<String>),
+    /// Among those that this worker runs.
+    RunBy(String),
+    /// By the effects whose outcome is unknown.
+    Unknown,
     /// Kind by kind and state by state.
     Walk(Vec<String>, Vec<String>),
     /// All, by id.
@@ -292,21 +195,32 @@ impl<'a> Matching<'a> {
                 Err(_) => Way::Terms(vec![id.clone()]),
             },
             Search::Args(_, term) => Way::Terms(vec![term.clone()]),
-            Search::Anything if filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty() => {
-                let kinds = match &filter.kind {
-                    Some(kind) => vec![kind.clone()],
-                    None => kinds_present(conn).await?,
-                };
-                let states = if filter.states.is_empty() {
-                    STATES.map(str::to_owned).to_vec()
-                } else {
-                    filter.states.clone()
-                };
-                Way::Walk(kinds, states)
-            }
-            Search::Anything | Search::Text(_) => Way::All,
+            Search::Anything | Search::Text(_) => match &filter.worker {
+                Some(worker) => Way::RunBy(worker.clone()),
+                None => Self::way_without_ids(conn, filter, search == Search::Anything).await?,
+            },
         };
         Ok(Self { filter, search, way })
+    }
+
+    /// The way to jobs of which nothing names one.
+    async fn way_without_ids(conn: &mut PgConnection, filter: &JobFilter, any_error: bool) -> Result<Way, sqlx::Error> {
+        if filter.effect.is_some() {
+            return Ok(Way::Unknown);
+        }
+        if !any_error || (filter.kind.is_none() && filter.queue.is_none() && filter.states.is_empty()) {
+            return Ok(Way::All);
+        }
+        let kinds = match &filter.kind {
+            Some(kind) => vec![kind.clone()],
+            None => kinds_present(conn).await?,
+        };
+        let states = if filter.states.is_empty() {
+            STATES.map(str::to_owned).to_vec()
+        } else {
+            filter.states.clone()
+        };
+        Ok(Way::Walk(kinds, states))
     }
 
     fn select(
@@ -329,6 +243,21 @@ impl<'a> Matching<'a> {
                 query.push("SELECT ").push(columns);
                 query.push(" FROM job_terms JOIN jobs ON jobs.id = job_terms.job_id WHERE job_terms.term = t");
                 ("job_id", true)
+            }
+            Way::RunBy(worker) => {
+                // It has few, so they are read before they are put in order.
+                query.push("SELECT ").push(columns);
+                query.push(" FROM (SELECT * FROM jobs WHERE state = 'running' AND lease_owner = ");
+                query.push_bind(worker.clone()).push(" OFFSET 0) AS jobs WHERE true");
+                ("id", false)
+            }
+            Way::Unknown => {
+                query.push(
+                    "SELECT page.* FROM (SELECT DISTINCT job_id FROM effects WHERE state = 'unknown') AS doubtful",
+                );
+                query.push(" CROSS JOIN LATERAL (SELECT ").push(columns);
+                query.push(" FROM jobs WHERE jobs.id = doubtful.job_id");
+                ("id", true)
             }
             Way::Walk(kinds, states) => {
                 query.push("SELECT page.* FROM unnest(");
@@ -396,6 +325,15 @@ impl<'a> Matching<'a> {
             // The first half is the condition of an index.
             query.push(" AND attempt > 1 AND attempt >= ").push_bind(attempts);
         }
+        if let Some(worker) = filter.worker.as_ref().filter(|_| !matches!(self.way, Way::RunBy(_))) {
+            query
+                .push(" AND state = 'running' AND lease_owner = ")
+                .push_bind(worker.clone());
+        }
+        if filter.effect.is_some() && !matches!(self.way, Way::Unknown) {
+            query
+                .push(" AND EXISTS (SELECT FROM effects WHERE effects.job_id = jobs.id AND effects.state = 'unknown')");
+        }
         match &self.search {
             Search::Text(text) => {
                 let pattern = text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
@@ -408,18 +346,6 @@ impl<'a> Matching<'a> {
             Search::Anything | Search::Id(_) => {}
         }
     }
-}
-
-fn longest_term(args: &Value) -> Option<String> {
-    args.as_object()?
-        .values()
-        .filter_map(|value| match value {
-            Value::String(text) => Some(text.clone()),
-            Value::Number(number) => Some(number.to_string()),
-            _ => None,
-        })
-        .max_by_key(String::len)
-        .map(|term| term.chars().take(usize::from(LONGEST_TERM)).collect())
 }
 
 async fn is_job(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> {
@@ -471,8 +397,6 @@ fn first_id_of(at: DateTime<Utc>) -> Uuid {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::ids;
 
@@ -482,32 +406,5 @@ mod tests {
         let bound = first_id_of(at);
         assert!(ids::new(at) >= bound);
         assert!(ids::new(at - chrono::TimeDelta::milliseconds(1)) < bound);
-    }
-
-    #[test]
-    fn the_search_box_tells_ids_arguments_and_text_apart() {
-        let search = |q: &str| {
-            JobFilter {
-                q: Some(q.to_owned()),
-                ..JobFilter::default()
-            }
-            .search()
-        };
-        assert_eq!(search("  ").unwrap(), Search::Anything);
-        assert!(matches!(
-            search("01A2037C-a236-775c-8d03-3d14bc67841b").unwrap(),
-            Search::Id(_)
-        ));
-        assert_eq!(
-            search(r#"{"mail": "verify-email", "n": 7}"#).unwrap(),
-            Search::Args(json!({"mail": "verify-email", "n": 7}), "verify-email".to_owned())
-        );
-        assert_eq!(
-            search("card declined").unwrap(),
-            Search::Text("card declined".to_owned())
-        );
-        assert_eq!(search("{oops").unwrap_err().field, "q");
-        assert_eq!(search(r#"{"deep": {"n": 7}}"#).unwrap_err().field, "q");
-        assert_eq!(search("ab").unwrap_err().field, "q");
     }
 }

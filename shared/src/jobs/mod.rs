@@ -4,7 +4,7 @@
 //! payload of the [`catalogue`]; [`crate::db::Tx::enqueue`] writes it in the transaction of the work that wants it.
 //! [`state`] says what may become of a job.
 //!
-//! For operators: [`overview`], [`history`], [`list`], [`inspect`] and [`recorder`] read, [`inspections`] asks Stripe,
+//! For operators: [`overview`], [`failing`], [`history`], [`list`], [`inspect`] and [`recorder`] read, [`inspections`] asks Stripe,
 //! [`actions`], [`settings`] and [`bulk`] change.
 
 pub mod actions;
@@ -13,6 +13,7 @@ pub mod bulk;
 pub mod catalogue;
 pub mod crash_point;
 pub mod effects;
+pub mod failing;
 pub mod history;
 mod insert;
 pub mod inspect;

@@ -1,9 +1,10 @@
 //! What running a job again would do, in words: what it repeats, what it skips, what it asks first. Pure.
 
 mod answered;
+mod money;
 
 use super::inspect::Effect;
-use super::inspections::{AtStripe, Inspection};
+use super::inspections::Inspection;
 use crate::money::Money;
 
 /// How a sentence is to be taken.
@@ -76,6 +77,9 @@ pub(super) struct Facts<'a> {
     pub refund: Option<RefundFacts>,
 }
 
+const UNKNOWN_KIND: &str =
+    "This build knows nothing about this kind. A retry waits until a worker that knows it takes it.";
+
 /// What a retry would do.
 pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
     if facts.state == "running" {
@@ -85,10 +89,10 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
         )];
     }
     let mut lines = match facts.kind {
-        "payment.authorize" => authorize(facts),
-        "payment.capture" => capture(facts),
-        "payment.void" => void(facts),
-        "payment.refund" => refund(facts),
+        "payment.authorize" => money::authorize(facts),
+        "payment.capture" => money::capture(facts),
+        "payment.void" => money::void(facts),
+        "payment.refund" => money::refund(facts),
         "mail.send" => mail(facts),
         "stripe.event.handle" => vec![say(
             Tone::Safe,
@@ -96,12 +100,9 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
         )],
         "booking.confirm" => vec![say(
             Tone::Safe,
-            "A run confirms the booking if its payment is authorised and nobody has; on a booking that has moved on it does nothing.",
+            "A run confirms the booking if its payment is authorised and nobody has, and a job of its own takes the money; on a booking that has moved on it does nothing.",
         )],
-        "booking.expire_hold" => vec![say(
-            Tone::Safe,
-            "A run releases the nights only if the booking is still held or undecided and its time is over. Reserved money is released first.",
-        )],
+        "booking.expire_hold" => money::expire_hold(facts),
         "review.open" | "review.remind" => vec![say(
             Tone::Safe,
             "A run enqueues the mails that are still wanted. A mail of this kind that was sent is not sent again.",
@@ -126,6 +127,10 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Safe,
             "A run completes the stays that are over and are not completed yet. Repeating it changes nothing.",
         )],
+        "overdue.sweep" => vec![say(
+            Tone::Acts,
+            "A run gives a job to each hold, request, capture, refund and event that is overdue and has none; that job takes, releases or pays back what is due. What has a job gets no second one.",
+        )],
         "effect.inspect" => vec![say(
             Tone::Safe,
             "A run looks at Stripe once more and changes nothing there.",
@@ -134,10 +139,7 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Safe,
             "A run goes on where the last batch ended; no job is acted on twice.",
         )],
-        _ => vec![say(
-            Tone::Asks,
-            "This build knows nothing about this kind. A retry waits until a worker that knows it takes it.",
-        )],
+        _ => vec![say(Tone::Asks, UNKNOWN_KIND)],
     };
     if facts.state == "quarantined" {
         lines.insert(
@@ -166,159 +168,6 @@ fn effect<'a>(facts: &'a Facts<'_>, prefix: &str) -> Option<&'a Effect> {
     facts.effects.iter().find(|effect| effect.key.starts_with(prefix))
 }
 
-/// What Stripe said of the effect, if it was asked and no attempt has come since.
-fn answer<'a>(facts: &'a Facts<'_>, effect: &Effect) -> Option<&'a AtStripe> {
-    let asked = facts.inspections.iter().find(|asked| asked.effect_key == effect.key)?;
-    asked.answer_on(effect)
-}
-
-/// Whether nobody has recorded what became of it.
-fn is_open(effect: &Effect) -> bool {
-    matches!(effect.state.as_str(), "unknown" | "intent")
-}
-
-/// The call was made, and its outcome was never learnt.
-fn in_doubt(effect: &Effect, what: &str) -> Outlook {
-    let why = effect
-        .error
-        .as_deref()
-        .map(|error| format!(" ({error})"))
-        .unwrap_or_default();
-    say(
-        Tone::Asks,
-        format!(
-            "Stripe was asked and nobody knows the outcome{why}. A retry reads the payment at Stripe first, then sends again under the same idempotency key: {what} happens once at most."
-        ),
-    )
-}
-
-fn authorize(facts: &Facts<'_>) -> Vec<Outlook> {
-    let Some(payment) = facts.payment else {
-        return vec![say(Tone::Futile, "Its payment is gone: a retry does nothing.")];
-    };
-    let amount = english(payment.amount);
-    vec![match (payment.state, effect(facts, "authorize:")) {
-        ("captured" | "authorized" | "voided", _) => say(
-            Tone::Safe,
-            format!(
-                "Our record says the payment of {amount} is {}: a retry marks the job done.",
-                payment.state
-            ),
-        ),
-        ("failed", _) => say(
-            Tone::Futile,
-            "The card was refused, and a refused card is not tried again. The guest has to give another one.",
-        ),
-        (_, Some(effect)) if is_open(effect) => answer(facts, effect)
-            .and_then(answered::authorization)
-            .unwrap_or_else(|| in_doubt(effect, "the reservation")),
-        ("requires_action", _) => say(
-            Tone::Asks,
-            "Stripe waits for the guest to prove to be the card's owner. A retry only looks whether that has happened.",
-        ),
-        _ => say(
-            Tone::Acts,
-            format!(
-                "Nothing has been sent to Stripe. A retry reserves {amount} on the guest's card, if the booking still wants it."
-            ),
-        ),
-    }]
-}
-
-fn capture(facts: &Facts<'_>) -> Vec<Outlook> {
-    let Some(payment) = facts.payment else {
-        return vec![say(Tone::Futile, "Its payment is gone: a retry does nothing.")];
-    };
-    let done = effect(facts, "capture:").is_some_and(|effect| effect.state == "done");
-    vec![match (payment.state, effect(facts, "capture:")) {
-        ("captured", _) => say(
-            Tone::Safe,
-            format!(
-                "Stripe already captured {}{}: a retry marks it done.",
-                english(payment.captured),
-                if payment.refunded.minor > 0 {
-                    format!(" and {} went back", english(payment.refunded))
-                } else {
-                    String::new()
-                }
-            ),
-        ),
-        _ if done => say(Tone::Safe, "Stripe already captured it: a retry marks it done."),
-        ("authorized", Some(effect)) if is_open(effect) => answer(facts, effect)
-            .and_then(answered::capture)
-            .unwrap_or_else(|| in_doubt(effect, "the capture")),
-        ("authorized", Some(effect)) if effect.state == "failed" => say(
-            Tone::Futile,
-            "Stripe said that the reservation is gone. A retry reads it again; if it is gone still, somebody has to talk to the guest.",
-        ),
-        ("authorized", _) => say(
-            Tone::Acts,
-            format!("A retry takes {} from the guest's card.", english(payment.amount)),
-        ),
-        (state, _) => say(
-            Tone::Safe,
-            format!("The payment is {state}, there is nothing to capture: a retry marks the job done."),
-        ),
-    }]
-}
-
-fn void(facts: &Facts<'_>) -> Vec<Outlook> {
-    let Some(payment) = facts.payment else {
-        return vec![say(Tone::Futile, "Its payment is gone: a retry does nothing.")];
-    };
-    vec![match (payment.state, effect(facts, "void:")) {
-        ("voided", _) => say(
-            Tone::Safe,
-            "The reservation is released already: a retry marks it done.",
-        ),
-        ("captured", _) => say(
-            Tone::Acts,
-            format!(
-                "The money was taken meanwhile ({}): a release is not possible, and a retry pays it back instead if the booking is not wanted.",
-                english(payment.captured)
-            ),
-        ),
-        (_, Some(effect)) if is_open(effect) => answer(facts, effect)
-            .and_then(answered::release)
-            .unwrap_or_else(|| in_doubt(effect, "the release")),
-        _ => say(
-            Tone::Acts,
-            format!(
-                "A retry releases {} on the guest's card; nothing is taken.",
-                english(payment.amount)
-            ),
-        ),
-    }]
-}
-
-fn refund(facts: &Facts<'_>) -> Vec<Outlook> {
-    let Some(refund) = facts.refund else {
-        return vec![say(Tone::Futile, "Its refund is gone: a retry does nothing.")];
-    };
-    let amount = english(refund.amount);
-    vec![match effect(facts, "refund:") {
-        _ if refund.succeeded => say(
-            Tone::Safe,
-            format!("{amount} went back to the guest already: a retry marks it done."),
-        ),
-        Some(effect) if is_open(effect) => answer(facts, effect)
-            .and_then(answered::refund)
-            .unwrap_or_else(|| in_doubt(effect, "the refund")),
-        Some(effect) if effect.state == "failed" => say(
-            Tone::Futile,
-            format!(
-                "Stripe refused the refund of {amount}{}. A retry asks once more.",
-                effect
-                    .error
-                    .as_deref()
-                    .map(|error| format!(" ({error})"))
-                    .unwrap_or_default()
-            ),
-        ),
-        _ => say(Tone::Acts, format!("A retry pays {amount} back to the guest's card.")),
-    }]
-}
-
 fn mail(facts: &Facts<'_>) -> Vec<Outlook> {
     vec![match effect(facts, "mail:") {
         Some(effect) if effect.state == "done" => say(
@@ -340,6 +189,8 @@ fn mail(facts: &Facts<'_>) -> Vec<Outlook> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::jobs::inspections::AtStripe;
+    use crate::jobs::kinds::KINDS;
     use crate::money::Currency;
 
     fn payment(state: &'static str, captured: i64) -> Option<PaymentFacts> {
@@ -438,6 +289,53 @@ mod tests {
         );
         asked.effect_updated_at = None;
         assert_eq!(line(&asked).tone, Tone::Asks);
+    }
+
+    #[test]
+    fn the_end_of_a_hold_tells_of_the_release_before_the_nights() {
+        let lines = |effects: &[Effect]| {
+            outlook(&Facts {
+                kind: "booking.expire_hold",
+                state: "dead",
+                last_outcome: None,
+                effects,
+                inspections: &[],
+                payment: None,
+                refund: None,
+            })
+        };
+        let release = |state| {
+            let mut effects = capture_of(Some(state));
+            effects[0].key = "void:1".to_owned();
+            lines(&effects)
+        };
+        assert_eq!(lines(&[]).len(), 1);
+        let unknown = release("unknown");
+        assert_eq!((unknown[0].tone, unknown[1].tone), (Tone::Asks, Tone::Safe));
+        assert!(unknown[0].text.contains("no answer in 30 s"), "{}", unknown[0].text);
+        assert!(release("done")[0].text.contains("released already"));
+        assert!(release("failed")[0].text.contains("taken before"));
+    }
+
+    #[test]
+    fn every_kind_has_an_outlook_of_its_own() {
+        let of = |kind: &str| {
+            outlook(&Facts {
+                kind,
+                state: "dead",
+                last_outcome: None,
+                effects: &[],
+                inspections: &[],
+                payment: None,
+                refund: None,
+            })
+        };
+        assert_eq!(of("of.another.build")[0].text, UNKNOWN_KIND);
+        for kind in KINDS {
+            let lines = of(kind.name);
+            assert!(!lines.is_empty(), "{}", kind.name);
+            assert!(lines.iter().all(|line| line.text != UNKNOWN_KIND), "{}", kind.name);
+        }
     }
 
     #[test]

@@ -95,6 +95,18 @@ async fn a_capture_in_doubt_is_looked_up_and_a_retry_marks_it_done() {
         .await
         .is(404);
     assert_eq!(world.jobs("effect.inspect").await, Vec::<String>::new());
+    // The alarm leads to this job alone.
+    let overview = operator.get("/ops").await.is(200);
+    overview.says("1 call with an unknown outcome");
+    overview.says("href=\"/ops/jobs?effect=unknown\"");
+    let list = operator.get("/ops/jobs?effect=unknown").await.is(200);
+    list.says(&format!("data-href=\"{page}\""));
+    assert_eq!(list.html.matches("data-href=").count(), 1);
+    operator
+        .get("/ops/jobs?effect=done")
+        .await
+        .is(200)
+        .says("cannot be looked for");
     let before = operator.get(&page).await.is(200);
     before.says("nobody knows the outcome");
     before.says("Ask Stripe");
@@ -251,6 +263,36 @@ async fn a_refund_in_doubt_is_found_and_a_retry_pays_nothing_twice() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_release_in_doubt_is_told_by_the_hold_that_it_ends() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flat = world.lists(&host, json!({})).await;
+    let card = "pm_card_authenticationRequired";
+    let booked = world.books(&guest, flat, world.day(60), world.day(63), card).await;
+    let booking = id_of(&booked.expect(201));
+    world.run_jobs().await;
+    falls_silent(&world, "/cancel", "/v1/payment_intents/");
+    // The hold ends now, with the release decided on.
+    for sql in [
+        "UPDATE payments SET release_started_at = now()",
+        "UPDATE bookings SET hold_expires_at = now() - interval '1 second'",
+        "UPDATE jobs SET run_at = now() WHERE kind = 'booking.expire_hold'",
+    ] {
+        sqlx::query(sql).execute(world.pool()).await.unwrap();
+    }
+    let job = is_in_doubt(&world, &ops, "booking.expire_hold").await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let page = viewer.get(&format!("/ops/jobs/{job}")).await.is(200);
+    page.says("nobody knows the outcome");
+    page.says("A run releases the nights only if");
+    let promise = "Stripe already released the reservation: a retry marks it done.";
+    asks_and_retries(&world, &ops, job, promise).await;
+    assert_eq!(world.booking(&guest, booking).await["state"], "expired");
+    assert_eq!(world.at_stripe(booking).await.status, "canceled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn scripts_and_terminals_ask_as_well() {
     let world = World::start().await;
     let ops = Dashboard::start(&world.state).await;
@@ -290,6 +332,20 @@ async fn scripts_and_terminals_ask_as_well() {
         "{found}"
     );
 
+    let in_doubt = http.get(url("/jobs?effect=unknown")).bearer_auth(token).send();
+    let in_doubt: Value = in_doubt.await.unwrap().json().await.unwrap();
+    assert_eq!(in_doubt["items"].as_array().map(Vec::len), Some(1), "{in_doubt}");
+    assert_eq!(in_doubt["items"][0]["id"], job.to_string());
+    let refused = http.get(url("/jobs?effect=done")).bearer_auth(token).send();
+    let refused: Value = refused.await.unwrap().json().await.unwrap();
+    assert_eq!(refused["errors"][0]["field"], "effect", "{refused}");
+    let (done, listed) = on_a_terminal(&world, &["list", "--effect", "unknown"]).await;
+    assert!(
+        done && listed.contains(&job.to_string()) && !listed.contains("mail.send"),
+        "{listed}"
+    );
+    let (done, refusal) = on_a_terminal(&world, &["list", "--effect", "done"]).await;
+    assert!(!done && refusal.contains("effect"), "{refusal}");
     let (done, told) = on_a_terminal(&world, &["ask", &job.to_string()]).await;
     assert!(done && told.contains("asked about capture:"), "{told}");
     world.run_jobs().await;

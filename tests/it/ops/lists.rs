@@ -6,25 +6,41 @@ use roost_shared::jobs::list::{self, JobFilter};
 use roost_shared::operators::Role;
 use roost_tests::app::TestApp;
 use roost_tests::ops::Dashboard;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::put;
+
+fn unknown() -> Option<String> {
+    Some("unknown".to_owned())
+}
 
 #[tokio::test]
 async fn no_list_reads_the_whole_table() {
     let app = TestApp::start().await;
     let pool = app.state.db.pool();
     sqlx::query(
-        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, last_error, finished_at, created_at)
+        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, last_error, finished_at, created_at, lease_owner)
          SELECT ('01900000-' || lpad(to_hex(n / 65536), 4, '0') || '-7' || substr(md5(n::text), 1, 3) || '-8' || substr(md5(n::text), 4, 3) || '-' || lpad(to_hex(n), 12, '0'))::uuid,
                 (ARRAY['mail.send', 'cache.warm', 'payment.capture', 'booking.confirm'])[1 + n % 4],
                 (ARRAY['notifications', 'cache', 'payments', 'confirmation'])[1 + n % 4], 50,
                 jsonb_build_object('payment_id', gen_random_uuid()),
-                CASE WHEN n % 1000 = 0 THEN 'dead' ELSE 'succeeded' END, now(), CASE WHEN n % 50 = 0 THEN 4 ELSE 1 END, 15,
-                CASE WHEN n % 1000 = 0 THEN 'Stripe said no to ' || n END, now(), now()
+                CASE WHEN n % 1000 = 0 THEN 'dead' WHEN n % 4000 = 1 THEN 'running' ELSE 'succeeded' END, now(), CASE WHEN n % 50 = 0 THEN 4 ELSE 1 END, 15,
+                CASE WHEN n % 1000 = 0 THEN 'Stripe said no to ' || n END, now(), now(), CASE WHEN n % 2 = 0 THEN 'w-2' ELSE 'w-1' END
          FROM generate_series(1, 40000) AS n",
     )
     .execute(pool)
     .await
     .unwrap();
-    sqlx::query("ANALYZE jobs").execute(pool).await.unwrap();
+    sqlx::query(
+        "INSERT INTO effects (key, job_id, fence, state, first_sent_at, updated_at)
+         SELECT 'capture:' || id, id, 1, CASE WHEN row_number() OVER (ORDER BY id) % 1000 = 0 THEN 'unknown' ELSE 'done' END, now(), now()
+         FROM jobs WHERE kind = 'payment.capture'",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    sqlx::query("ANALYZE jobs, effects").execute(pool).await.unwrap();
     let some = |change: fn(&mut JobFilter)| {
         let mut filter = JobFilter::default();
         change(&mut filter);
@@ -32,6 +48,26 @@ async fn no_list_reads_the_whole_table() {
     };
     let shapes = [
         some(|_| ()),
+        some(|filter| filter.worker = Some("w-1".to_owned())),
+        some(|filter| {
+            filter.worker = Some("w-1".to_owned());
+            filter.kind = Some("cache.warm".to_owned());
+            filter.q = Some("Stripe".to_owned());
+        }),
+        some(|filter| filter.effect = unknown()),
+        some(|filter| {
+            filter.effect = unknown();
+            filter.states = vec!["succeeded".to_owned()];
+            filter.from = Some("2024-06-10T00:00:00Z".parse().unwrap());
+        }),
+        some(|filter| {
+            filter.effect = unknown();
+            filter.q = Some("Stripe".to_owned());
+        }),
+        some(|filter| {
+            filter.effect = unknown();
+            filter.q = Some("01a2037c-a236-775c-8d03-3d14bc67841b".to_owned());
+        }),
         some(|filter| filter.states = vec!["dead".to_owned()]),
         some(|filter| filter.states = vec!["dead".to_owned(), "running".to_owned()]),
         some(|filter| filter.kind = Some("mail.send".to_owned())),
@@ -51,8 +87,21 @@ async fn no_list_reads_the_whole_table() {
         let plan = list::plan(pool, &filter, 51).await.unwrap().join("\n");
         assert!(plan.contains("Index"), "{filter:?}\n{plan}");
         assert!(!plan.contains("Seq Scan on jobs"), "{filter:?}\n{plan}");
-        let walks =
-            filter.q.is_none() && (filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty());
+        let by_id = filter.q.as_deref().is_some_and(|q| q.starts_with("01a2"));
+        assert!(
+            filter.effect.is_none() || by_id || plan.contains("effects_unknown"),
+            "{filter:?}\n{plan}"
+        );
+        assert!(!plan.contains("Seq Scan on effects"), "{filter:?}\n{plan}");
+        // Both hold running jobs only; which is the smaller one depends on how many there are.
+        let of_worker = ["jobs_by_owner", "jobs_leased"]
+            .iter()
+            .any(|index| plan.contains(index));
+        assert!(filter.worker.is_none() || of_worker, "{filter:?}\n{plan}");
+        let walks = filter.effect.is_none()
+            && filter.worker.is_none()
+            && filter.q.is_none()
+            && (filter.kind.is_some() || filter.queue.is_some() || !filter.states.is_empty());
         assert!(!walks || plan.contains("jobs_by_kind"), "{filter:?}\n{plan}");
     }
     // Pages hold every match once.
@@ -67,6 +116,31 @@ async fn no_list_reads_the_whole_table() {
         }
     }
     assert_eq!(seen.len(), 40);
+    for (worker, runs) in [("w-1", 10), ("w-2", 0)] {
+        let filter = JobFilter {
+            worker: Some(worker.to_owned()),
+            ..JobFilter::default()
+        };
+        assert_eq!(list::count(pool, &filter).await.unwrap(), runs, "{worker}");
+        let page = list::list(pool, &filter, None, 50).await.unwrap();
+        assert_eq!(page.len() as i64, runs, "{worker}");
+        assert!(page.is_sorted_by(|left, right| left.id > right.id));
+    }
+    // So do those of jobs in doubt, with any other condition.
+    let mut doubtful = some(|filter| filter.effect = unknown());
+    let first = list::list(pool, &doubtful, None, 6).await.unwrap();
+    let rest = list::list(pool, &doubtful, Some(first[5].id), 6).await.unwrap();
+    let ids: Vec<Uuid> = first.iter().chain(&rest).map(|job| job.id).collect();
+    assert_eq!(ids.len(), 10);
+    assert!(ids.is_sorted_by(|left, right| left > right));
+    assert_eq!(list::count(pool, &doubtful).await.unwrap(), 10);
+    doubtful.kind = Some("mail.send".to_owned());
+    assert_eq!(list::count(pool, &doubtful).await.unwrap(), 0);
+    for (q, found) in [(ids[3].to_string(), 1), (seen[0].to_string(), 0)] {
+        doubtful = some(|filter| filter.effect = unknown());
+        doubtful.q = Some(q);
+        assert_eq!(list::count(pool, &doubtful).await.unwrap(), found, "{doubtful:?}");
+    }
     assert!(seen.is_sorted_by(|left, right| left > right));
     assert_eq!(list::count(pool, &filter).await.unwrap(), 40);
 }
@@ -110,4 +184,66 @@ async fn the_overview_counts_the_day_once_and_then_what_is_new() {
     let ops = Dashboard::start(&app.state).await;
     let viewer = ops.signed_in(Role::Viewer).await;
     viewer.get("/ops").await.is(200).says("Last hour, by the minute");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_form_says_all_that_the_list_is_filtered_by() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let job = put(pool, "of.another.build", "dead", json!({}), Some("no answer")).await;
+    put(pool, "cache.warm", "dead", json!({}), Some("no answer")).await;
+    let ops = Dashboard::start(&app.state).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let span = "from=2024-06-10T00:00:00Z&to=2124-06-10T00:00:00Z";
+    let page = viewer
+        .get(&format!("/ops/jobs?kind=of.another.build&attempts=3&{span}"))
+        .await;
+    let page = page.is(200);
+    for field in [
+        "<option value=\"of.another.build\" selected>",
+        "<option value=\"3\" selected>",
+        "name=\"from\" value=\"2024-06-10T00:00:00Z\"",
+        "name=\"to\" value=\"2124-06-10T00:00:00Z\"",
+    ] {
+        page.says(field);
+    }
+    page.says(&format!("data-href=\"/ops/jobs/{job}\""));
+    assert_eq!(page.html.matches("data-href=").count(), 1);
+    // A span takes the place of the instant that it begins at, and what makes no sense stays to be mended.
+    let page = viewer.get(&format!("/ops/jobs?since=1h&{span}")).await.is(200);
+    page.says("name=\"from\" value=\"\"");
+    page.says("<option value=\"1h\" selected>");
+    let page = viewer.get("/ops/jobs?from=yesterday").await.is(200);
+    page.says("cannot be read");
+    page.says("name=\"from\" value=\"yesterday\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workers_page_leads_to_what_a_worker_runs() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    sqlx::query(
+        "INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at)
+         VALUES ('w 1', 'rack-7', '1.0', '{cache}', 8, now(), now()), ('w 2', 'rack-8', '1.0', '{cache}', 8, now(), now())",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let job = put(pool, "cache.warm", "running", json!({}), None).await;
+    put(pool, "cache.warm", "running", json!({}), None).await;
+    sqlx::query("UPDATE jobs SET lease_owner = CASE WHEN id = $1 THEN 'w 1' ELSE 'w 3' END")
+        .bind(job)
+        .execute(pool)
+        .await
+        .unwrap();
+    let workers = viewer.get("/ops/workers").await.is(200);
+    workers.says("rack-7");
+    workers.says("href=\"/ops/jobs?worker=w%201\"");
+    workers.is_silent_about("worker=w%202");
+    let list = viewer.get("/ops/jobs?worker=w%201").await.is(200);
+    list.says(&format!("data-href=\"/ops/jobs/{job}\""));
+    list.says("name=\"worker\" value=\"w 1\"");
+    assert_eq!(list.html.matches("data-href=").count(), 1);
 }

@@ -93,6 +93,30 @@ async fn scripts_do_the_same_over_json() {
     );
     let (status, problem) = retry(json!({"reason": "once more"})).await;
     assert_eq!((status, problem["code"].as_str()), (409, Some("wrong_state")));
+    sqlx::query(
+        "INSERT INTO cron_schedules (name, expression, next_tick) VALUES ('overdue.sweep', '*/5 * * * *', now())",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let booking = json!({"booking_id": Uuid::now_v7()});
+    let hold = put(pool, "booking.expire_hold", "scheduled", booking.clone(), None).await;
+    let confirmation = put(pool, "booking.confirm", "dead", booking, None).await;
+    for path in [
+        format!("/jobs/{hold}/run"),
+        format!("/jobs/{confirmation}/retry"),
+        "/queues/payments/resume".to_owned(),
+        "/schedules/overdue.sweep/run".to_owned(),
+    ] {
+        for (body, status) in [(json!({}), 422), (json!({"reason": "the guest rang"}), 200)] {
+            let sent = http.post(url(&path)).bearer_auth(token).json(&body).send();
+            let sent = sent.await.unwrap();
+            assert_eq!(sent.status().as_u16(), status, "{path}");
+            let told: Value = sent.json().await.unwrap();
+            let field = told["errors"][0]["field"].as_str();
+            assert_eq!(field, (status == 422).then_some("reason"), "{path}: {told}");
+        }
+    }
     let forbidden = http
         .post(url(&format!("/jobs/{id}/delete")))
         .bearer_auth(token)
@@ -176,8 +200,15 @@ async fn a_terminal_has_the_same_rules() {
     let (done, _) = on_a_terminal(&world, &["cancel", &text, "--reason", "no, wait"]).await;
     assert!(done);
     assert!(on_a_terminal(&world, &["pause", "cache"]).await.0);
+    let (done, refusal) = on_a_terminal(&world, &["resume", "payments"]).await;
+    assert!(!done && refusal.contains("say why"), "{refusal}");
+    assert!(
+        on_a_terminal(&world, &["resume", "payments", "--reason", "Stripe is back"])
+            .await
+            .0
+    );
     let entries = audit::list(world.pool(), None, 10).await.unwrap();
     let actions: Vec<&str> = entries.iter().map(|entry| entry.action.as_str()).collect();
-    assert_eq!(actions, ["queue.pause", "job.cancel", "job.retry"]);
+    assert_eq!(actions, ["queue.resume", "queue.pause", "job.cancel", "job.retry"]);
     assert!(entries.iter().all(|entry| entry.actor == "cli:ada"));
 }

@@ -218,6 +218,20 @@ impl Services {
         Ok(services)
     }
 
+    /// A Redis without a database beside it, for a test that stops it.
+    pub fn redis_alone() -> Result<Self> {
+        let instance = Instance::scratch(&workspace_root()?.join(".roost/test"))?;
+        let redis = Redis::start(&instance, &Servers::find()?.redis()?)?;
+        instance.remove_at_exit()?;
+        Ok(Self {
+            database_url: String::new(),
+            redis_url: redis.url().to_owned(),
+            postgres: None,
+            redis: Some(redis),
+            instance,
+        })
+    }
+
     pub fn database_url(&self) -> &str {
         &self.database_url
     }

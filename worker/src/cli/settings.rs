@@ -205,8 +205,9 @@ pub(super) async fn print_workers(db: &Db) -> anyhow::Result<()> {
             (true, false, false) => "works",
         };
         println!(
-            "{}  {state:<8}  {}  running {}  {}",
+            "{}  {state:<8}  {}  {}  running {}  {}",
             plain(&worker.name),
+            plain(&worker.host),
             plain(&worker.version),
             worker.running,
             worker.queues.join(",")

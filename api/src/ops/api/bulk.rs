@@ -34,6 +34,10 @@ struct BulkRequest {
     from: Option<DateTime<Utc>>,
     to: Option<DateTime<Utc>>,
     attempts: Option<i32>,
+    /// `unknown`: with a call to the outside whose outcome nobody knows
+    effect: Option<String>,
+    /// Running, and on this worker
+    worker: Option<String>,
     q: Option<String>,
     /// Always needed
     reason: String,
@@ -111,6 +115,8 @@ impl BulkApi {
             from: body.from,
             to: body.to,
             attempts: body.attempts,
+            effect: body.effect,
+            worker: body.worker,
             q: body.q,
         };
         let expected = list::count(self.0.db.pool(), &bulk::narrowed(&filter, action)).await?;

@@ -206,6 +206,10 @@ impl JobsApi {
         to: Query<Option<DateTime<Utc>>>,
         /// With so many attempts at least
         attempts: Query<Option<i32>>,
+        /// `unknown`: with a call to the outside whose outcome nobody knows
+        effect: Query<Option<String>>,
+        /// Running, and on this worker
+        worker: Query<Option<String>>,
         /// An id of a job, booking, payment, user or event; a JSON object that the arguments contain; or text of an error
         q: Query<Option<String>>,
         /// `next_before` of the page before
@@ -222,6 +226,8 @@ impl JobsApi {
             from: from.0,
             to: to.0,
             attempts: attempts.0,
+            effect: effect.0,
+            worker: worker.0,
             q: q.0,
         };
         let limit = limit.0.unwrap_or(DEFAULT_LIMIT);

@@ -6,7 +6,7 @@ use poem_openapi::payload::Json;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::jobs::history::Slice;
 use roost_shared::jobs::overview::KindFigures;
-use roost_shared::jobs::{JobState, overview};
+use roost_shared::jobs::{JobState, failing, overview};
 
 use super::OpsAuth;
 use super::queues::{QueueView, queue_views};
@@ -48,6 +48,15 @@ struct KindView {
     p99: f64,
 }
 
+/// A kind of which most attempts of the last 10 minutes failed
+#[derive(Object)]
+struct FailingView {
+    kind: String,
+    failed: i64,
+    succeeded: i64,
+    newest_error: Option<String>,
+}
+
 /// How it all stands
 #[derive(Object)]
 struct OverviewView {
@@ -62,6 +71,9 @@ struct OverviewView {
     died_today: i64,
     overdue_leases: i64,
     workers_alive: i64,
+    /// Whether Redis answers within a second
+    redis_answers: bool,
+    failing: Vec<FailingView>,
 }
 
 impl From<KindFigures> for KindView {
@@ -127,7 +139,18 @@ impl OverviewApi {
             .filter(|worker| worker.is_alive())
             .count();
         let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
+        let failing = failing::kinds(pool).await?;
         Ok(Json(OverviewView {
+            redis_answers: self.0.redis.answers().await,
+            failing: failing
+                .into_iter()
+                .map(|kind| FailingView {
+                    kind: kind.kind,
+                    failed: kind.failed,
+                    succeeded: kind.succeeded,
+                    newest_error: kind.newest_error,
+                })
+                .collect(),
             counts: counts
                 .into_iter()
                 .map(|one| CountView {

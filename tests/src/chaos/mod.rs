@@ -1,7 +1,7 @@
 //! `make chaos`: breaks a running Roost and checks from outside what is left of its promises.
 //!
 //! [`testbed`] starts servers and programs, [`market`] books over HTTP, [`jobs`] are kinds that leave witnesses,
-//! [`proxy`] stands between programs and servers, [`audit`] looks, [`verdict`] says what was found. One file a
+//! [`proxy`] stands between programs and servers, [`audit`] and [`money`] look, [`verdict`] says what was found. One file a
 //! scenario or family of scenarios. Times and victims of faults are drawn from the seed before the first of them.
 
 mod api_crash;
@@ -14,6 +14,7 @@ pub mod jobs;
 mod kill9;
 mod load;
 mod market;
+mod money;
 mod poison;
 mod postgres;
 mod proxy;

@@ -1,13 +1,14 @@
 //! `make chaos`: breaks a running Roost and checks from outside what is left of its promises.
 //!
 //! [`testbed`] starts servers and programs, [`market`] books over HTTP, [`jobs`] are kinds that leave witnesses,
-//! [`proxy`] stands between programs and servers, [`audit`] and [`money`] look, [`verdict`] says what was found. One file a
+//! [`proxy`] stands between programs and servers, [`audit`], [`money`] and [`cpu`] look, [`verdict`] says what was found. One file a
 //! scenario or family of scenarios. Times and victims of faults are drawn from the seed before the first of them.
 
 mod api_crash;
 mod audit;
 mod burst;
 mod clock;
+mod cpu;
 pub mod crash_points;
 mod double_booking;
 pub mod jobs;

@@ -1,20 +1,24 @@
 //! The promises, checked from outside: by SQL on Postgres, by the sandbox's own record, by the mailbox.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
     market::{Answer, Asked, booked},
+    money,
     testbed::Testbed,
     verdict::Verdict,
 };
+
+/// After a drain, what is left must be done by then.
+const LEFT_LIMIT: Duration = Duration::from_secs(30);
 
 /// What must have become of a booking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +59,23 @@ pub async fn recovery(testbed: &Testbed, hit: &[(u32, DateTime<Utc>)]) -> Result
     Ok(times.collect())
 }
 
+/// The milliseconds from a kill to the good end of the jobs of the harness that were due then and were not in an attempt
+/// that was lost: among them those whose messages a dead worker had in hand.
+///
+/// Counted from the first kill while a job was due: the kills go on, and from the last of them every wait would look
+/// short. The harness enqueues far less than the fleet can do, so that no job waits for others; a queue would count as well.
+pub async fn waits_over_kills(testbed: &Testbed, kills: &[DateTime<Utc>]) -> Result<Vec<f64>> {
+    Ok(sqlx::query_scalar(
+        "SELECT (extract(epoch FROM finished_at - first.kill) * 1000)::float8 FROM jobs
+         CROSS JOIN LATERAL (SELECT min(at) AS kill FROM unnest($1::timestamptz[]) AS kill (at) WHERE at BETWEEN run_at AND finished_at) AS first
+         WHERE kind LIKE 'chaos.%' AND state = 'succeeded' AND first.kill IS NOT NULL
+           AND NOT EXISTS (SELECT FROM job_attempts WHERE job_id = jobs.id AND outcome = 'lost')",
+    )
+    .bind(kills)
+    .fetch_all(&testbed.pool)
+    .await?)
+}
+
 /// Waits until no job is due or running, and notes a violation if that does not come to be.
 pub async fn drain(testbed: &Testbed, limit: Duration, verdict: &mut Verdict) -> Result<()> {
     let deadline = Instant::now() + limit;
@@ -84,8 +105,28 @@ pub async fn drain(testbed: &Testbed, limit: Duration, verdict: &mut Verdict) ->
     }
 }
 
+/// Waits until nothing is queued, running or to be tried again, and counts what stays: a job that only waits for a far
+/// retry has not come to its end either. What the cron table adds meanwhile gets its time.
+async fn nothing_left(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
+    let deadline = Instant::now() + LEFT_LIMIT;
+    loop {
+        let left: Vec<(String, String, i64, Option<String>)> = sqlx::query_as(
+            "SELECT kind, state, count(*), max(last_error) FROM jobs WHERE state IN ('queued', 'running', 'retrying') GROUP BY kind, state",
+        )
+        .fetch_all(&testbed.pool)
+        .await?;
+        let count: i64 = left.iter().map(|(_, _, count, _)| count).sum();
+        if count == 0 || Instant::now() > deadline {
+            verdict.lose(count.unsigned_abs(), &format!("jobs that came to no end: {left:?}"));
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// The engine's books: every job ended well, once, with its effects known.
 pub async fn jobs(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
+    nothing_left(testbed, verdict).await?;
     let counts: Vec<(String, i64)> = sqlx::query_as("SELECT state, count(*) FROM jobs GROUP BY state")
         .fetch_all(&testbed.pool)
         .await?;
@@ -173,7 +214,7 @@ pub async fn bookings(
     let unasked = there.iter().filter(|id| !answered.contains_key(id)).count();
     verdict.double(unasked as u64, "bookings that no request was told of");
 
-    let at_stripe = at_stripe(testbed).await?;
+    let at_stripe = money::at_stripe(testbed).await?;
     let mut wrong = Vec::new();
     for (booking, state, total, payment, paid, captured, refunded) in &rows {
         let Some(asked) = answered.get(booking) else { continue };
@@ -200,7 +241,8 @@ pub async fn bookings(
     verdict.require(wrong.is_empty(), || {
         format!("{} bookings ended wrongly: {examples:?}", wrong.len())
     });
-    books(testbed, verdict).await?;
+    money::books(testbed, verdict).await?;
+    timelines(testbed, verdict).await?;
     links(testbed, verdict).await?;
     let confirmed = answered
         .values()
@@ -230,41 +272,8 @@ pub async fn told_once(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
     Ok(())
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct AtStripe {
-    captured: i64,
-    refunded: i64,
-    captures: u64,
-    still_held: bool,
-}
-
-/// What the sandbox has on record, summed by our payment: several PaymentIntents of one payment count together.
-async fn at_stripe(testbed: &Testbed) -> Result<HashMap<Uuid, AtStripe>> {
-    let record = testbed.sandbox("/_control/record").await?;
-    let mut sums: HashMap<Uuid, AtStripe> = HashMap::new();
-    for intent in record["payment_intents"].as_array().context("no record")? {
-        let payment = intent["metadata"]["payment_id"].as_str().and_then(|id| id.parse().ok());
-        let sum = sums.entry(payment.unwrap_or_default()).or_default();
-        sum.captured += intent["captured"].as_i64().unwrap_or(0);
-        sum.refunded += intent["refunded"].as_i64().unwrap_or(0);
-        sum.captures += intent["captures"].as_u64().unwrap_or(0);
-        sum.still_held |= intent["status"] == "requires_capture";
-    }
-    Ok(sums)
-}
-
-/// The ledger says what the payments say, once each.
-async fn books(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
-    let (paid, booked, balance): (i64, i64, i64) = sqlx::query_as(
-        "SELECT (SELECT coalesce(sum(captured_minor - refunded_minor), 0)::bigint FROM payments),
-                (SELECT coalesce(sum(amount_minor), 0)::bigint FROM ledger_entries WHERE account = 'stripe_balance'),
-                (SELECT coalesce(sum(amount_minor), 0)::bigint FROM ledger_entries)",
-    )
-    .fetch_one(&testbed.pool)
-    .await?;
-    verdict.require(paid == booked && balance == 0, || {
-        format!("payments hold {paid}, the ledger {booked}, and sums to {balance}")
-    });
+/// What happens once in a booking's life is told once.
+async fn timelines(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
     let twice: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM (
              SELECT FROM booking_events WHERE accepted AND event IN ('requested', 'payment_authorized', 'confirmed', 'payment_captured')

@@ -4,36 +4,41 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use chrono::TimeDelta;
-use roost_shared::jobs::relay;
 use uuid::Uuid;
 
 use super::{
-    Run, audit,
+    Run, audit, cpu,
     jobs::Mark,
     load::DRAIN_LIMIT,
     testbed::{Testbed, WorkerPlan},
 };
-use crate::bench::figure::percentile;
 
-/// How often the relay's look is timed.
-const LOOKS: usize = 50;
+/// What counts as nothing, in per cent of a core: a millisecond of each second.
+const MEASURABLE: f64 = 0.1;
+/// In a debug build, over a short time.
+const SHORT_COST: f64 = 0.5;
 
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let (burst, later, ahead) = run.size.of((2_000, 50_000, 4), (50_000, 1_000_000, 30));
-    // The least that it takes is what it costs by itself; in the short form others are on the machine.
-    let share = run.size.of(0.0, 0.5);
-    let quiet = look(testbed, share).await?;
+    testbed.start_worker(&WorkerPlan::own())?;
+    testbed.workers_ready().await?;
+    // What a start brings with it is over by then.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let window = run.size.of(Duration::from_secs(10), Duration::from_secs(60));
+    let quiet = cpu::of_workers(testbed, window).await?;
     schedule_for_later(testbed, later).await?;
-    let crowded = look(testbed, share).await?;
+    let crowded = cpu::of_workers(testbed, window).await?;
     run.verdict.figure("scheduled_for_later", f64::from(later));
-    run.verdict.figure("relay_look_ms_without", quiet);
-    run.verdict.figure("relay_look_ms_with", crowded);
-    run.verdict.require(crowded <= quiet * 1.5 + 2.0, || {
-        format!("a look for due jobs went from {quiet:.2} to {crowded:.2} ms")
+    run.verdict.figure("idle_core_permille_without", quiet * 10.0);
+    run.verdict.figure("idle_core_permille_with", crowded * 10.0);
+    // A look at all of them would take many milliseconds of every second.
+    let most = run.size.of(SHORT_COST, MEASURABLE);
+    run.verdict.require(crowded - quiet <= most, || {
+        format!("an idle worker and its connections went from {quiet:.2} to {crowded:.2} % of a core")
     });
 
     let nonces = enqueue_for(testbed, burst, ahead).await?;
-    for _ in 0..run.size.of(2, 4) {
+    for _ in 1..run.size.of(2, 4) {
         testbed.start_worker(&WorkerPlan::own())?;
     }
     testbed.workers_ready().await?;
@@ -53,17 +58,6 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     audit::jobs(testbed, &mut run.verdict).await
 }
 
-/// What the relay's look for due jobs takes, in milliseconds: a share of many take no longer.
-async fn look(testbed: &Testbed, share: f64) -> Result<f64> {
-    let mut times = Vec::with_capacity(LOOKS);
-    for _ in 0..LOOKS {
-        let began = Instant::now();
-        relay::promote_due(&testbed.pool, 5_000).await?;
-        times.push(began.elapsed().as_secs_f64() * 1000.0);
-    }
-    Ok(percentile(&times, share))
-}
-
 async fn schedule_for_later(testbed: &Testbed, count: i32) -> Result<()> {
     // A pool's statements end after seconds; a million rows take longer.
     let mut connection = testbed.pool.acquire().await?;
@@ -79,7 +73,8 @@ async fn schedule_for_later(testbed: &Testbed, count: i32) -> Result<()> {
     .bind(count)
     .execute(&mut *connection)
     .await?;
-    sqlx::raw_sql("ANALYZE jobs").execute(&mut *connection).await?;
+    // At once, rather than by autovacuum in the middle of what is measured.
+    sqlx::raw_sql("VACUUM (ANALYZE) jobs").execute(&mut *connection).await?;
     connection.close().await?;
     Ok(())
 }

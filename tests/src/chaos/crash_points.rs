@@ -156,7 +156,7 @@ pub async fn matrix() -> Result<Matrix> {
     }
     let matrix = Matrix {
         cells,
-        verdict: verdict.finished(),
+        verdict: verdict.finished(None),
     };
     if played.is_err() || !matrix.verdict.is_clean() || !matrix.wrong().is_empty() {
         eprintln!("the logs are kept in {}", testbed.keep_logs("crash-points")?.display());

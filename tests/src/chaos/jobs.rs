@@ -1,7 +1,8 @@
 //! Kinds of jobs that leave witnesses of their own, and the worker that knows them beside production's.
 //!
-//! `chaos_starts` has a row for every attempt that began, `chaos_effects` one for every attempt that took effect.
-//! Neither has a unique index: a job that takes effect twice is seen.
+//! `chaos_starts` has a row for every attempt that began, `chaos_effects` one for every attempt that took effect,
+//! `chaos_refused` one for every attempt whose writes were refused because its lease was lost.
+//! None has a unique index: a job that takes effect twice is seen.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use chrono::TimeDelta;
 use roost_shared::{
     clock::Clock,
     db::Db,
-    jobs::{FinishedEffect, Job, Lease, Queue},
+    jobs::{FinishedEffect, Job, Lease, LeaseError, Queue},
     telemetry,
 };
 use roost_worker::{Context, Done, Handler, JobError, Options, Registry, Worker, serve_metrics};
 use serde::{Deserialize, Serialize};
-use sqlx::PgPool;
+use sqlx::{PgExecutor, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -24,7 +25,8 @@ const BATCH: usize = 100;
 
 const TABLES: &str = "
     CREATE TABLE chaos_starts (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
-    CREATE TABLE chaos_effects (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());";
+    CREATE TABLE chaos_effects (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+    CREATE TABLE chaos_refused (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());";
 
 /// Makes the tables of the witnesses.
 pub async fn make_tables(pool: &PgPool) -> Result<()> {
@@ -49,16 +51,39 @@ impl Handler for Mark {
     async fn run(self, ctx: &Context, lease: Lease) -> Result<Done, JobError> {
         begin(ctx, self.nonce, lease).await?;
         tokio::time::sleep(Duration::from_millis(self.hold_ms)).await;
-        let mut tx = ctx.db.begin().await?;
-        sqlx::query("INSERT INTO chaos_effects (nonce, fence, pid) VALUES ($1, $2, $3)")
-            .bind(self.nonce)
-            .bind(lease.fence)
-            .bind(own_pid())
-            .execute(tx.conn())
-            .await?;
-        lease.complete(&mut tx).await?;
-        tx.commit().await?;
+        // In a task of its own, which nobody stops: what must keep a stale worker from writing is the fence alone.
+        let written = tokio::spawn(leave_mark(ctx.db.clone(), self.nonce, lease));
+        written
+            .await
+            .map_err(|error| JobError::Retry(format!("its task ended: {error}")))??;
         Ok(Done::Settled)
+    }
+}
+
+async fn leave_mark(db: Db, nonce: Uuid, lease: Lease) -> Result<(), JobError> {
+    let mut tx = db.begin().await?;
+    witness(
+        "INSERT INTO chaos_effects (nonce, fence, pid) VALUES ($1, $2, $3)",
+        nonce,
+        lease,
+        tx.conn(),
+    )
+    .await?;
+    match lease.complete(&mut tx).await {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(error) => {
+            drop(tx);
+            if matches!(error, LeaseError::Lost) {
+                witness(
+                    "INSERT INTO chaos_refused (nonce, fence, pid) VALUES ($1, $2, $3)",
+                    nonce,
+                    lease,
+                    db.pool(),
+                )
+                .await?;
+            }
+            Err(error.into())
+        }
     }
 }
 
@@ -128,12 +153,19 @@ impl Handler for Newer {
 }
 
 async fn begin(ctx: &Context, nonce: Uuid, lease: Lease) -> Result<(), JobError> {
-    sqlx::query("INSERT INTO chaos_starts (nonce, fence, pid) VALUES ($1, $2, $3)")
-        .bind(nonce)
-        .bind(lease.fence)
-        .bind(own_pid())
-        .execute(ctx.db.pool())
-        .await?;
+    witness(
+        "INSERT INTO chaos_starts (nonce, fence, pid) VALUES ($1, $2, $3)",
+        nonce,
+        lease,
+        ctx.db.pool(),
+    )
+    .await?;
+    Ok(())
+}
+
+async fn witness(insert: &'static str, nonce: Uuid, lease: Lease, db: impl PgExecutor<'_>) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(insert).bind(nonce).bind(lease.fence).bind(own_pid());
+    row.execute(db).await?;
     Ok(())
 }
 

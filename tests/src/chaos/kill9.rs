@@ -15,6 +15,7 @@ use super::{
     market::Market,
     testbed::{Testbed, WorkerPlan},
 };
+use crate::bench::figure::percentile;
 
 /// From the first `kill` to the last, one every so often on average.
 const MEAN_GAP: Duration = Duration::from_millis(1_000);
@@ -31,7 +32,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let kills = run.size.of(8, 200);
     let workers = run.size.of(3, 8);
     let bookings = run.size.of(30, 1_500);
-    let marks = run.size.of(300, 8_000);
+    let marks = run.size.of(300, 12_000);
     let schedule: Vec<Kill> = (0..kills)
         .map(|_| Kill {
             after: MEAN_GAP.mul_f64(run.dice.random_range(0.1..1.9)),
@@ -106,7 +107,21 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
             killed.len()
         )
     });
-    run.verdict.recovered(&times, run.size.of(30_000.0, 15_000.0));
+    let limit = run.size.of(30_000.0, 15_000.0);
+    run.verdict.recovered(&times, limit);
+    let kills: Vec<DateTime<Utc>> = killed.iter().map(|(_, at)| *at).collect();
+    let waits = audit::waits_over_kills(testbed, &kills).await?;
+    let longest = percentile(&waits, 1.0);
+    run.verdict.figure("due_at_a_kill", waits.len() as f64);
+    run.verdict.figure("due_at_a_kill_max_ms", longest);
+    run.verdict.require(longest <= limit, || {
+        format!("a job that was due at a kill took {longest:.0} ms from there")
+    });
+    // With those of the bookings: mails, captures, what their events ask for.
+    let jobs = run.verdict.jobs;
+    run.verdict.require(jobs >= run.size.of(300, 20_000), || {
+        format!("only {jobs} jobs: this proves less than it says")
+    });
     let p99 = run.verdict.recovery_ms.p99;
     run.verdict.require(p99 <= run.size.of(30_000.0, 10_000.0), || {
         format!("the p99 from kill to effect is {p99} ms, more than 10 s")

@@ -16,7 +16,10 @@ use super::{
 /// After the faults, all must be done by then.
 pub const DRAIN_LIMIT: Duration = Duration::from_secs(180);
 
-/// One booking every fifth of a second, and a few other jobs.
+/// How often a booking is asked for.
+pub const EVERY: Duration = Duration::from_millis(200);
+
+/// One booking every so often, and a few other jobs.
 pub struct Load {
     booking: tokio::task::JoinHandle<Result<Vec<Asked>>>,
     marking: tokio::task::JoinHandle<Result<Vec<Uuid>>>,
@@ -33,13 +36,12 @@ impl Load {
         testbed.start_worker(&WorkerPlan::own())?;
         testbed.workers_ready().await?;
         let market = Market::open(testbed, 20, 2).await?;
-        let every = Duration::from_millis(200);
-        let count = usize::try_from(span.as_millis() / every.as_millis()).unwrap_or(1) + 5;
+        let count = usize::try_from(span.as_millis() / EVERY.as_millis()).unwrap_or(1) + 5;
         let db = testbed.db()?;
         Ok(Self {
-            booking: tokio::spawn(async move { market.ask_steadily(0, count, every).await }),
+            booking: tokio::spawn(async move { market.ask_steadily(0, count, EVERY).await }),
             marking: tokio::spawn(async move {
-                let mut ticks = tokio::time::interval(every);
+                let mut ticks = tokio::time::interval(EVERY);
                 let mut nonces = Vec::new();
                 for _ in 0..count {
                     ticks.tick().await;
@@ -51,13 +53,21 @@ impl Load {
         })
     }
 
-    /// Waits for the end of it and looks. `back`: since when all is well; `answers`: what requests may be answered.
-    pub async fn finish(self, testbed: &mut Testbed, run: &mut Run, back: Instant, answers: &[u16]) -> Result<()> {
+    /// Waits for the end of it and looks. `back`: since when all is well; `answers`: what requests may be answered. The
+    /// requests for bookings, with their answers.
+    pub async fn finish(
+        self,
+        testbed: &mut Testbed,
+        run: &mut Run,
+        back: Instant,
+        answers: &[u16],
+    ) -> Result<Vec<Asked>> {
         let (asked, nonces) = (self.booking.await??, self.marking.await??);
         audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
         let took = back.elapsed().as_secs_f64() * 1000.0;
         run.verdict.recovered(&[took], run.size.of(30_000.0, 15_000.0));
-        everything_is_there(testbed, run, &asked, &nonces, answers).await
+        everything_is_there(testbed, run, &asked, &nonces, answers).await?;
+        Ok(asked)
     }
 }
 

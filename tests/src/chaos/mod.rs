@@ -1,19 +1,21 @@
 //! `make chaos`: breaks a running Roost and checks from outside what is left of its promises.
 //!
 //! [`testbed`] starts servers and programs, [`market`] books over HTTP, [`jobs`] are kinds that leave witnesses,
-//! [`proxy`] stands between programs and servers, [`audit`] looks, [`verdict`] says what was found. One file a
+//! [`proxy`] stands between programs and servers, [`audit`], [`money`] and [`cpu`] look, [`verdict`] says what was found. One file a
 //! scenario or family of scenarios. Times and victims of faults are drawn from the seed before the first of them.
 
 mod api_crash;
 mod audit;
 mod burst;
 mod clock;
+mod cpu;
 pub mod crash_points;
 mod double_booking;
 pub mod jobs;
 mod kill9;
 mod load;
 mod market;
+mod money;
 mod poison;
 mod postgres;
 mod proxy;
@@ -25,7 +27,9 @@ mod testbed;
 mod verdict;
 mod webhooks;
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::Result;
 use clap::ValueEnum;
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -113,42 +117,59 @@ struct Run {
     verdict: Verdict,
 }
 
-/// Plays a scenario. An error means that it could not be played, not that a promise was broken.
-pub async fn run(scenario: Scenario, seed: u64, size: Size) -> Result<Verdict> {
+/// Within this the short form of a scenario is over.
+const SHORT_LIMIT: Duration = Duration::from_secs(60);
+
+/// Plays a scenario. What kept it from being played to its end is a violation too: nobody knows what it would have found.
+pub async fn run(scenario: Scenario, seed: u64, size: Size) -> Verdict {
     let name = scenario.name();
     let mut run = Run {
         size,
         dice: StdRng::seed_from_u64(seed),
         verdict: Verdict::new(&name, seed),
     };
-    let mut testbed = Testbed::start(scenario.durability(size)).await?;
-    let played = match scenario {
-        Scenario::Kill9 => kill9::play(&mut testbed, &mut run).await,
-        Scenario::RedisFlush => redis::flush(&mut testbed, &mut run).await,
-        Scenario::RedisRestart => redis::restart(&mut testbed, &mut run).await,
-        Scenario::RedisDown => redis::down(&mut testbed, &mut run).await,
-        Scenario::RedisMaxmemory => redis::maxmemory(&mut testbed, &mut run).await,
-        Scenario::PostgresRestart => postgres::restart(&mut testbed, &mut run).await,
-        Scenario::PostgresDown => postgres::down(&mut testbed, &mut run).await,
-        Scenario::DoubleBooking => double_booking::play(&mut testbed, &mut run).await,
-        Scenario::StripeFaults => stripe_faults::play(&mut testbed, &mut run).await,
-        Scenario::Sigstop => sigstop::play(&mut testbed, &mut run).await,
-        Scenario::Poison => poison::play(&mut testbed, &mut run).await,
-        Scenario::Rolling => rolling::play(&mut testbed, &mut run).await,
-        Scenario::Webhooks => webhooks::play(&mut testbed, &mut run).await,
-        Scenario::ApiCrash => api_crash::play(&mut testbed, &mut run).await,
-        Scenario::Burst => burst::play(&mut testbed, &mut run).await,
-        Scenario::Clock => clock::play(&mut testbed, &mut run).await,
+    let played = match Testbed::start(scenario.durability(size)).await {
+        Ok(testbed) => play_on(testbed, scenario, &mut run).await,
+        Err(error) => Err(error.context("starting the servers")),
     };
+    run.verdict.require(played.is_ok(), || {
+        let error = played.err().map(|error| format!("{error:#}"));
+        format!("not played to its end: {}", error.unwrap_or_default())
+    });
+    run.verdict.finished(size.of(Some(SHORT_LIMIT), None))
+}
+
+async fn play_on(mut testbed: Testbed, scenario: Scenario, run: &mut Run) -> Result<()> {
+    let played = play(&mut testbed, scenario, run).await;
     for dead in testbed.dead()? {
         run.verdict.require(false, || dead);
     }
-    let verdict = run.verdict.finished();
-    if played.is_err() || !verdict.is_clean() {
-        let kept = testbed.keep_logs(&format!("{name}-{seed}"))?;
+    if played.is_err() || !run.verdict.is_clean() {
+        let name = &run.verdict.scenario;
+        let kept = testbed.keep_logs(&format!("{name}-{}", run.verdict.seed))?;
         eprintln!("{name}: the logs are kept in {}", kept.display());
     }
     tokio::task::spawn_blocking(move || drop(testbed)).await?;
-    played.with_context(|| format!("{name} with seed {seed}"))?;
-    Ok(verdict)
+    played
+}
+
+async fn play(testbed: &mut Testbed, scenario: Scenario, run: &mut Run) -> Result<()> {
+    match scenario {
+        Scenario::Kill9 => kill9::play(testbed, run).await,
+        Scenario::RedisFlush => redis::flush(testbed, run).await,
+        Scenario::RedisRestart => redis::restart(testbed, run).await,
+        Scenario::RedisDown => redis::down(testbed, run).await,
+        Scenario::RedisMaxmemory => redis::maxmemory(testbed, run).await,
+        Scenario::PostgresRestart => postgres::restart(testbed, run).await,
+        Scenario::PostgresDown => postgres::down(testbed, run).await,
+        Scenario::DoubleBooking => double_booking::play(testbed, run).await,
+        Scenario::StripeFaults => stripe_faults::play(testbed, run).await,
+        Scenario::Sigstop => sigstop::play(testbed, run).await,
+        Scenario::Poison => poison::play(testbed, run).await,
+        Scenario::Rolling => rolling::play(testbed, run).await,
+        Scenario::Webhooks => webhooks::play(testbed, run).await,
+        Scenario::ApiCrash => api_crash::play(testbed, run).await,
+        Scenario::Burst => burst::play(testbed, run).await,
+        Scenario::Clock => clock::play(testbed, run).await,
+    }
 }

@@ -1,22 +1,31 @@
 //! Redis forgets, crashes, is away, is full: it costs time and nothing else.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
+use roost_shared::{clock::Clock, jobs::MAX_DEPTH};
+use uuid::Uuid;
 
 use super::{
     Run, audit, jobs,
-    load::{DRAIN_LIMIT, Load, everything_is_there},
-    market::Market,
+    load::{DRAIN_LIMIT, EVERY, Load, everything_is_there},
+    market::{Answer, Asked, Market},
     proxy::Mode,
     testbed::{Testbed, WorkerPlan},
 };
-use crate::services::process::Signal;
+use crate::{bench::figure::percentile, services::process::Signal};
 
 /// The API answers without Redis as with it, but that people have to sign in again when their sessions are gone.
 const WITHOUT_REDIS: [u16; 2] = [201, 401];
+/// Jobs that come in right before a flush.
+const MORE: usize = 500;
+/// By then every worker tells how Redis is.
+const ALARM_LIMIT: Duration = Duration::from_secs(15);
 
 /// FLUSHALL while many jobs wait, some of them in Redis.
 pub async fn flush(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
@@ -24,6 +33,7 @@ pub async fn flush(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     testbed.start_api().await?;
     let market = Market::open(testbed, 10, 2).await?;
     let mut nonces = jobs::enqueue(&testbed.db()?, pending, |_| 2).await?;
+    published_as_far_as_there_is_room(testbed).await?;
     for _ in 0..workers {
         testbed.start_worker(&WorkerPlan {
             concurrency: Some(8),
@@ -36,29 +46,71 @@ pub async fn flush(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         let market = market.clone();
         tokio::spawn(async move { market.ask_steadily(0, bookings, Duration::from_millis(100)).await })
     };
-    let (mut forgotten, mut times) = (0, Vec::new());
+    let (mut forgotten, mut published, mut times, mut waiting) = (0, 0, Vec::new(), Vec::new());
     for number in 0..flushes {
-        // At a random moment while there is still much to do.
-        let share = (f64::from(number) + run.dice.random_range(0.1..0.9)) / f64::from(flushes + 1);
-        wait_until_done(testbed, (pending as f64 * share) as i64).await?;
+        // The first as soon as anything is done, the others at random moments while there is still much to do.
+        let share = match number {
+            0 => 0.0,
+            _ => (f64::from(number) + run.dice.random_range(0.1..0.9)) / f64::from(flushes + 1),
+        };
+        wait_until_done(testbed, ((pending as f64 * share) as i64).max(1)).await?;
         // Workers fetch ahead: for these messages to be in Redis when it forgets, they stand still for a moment.
         all_workers(testbed, Signal::Stop);
-        nonces.extend(jobs::enqueue(&testbed.db()?, 500, |_| 2).await?);
-        let (depth, at) = forget(testbed).await?;
+        // So many that all of them fit into Redis. Were there more, the last that came in would have got there past
+        // others, and would be published again after these.
+        if queued(testbed).await? + MORE <= MAX_DEPTH {
+            nonces.extend(jobs::enqueue(&testbed.db()?, MORE, |_| 2).await?);
+        }
+        waiting.push(queued(testbed).await?);
+        let flushed = forget(testbed).await?;
         all_workers(testbed, Signal::Cont);
-        forgotten += depth;
+        forgotten += flushed.messages;
+        published += flushed.jobs.len();
         run.verdict.faults += 1;
-        times.push(published_again(testbed, at).await?);
+        times.push(published_again(testbed, flushed).await?);
     }
     let asked = booking.await??;
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
     everything_is_there(testbed, run, &asked, &nonces, &WITHOUT_REDIS).await?;
     run.verdict.figure("messages_forgotten", forgotten as f64);
+    run.verdict.figure("published_at_flushes", published as f64);
     run.verdict.require(forgotten >= 100 * u64::from(flushes), || {
         format!("only {forgotten} messages were in Redis when it was flushed: this proves little")
     });
+    let first = waiting.first().copied().unwrap_or(0);
+    run.verdict.figure("pending_at_first_flush", first as f64);
+    run.verdict
+        .figure("pending_at_last_flush", waiting.last().copied().unwrap_or(0) as f64);
+    let least = pending as f64 * run.size.of(0.5, 0.95);
+    run.verdict.require(first as f64 >= least, || {
+        format!("only {first} of {pending} jobs were pending at the first flush")
+    });
     run.verdict.recovered(&times, 15_000.0);
     Ok(())
+}
+
+/// Waits until those who enqueued have taken the mark off what Redis has no room for.
+async fn published_as_far_as_there_is_room(testbed: &Testbed) -> Result<()> {
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    loop {
+        let published: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM jobs WHERE state = 'queued' AND queue = 'maintenance' AND published_at IS NOT NULL",
+        )
+        .fetch_one(&testbed.pool)
+        .await?;
+        if published.unsigned_abs() <= MAX_DEPTH as u64 {
+            return Ok(());
+        }
+        anyhow::ensure!(Instant::now() < deadline, "{published} jobs count as published");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn queued(testbed: &Testbed) -> Result<usize> {
+    let count: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state = 'queued' AND queue = 'maintenance'")
+        .fetch_one(&testbed.pool)
+        .await?;
+    Ok(usize::try_from(count)?)
 }
 
 fn all_workers(testbed: &mut Testbed, signal: Signal) {
@@ -67,8 +119,19 @@ fn all_workers(testbed: &mut Testbed, signal: Signal) {
     }
 }
 
-/// Flushes. How many messages were forgotten, and when.
-async fn forget(testbed: &Testbed) -> Result<(u64, DateTime<Utc>)> {
+/// A FLUSHALL.
+struct Flushed {
+    /// By Postgres' clock.
+    at: DateTime<Utc>,
+    began: Instant,
+    /// How many were in Redis.
+    messages: u64,
+    /// The jobs that counted as published then.
+    jobs: Vec<Uuid>,
+}
+
+/// Flushes, while the workers stand still.
+async fn forget(testbed: &Testbed) -> Result<Flushed> {
     let redis = testbed.redis()?;
     let queue = redis.key("maintenance");
     let depth = || async {
@@ -84,27 +147,40 @@ async fn forget(testbed: &Testbed) -> Result<(u64, DateTime<Utc>)> {
     while depth().await? == 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    let forgotten = depth().await?;
+    let messages = depth().await?;
     let at = testbed.now().await?;
+    let jobs = sqlx::query_scalar(
+        "SELECT id FROM jobs WHERE state = 'queued' AND queue = 'maintenance' AND published_at <= $1",
+    )
+    .bind(at)
+    .fetch_all(&testbed.pool)
+    .await?;
     redis::cmd("FLUSHALL").exec_async(&mut redis.connection()).await?;
-    Ok((forgotten, at))
+    Ok(Flushed {
+        at,
+        began: Instant::now(),
+        messages,
+        jobs,
+    })
 }
 
-/// The milliseconds until no job counts as published that was published before the flush.
-async fn published_again(testbed: &Testbed, flushed: DateTime<Utc>) -> Result<f64> {
-    let began = Instant::now();
+/// The milliseconds until each job that was published at the flush has been published again or is being worked on. That
+/// nobody believes any more that they are in Redis would not be enough.
+async fn published_again(testbed: &Testbed, flushed: Flushed) -> Result<f64> {
+    let mut waiting = flushed.jobs;
     loop {
-        let waiting: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT FROM jobs WHERE state = 'queued' AND queue = 'maintenance' AND published_at <= $1)",
+        waiting = sqlx::query_scalar(
+            "SELECT id FROM jobs WHERE id = ANY($1) AND state = 'queued' AND (published_at IS NULL OR published_at <= $2)",
         )
-        .bind(flushed)
-        .fetch_one(&testbed.pool)
+        .bind(&waiting)
+        .bind(flushed.at)
+        .fetch_all(&testbed.pool)
         .await?;
-        let took = began.elapsed();
-        if !waiting || took > DRAIN_LIMIT {
+        let took = flushed.began.elapsed();
+        if waiting.is_empty() || took > DRAIN_LIMIT {
             return Ok(took.as_secs_f64() * 1000.0);
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -141,7 +217,8 @@ pub async fn restart(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         testbed.services.redis_mut()?.start_again()?;
         run.verdict.faults += 1;
     }
-    load.finish(testbed, run, Instant::now(), &WITHOUT_REDIS).await
+    load.finish(testbed, run, Instant::now(), &WITHOUT_REDIS).await?;
+    Ok(())
 }
 
 /// The server is away for a minute: first it refuses connections, then it accepts them and says nothing.
@@ -149,14 +226,22 @@ pub async fn down(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let half = run.size.of(Duration::from_secs(4), Duration::from_secs(30));
     let load = Load::start(testbed, half * 2).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut outage = Outage::begins();
     testbed.services.redis_mut()?.kill()?;
     tokio::time::sleep(half).await;
+    alarm(testbed, run, Alarm::Raised).await?;
     testbed.redis_proxy.set(Mode::Hang);
     testbed.services.redis_mut()?.start_again()?;
     tokio::time::sleep(half).await;
+    alarm(testbed, run, Alarm::Raised).await?;
+    outage.ends();
     testbed.redis_proxy.set(Mode::Pass);
+    let back = Instant::now();
     run.verdict.faults += 2;
-    load.finish(testbed, run, Instant::now(), &WITHOUT_REDIS).await
+    alarm(testbed, run, Alarm::Over).await?;
+    let asked = load.finish(testbed, run, back, &WITHOUT_REDIS).await?;
+    went_on(run, &asked, outage);
+    Ok(())
 }
 
 /// The server has no room for another byte.
@@ -165,23 +250,118 @@ pub async fn maxmemory(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let load = Load::start(testbed, span).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let redis = testbed.redis()?;
+    let mut outage = Outage::begins();
     limit_memory(&redis, "1mb").await?;
     tokio::time::sleep(span).await;
+    alarm(testbed, run, Alarm::Raised).await?;
     let api = testbed.api.as_ref().context("no API")?;
     let failed = api.metric(&testbed.http, "roost_publish_failed_total").await?;
+    outage.ends();
     limit_memory(&redis, "0").await?;
     let back = Instant::now();
     run.verdict.faults += 1;
     run.verdict.figure("publish_failed_total", failed);
     run.verdict.require(failed > 0.0, || {
-        "no metric tells that Redis is full: roost_publish_failed_total is zero".to_owned()
+        "no metric of the API tells that Redis is full: roost_publish_failed_total is zero".to_owned()
     });
     let told = testbed.logs("api")?.matches("OOM").count();
     run.verdict.figure("log_lines_naming_oom", told as f64);
     run.verdict.require(told > 0, || {
         "no line of the API's log tells that Redis is full".to_owned()
     });
-    load.finish(testbed, run, back, &WITHOUT_REDIS).await
+    alarm(testbed, run, Alarm::Over).await?;
+    let asked = load.finish(testbed, run, back, &WITHOUT_REDIS).await?;
+    went_on(run, &asked, outage);
+    Ok(())
+}
+
+/// What the workers tell of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Alarm {
+    Raised,
+    Over,
+}
+
+/// Each worker tells by its gauge how Redis is, and has told by a line of its log when it refused.
+async fn alarm(testbed: &Testbed, run: &mut Run, expected: Alarm) -> Result<()> {
+    let deadline = Instant::now() + ALARM_LIMIT;
+    for worker in &testbed.workers {
+        let told = |text: &str| text.contains("ERROR") && text.contains("Redis refuses");
+        loop {
+            let gauge = worker.metric(&testbed.http, "roost_redis_refuses").await?;
+            let is_told = match expected {
+                Alarm::Raised => gauge == 1.0 && fs::read_to_string(&worker.log)?.lines().any(told),
+                Alarm::Over => gauge == 0.0,
+            };
+            if is_told || Instant::now() > deadline {
+                run.verdict.require(is_told, || {
+                    format!(
+                        "the alarm of {} is not {expected:?}: roost_redis_refuses {gauge}, or no line of its log",
+                        worker.process.name()
+                    )
+                });
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
+}
+
+/// From when to when Redis was of no use.
+struct Outage {
+    from: DateTime<Utc>,
+    until: DateTime<Utc>,
+}
+
+impl Outage {
+    fn begins() -> Self {
+        let now = Clock::default().now();
+        Self { from: now, until: now }
+    }
+
+    fn ends(&mut self) {
+        self.until = Clock::default().now();
+    }
+}
+
+/// Bookings were asked for and answered with 201 while Redis was of no use: about all of them, and soon.
+fn went_on(run: &mut Run, asked: &[Asked], outage: Outage) {
+    // Those of the last moment may be answered after it.
+    let margin = run.size.of(TimeDelta::seconds(1), TimeDelta::seconds(2));
+    let within: Vec<&Asked> = asked
+        .iter()
+        .filter(|one| one.sent_at >= outage.from && one.sent_at <= outage.until - margin)
+        .collect();
+    let expected = (outage.until - outage.from - margin).num_milliseconds() as f64 / EVERY.as_millis() as f64;
+    run.verdict.require(within.len() as f64 >= expected / 2.0, || {
+        format!(
+            "only {} bookings were asked for without Redis: this proves little",
+            within.len()
+        )
+    });
+    let accepted = within
+        .iter()
+        .filter(|one| matches!(one.answer, Answer::Booked(_)) && one.answered_at <= outage.until);
+    let share = accepted.count() as f64 / within.len().max(1) as f64;
+    run.verdict.figure("asked_without_redis", within.len() as f64);
+    run.verdict.figure("accepted_without_redis_percent", share * 100.0);
+    run.verdict.require(share >= run.size.of(0.5, 0.95), || {
+        format!(
+            "{:.0} % of the bookings were accepted while Redis was of no use",
+            share * 100.0
+        )
+    });
+    let times: Vec<f64> = within
+        .iter()
+        .map(|one| (one.answered_at - one.sent_at).num_milliseconds() as f64)
+        .collect();
+    let p99 = percentile(&times, 0.99);
+    run.verdict.figure("booking_without_redis_p99_ms", p99);
+    // A connection that says nothing is given up and made anew twice, for a second each, before a request goes on without.
+    run.verdict.require(p99 <= run.size.of(10_000.0, 3_000.0), || {
+        format!("the p99 of a booking without Redis was {p99:.0} ms")
+    });
 }
 
 async fn limit_memory(redis: &roost_shared::redis::Redis, most: &str) -> Result<()> {

@@ -59,9 +59,16 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         let mut old = std::mem::replace(worker, next);
         let began = Instant::now();
         old.process.signal(Signal::Term);
-        while old.process.exited()?.is_none() && began.elapsed() < 2 * EXIT_LIMIT {
+        let status = loop {
+            let status = old.process.exited()?;
+            if status.is_some() || began.elapsed() >= 2 * EXIT_LIMIT {
+                break status;
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        };
+        run.verdict.require(status.is_some_and(|status| status.success()), || {
+            format!("a worker that was asked to stop ended with {status:?}")
+        });
         exits.push(began.elapsed().as_secs_f64() * 1000.0);
         run.verdict.faults += 1;
     }
@@ -133,6 +140,16 @@ async fn side_by_side(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     audit::drain(testbed, Duration::from_secs(90), &mut run.verdict).await?;
     let took = began.elapsed().as_secs_f64() * 1000.0;
     run.verdict.recovered(&[took], run.size.of(60_000.0, 30_000.0));
+    let burned: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM jobs WHERE kind = 'chaos.newer' AND attempt <> 1)
+              + (SELECT count(*) FROM job_attempts JOIN jobs ON jobs.id = job_id
+                 WHERE kind = 'chaos.newer' AND outcome IN ('lost', 'retry', 'failed'))",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    run.verdict.require(burned == 0, || {
+        format!("{burned} attempts of the newer kind were burned")
+    });
     let pid = i32::try_from(testbed.workers.get(newer).context("no such worker")?.pid())?;
     let done: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM chaos_effects JOIN jobs ON args->>'nonce' = nonce::text WHERE kind = 'chaos.newer' AND pid = $1",

@@ -79,5 +79,18 @@ async fn stale_writes(testbed: &Testbed, run: &mut Run, stopped: &[(u32, DateTim
     });
     run.verdict
         .double(written.unsigned_abs(), "effects written under a lost lease");
+    // They did try: after they woke up, and not because somebody had stopped them before.
+    let (tried, changed): (i64, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM chaos_refused),
+                (SELECT count(*) FROM chaos_refused AS refused JOIN chaos_effects AS effect USING (nonce, fence))",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    run.verdict.figure("stale_writes_refused", tried as f64);
+    run.verdict.require(tried > 0, || {
+        "nobody tried to write under a lost lease: this proves nothing".to_owned()
+    });
+    run.verdict
+        .double(changed.unsigned_abs(), "effects of writes that were refused");
     Ok(())
 }

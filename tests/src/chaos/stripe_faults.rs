@@ -39,6 +39,8 @@ const TOO_LATE: Duration = Duration::from_secs(25);
 const CALLS: [(&str, &str); 3] = [("POST", "/payment_intents"), ("POST", "/confirm"), ("POST", "/capture")];
 const RELEASING: (&str, &str) = ("POST", "/cancel");
 const PAYING_BACK: (&str, &str) = ("POST", "/refunds");
+/// The looks at what became of a call, and the starts of their paths. How many there are depends on what went wrong before.
+const READS: [&str; 2] = ["/v1/payment_intents/", "/v1/refunds"];
 
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let (count, each) = run.size.of((40, 1), (600, 10));
@@ -53,6 +55,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     for call in CALLS {
         plan_faults(testbed, run, call, each, count).await?;
     }
+    let reads = plan_read_faults(testbed, run, each, count).await?;
     let began = Instant::now();
     let mut asked = book(
         &market,
@@ -91,6 +94,11 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     asked.extend(requests);
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
     all_hit(testbed, run).await?;
+    let spoilt = reads - faults_left(testbed, true).await?;
+    run.verdict.faults += spoilt;
+    run.verdict.figure("reads_spoilt", spoilt as f64);
+    run.verdict
+        .require(spoilt > 0, || "no fault hit a GET: this proves little".to_owned());
     run.verdict
         .figure("until_all_settled_seconds", began.elapsed().as_secs_f64());
     run.verdict.figure("bookings", asked.len() as f64);
@@ -143,10 +151,35 @@ async fn plan_faults(
     Ok(())
 }
 
-/// Every fault found its request, or this proves less than it says.
-async fn all_hit(testbed: &Testbed, run: &mut Run) -> Result<()> {
+/// Every kind of fault for the reads, early ones first. How many reads they would spoil.
+async fn plan_read_faults(testbed: &Testbed, run: &mut Run, each: usize, requests: usize) -> Result<u64> {
+    let mut planned = 0;
+    for prefix in READS {
+        let mut kinds: Vec<&str> = KINDS.iter().copied().cycle().take(KINDS.len() * each).collect();
+        kinds.shuffle(&mut run.dice);
+        for kind in kinds {
+            let fault = json!({
+                "match": {"method": "GET", "path_prefix": prefix},
+                "kind": kind, "after": run.dice.random_range(0..requests.max(1)),
+            });
+            planned += 1;
+            testbed.tell_sandbox("/_control/faults", &fault).await?;
+        }
+    }
+    Ok(planned)
+}
+
+/// How many requests, reads or others, the faults still to come would spoil.
+async fn faults_left(testbed: &Testbed, reads: bool) -> Result<u64> {
     let left = testbed.sandbox("/_control/faults").await?;
-    let left = left.as_array().map_or(0, Vec::len);
+    let left = left.as_array().into_iter().flatten();
+    let wanted = left.filter(|fault| (fault["match"]["method"] == "GET") == reads);
+    Ok(wanted.map(|fault| fault["times"].as_u64().unwrap_or(1)).sum())
+}
+
+/// Every fault found its request, or this proves less than it says. Reads apart: see [`READS`].
+async fn all_hit(testbed: &Testbed, run: &mut Run) -> Result<()> {
+    let left = faults_left(testbed, false).await?;
     run.verdict
         .require(left == 0, || format!("{left} faults found no request"));
     Ok(())

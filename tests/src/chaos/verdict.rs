@@ -1,7 +1,7 @@
 //! What a scenario found: one JSON line.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -75,8 +75,12 @@ impl Verdict {
         self.require(count == 0, || format!("{count} doubled: {what}"));
     }
 
-    /// Takes times of recovery in milliseconds; none of them may be above `limit`.
+    /// Takes times of recovery in milliseconds; none of them may be above `limit`. There must be some: a fault that was
+    /// in nothing's way shows nothing.
     pub fn recovered(&mut self, times: &[f64], limit: f64) {
+        self.require(!times.is_empty(), || {
+            "nothing had to recover from any fault: this proves nothing".to_owned()
+        });
         self.recovery_ms = Recovery {
             p50: percentile(times, 0.5).round(),
             p99: percentile(times, 0.99).round(),
@@ -93,10 +97,20 @@ impl Verdict {
         self.figures.insert(name, (value * 10.0).round() / 10.0);
     }
 
-    /// Stops the clock.
+    /// Stops the clock. `limit`: how long all of it may have taken. Debug builds, on machines with other work to do, only
+    /// tell when it took longer.
     #[must_use]
-    pub fn finished(mut self) -> Self {
-        self.seconds = (self.began.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    pub fn finished(mut self, limit: Option<Duration>) -> Self {
+        let took = self.began.elapsed();
+        self.seconds = (took.as_secs_f64() * 10.0).round() / 10.0;
+        if let Some(limit) = limit.filter(|limit| took > *limit) {
+            let late = format!("it took {took:.1?}, longer than {limit:?}");
+            if cfg!(debug_assertions) {
+                eprintln!("{}: {late}", self.scenario);
+            } else {
+                self.violations.push(late);
+            }
+        }
         self
     }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use chrono::TimeDelta;
 use futures::{StreamExt, stream};
 use rand::seq::SliceRandom;
 use roost_shared::{clock::Clock, jobs::catalogue::PruneOutbox};
@@ -14,6 +15,7 @@ use super::{
     Run, audit,
     load::DRAIN_LIMIT,
     market::{Answer, Market},
+    money,
     testbed::{Testbed, WorkerPlan},
 };
 use crate::stripe::signature_header;
@@ -62,11 +64,29 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let settled = began.elapsed().as_secs_f64() * 1000.0;
     let got = summary(testbed, &stormy).await?;
     same(run, &expected, &got, "after a storm of events");
+    money::agrees_with_stripe(testbed, &mut run.verdict).await?;
 
     three_days_later(testbed).await?;
+    audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
+    // The tidying by the worker's clock tells that it has moved: replies are kept for a day.
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM idempotency_keys")
+        .fetch_one(&testbed.pool)
+        .await?;
+    run.verdict.require(kept == 0, || {
+        format!("{kept} replies of three days ago are kept: the clock has not moved")
+    });
     storm(testbed, run, &late).await?;
     let again = summary(testbed, &stormy).await?;
     same(run, &got, &again, "after the same storm three days later");
+    let orderly = summary(testbed, &orderly).await?;
+    same(
+        run,
+        &expected,
+        &orderly,
+        "three days later, though nothing came for them",
+    );
+    money::agrees_with_stripe(testbed, &mut run.verdict).await?;
+    money::books(testbed, &mut run.verdict).await?;
 
     run.verdict.recovered(&[settled], 60_000.0);
     once_each(testbed, run, events.len() + late.len()).await?;
@@ -144,13 +164,20 @@ async fn storm(testbed: &Testbed, run: &mut Run, events: &[Value]) -> Result<()>
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await
 }
 
-/// Everything that is on record becomes three days older, and the hourly tidying comes by.
-async fn three_days_later(testbed: &Testbed) -> Result<()> {
-    let age = "UPDATE stripe_events SET received_at = received_at - interval '72 hours', handled_at = handled_at - interval '72 hours';
-         UPDATE idempotency_keys SET created_at = created_at - interval '72 hours';
-         UPDATE effects SET first_sent_at = first_sent_at - interval '72 hours', updated_at = updated_at - interval '72 hours';
-         UPDATE jobs SET finished_at = finished_at - interval '72 hours' WHERE state = 'succeeded';";
-    sqlx::raw_sql(age).execute(&testbed.pool).await?;
+/// The clocks of the worker and of Stripe move on by three days, and the hourly tidying comes by.
+async fn three_days_later(testbed: &mut Testbed) -> Result<()> {
+    let worker = testbed.workers.pop().context("no worker")?;
+    // Asks it to stop, and waits.
+    tokio::task::spawn_blocking(move || drop(worker)).await?;
+    let seconds = TimeDelta::hours(72).num_seconds();
+    testbed
+        .tell_sandbox("/_control/clock/advance", &json!({"seconds": seconds}))
+        .await?;
+    testbed.start_worker(&WorkerPlan {
+        clock_offset: seconds,
+        ..WorkerPlan::own()
+    })?;
+    testbed.workers_ready().await?;
     let mut tx = testbed.db()?.begin().await?;
     tx.enqueue(&PruneOutbox {});
     tx.commit().await?;

@@ -1,6 +1,7 @@
 //! Operators who leave, change their role or forget their password: what the real program does about it, at once.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use roost_shared::operators::{Role, audit};
 use roost_tests::ops::{Dashboard, PASSWORD};
@@ -43,11 +44,20 @@ async fn an_operator_who_leaves_is_out_at_once_and_may_come_back() {
     browser.get("/ops").await.is(200);
     let run = async |command: &str, whom: &str| roost_api_ops(&world, &[command, "--email", whom], "").await;
 
+    let live = reqwest::Client::new()
+        .get(format!("{}/ops/live", ops.base))
+        .header("cookie", &browser.cookie);
+    let live = live.send().await.unwrap();
+    assert_eq!(live.status(), 200);
+
     // As somebody types it.
     let (done, said) = run("disable", " Viewer@ops.example.com").await;
     assert!(done && said.contains("is kept out"), "{said}");
     assert_eq!(browser.get("/ops").await.is(303).location, "/ops/login");
     ops.signs_in(VIEWER, PASSWORD, "").await.is(401);
+    // What they were looking at ends as well, long before it would by itself.
+    let rest = tokio::time::timeout(Duration::from_secs(90), live.bytes()).await;
+    rest.expect("the live overview goes on").unwrap();
     let (_, listed) = roost_api_ops(&world, &["list"], "").await;
     assert!(
         listed.starts_with("viewer") && listed.contains(VIEWER) && listed.contains("disabled since"),

@@ -309,6 +309,7 @@ async fn alarm(testbed: &Testbed, run: &mut Run, expected: Alarm) -> Result<()> 
 }
 
 /// From when to when Redis was of no use.
+#[derive(Clone, Copy)]
 struct Outage {
     from: DateTime<Utc>,
     until: DateTime<Utc>,

@@ -143,7 +143,8 @@ async fn an_action_whose_job_ends_half_way_is_told_as_stopped_and_goes_on_with_a
         list.is_silent_about("is running");
     }
     let retry = format!("/ops/jobs/{}/retry", lease.job_id);
-    admin.post(&retry, &[]).await.is(303);
+    admin.post(&retry, &[]).await.is(422);
+    admin.post(&retry, &[("reason", "the outage is over")]).await.is(303);
     let again = admin.get(&page).await.is(200);
     again.says("<span class=\"badge running\">running</span>");
     world.start_worker();

@@ -28,7 +28,9 @@ const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 pub struct Browser {
     session: String,
     http: reqwest::Client,
-    _driver: Child,
+    driver: Child,
+    /// What the browser and its driver keep while they run; they leave it behind.
+    files: PathBuf,
 }
 
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
@@ -75,8 +77,12 @@ impl Browser {
             return None;
         };
         let port = free_port(None).unwrap();
+        // Chromium makes a socket in it, whose path has to be short.
+        let files = std::env::temp_dir().join(format!("roost-browser-{port}"));
+        std::fs::create_dir_all(&files).unwrap();
         let mut child = Command::new(driver)
             .arg(format!("--port={port}"))
+            .env("TMPDIR", &files)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -107,7 +113,8 @@ impl Browser {
         Some(Self {
             session: format!("{base}/session/{id}"),
             http,
-            _driver: child,
+            driver: child,
+            files,
         })
     }
 
@@ -247,8 +254,16 @@ impl Browser {
     }
 
     /// Closes the window and the browser.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
         self.http.delete(&self.session).send().await.unwrap();
+        self.driver.kill().await.unwrap();
+        // A process that is just ending may still write.
+        let gone = async {
+            while std::fs::remove_dir_all(&self.files).is_err() && self.files.exists() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
     }
 }
 

@@ -14,7 +14,7 @@ use roost_shared::jobs::presence::{self, Standing};
 use roost_shared::jobs::relay::Head;
 use roost_shared::jobs::{self, JobState, MAX_DEPTH, Queue, Transport, Waiting, batches, overview, pressure, relay};
 use roost_shared::redis::Redis;
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -336,14 +336,7 @@ impl Relay {
     /// is none of any more stays, at zero.
     async fn report_kinds(&mut self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
         let states = JobState::ALL.into_iter();
-        // Where most jobs are of one kind and state, the planner expects to find ten thousand of any pair soon, and reads
-        // the whole table for each pair that there are fewer of. The index answers all of it within two milliseconds.
-        let mut tx = db.begin().await?;
-        sqlx::raw_sql("SET LOCAL enable_seqscan = off")
-            .execute(&mut *tx)
-            .await?;
-        let counts = overview::counts(&mut tx, states.filter(|state| *state != JobState::Succeeded)).await?;
-        tx.commit().await?;
+        let counts = overview::counts(db, states.filter(|state| *state != JobState::Succeeded)).await?;
         self.counted.values_mut().for_each(|count| *count = 0);
         self.counted
             .extend(counts.into_iter().map(|one| ((one.kind, one.state), one.count)));

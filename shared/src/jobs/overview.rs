@@ -4,7 +4,7 @@
 //! Every number is bounded in what it reads: counts stop at [`COUNTED`], durations are of the newest attempts.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 
 use super::list::kinds_present;
 use super::state::JobState;
@@ -37,7 +37,13 @@ pub async fn counts(
 ) -> Result<Vec<KindState>, sqlx::Error> {
     let kinds = kinds_present(&mut *conn).await?;
     let states: Vec<String> = states.into_iter().map(|state| state.name().to_owned()).collect();
-    sqlx::query_as!(
+    // Where most jobs are of one kind and state, the planner expects to find ten thousand of any pair soon, and reads the
+    // whole table for each pair that there are fewer of. The index answers all of it within two milliseconds.
+    let mut tx = conn.begin().await?;
+    sqlx::raw_sql("SET LOCAL enable_seqscan = off")
+        .execute(&mut *tx)
+        .await?;
+    let counts = sqlx::query_as!(
         KindState,
         r#"SELECT k AS "kind!", s AS "state!", counted.count AS "count!"
            FROM unnest($1::text[]) AS k CROSS JOIN unnest($2::text[]) AS s
@@ -47,8 +53,10 @@ pub async fn counts(
         &states,
         COUNTED
     )
-    .fetch_all(conn)
-    .await
+    .fetch_all(&mut *tx)
+    .await?;
+    tx.commit().await?;
+    Ok(counts)
 }
 
 /// A queue.

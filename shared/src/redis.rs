@@ -91,12 +91,13 @@ fn tcp_settings() -> TcpSettings {
     settings
 }
 
+/// One attempt to connect a command: who asks goes on without Redis, and the pause before a second attempt, a second long,
+/// would be the caller's.
 fn manager_config(response_timeout: Duration) -> ConnectionManagerConfig {
     ConnectionManagerConfig::new()
         .set_connection_timeout(Some(Duration::from_secs(1)))
         .set_response_timeout(Some(response_timeout))
-        .set_number_of_retries(1)
-        .set_max_delay(Duration::from_secs(1))
+        .set_number_of_retries(0)
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -359,8 +359,8 @@ fn went_on(run: &mut Run, asked: &[Asked], outage: Outage) {
         .collect();
     let p99 = percentile(&times, 0.99);
     run.verdict.figure("booking_without_redis_p99_ms", p99);
-    // A connection that says nothing is given up and made anew twice, for a second each, before a request goes on without.
-    run.verdict.require(p99 <= run.size.of(10_000.0, 3_000.0), || {
+    // Who asks while the connection is lost waits for a reply for half a second, for each of the few things that it asks.
+    run.verdict.require(p99 <= run.size.of(10_000.0, 2_000.0), || {
         format!("the p99 of a booking without Redis was {p99:.0} ms")
     });
 }

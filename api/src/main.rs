@@ -2,11 +2,6 @@
 
 use clap::Parser;
 
-/// Requests and jobs make and drop many small values in several threads: with it a search costs a quarter less time than
-/// with the C library's, and half the memory stays.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Of each thread. GraphQL resolves fields within fields, and a build that is not optimised needs more for it than
 /// the usual 2 MiB; only what is used is taken from memory.
 const STACK_BYTES: usize = 16 * 1024 * 1024;

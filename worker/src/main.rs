@@ -7,10 +7,6 @@ use roost_worker::{Command, Options, Worker, cli, healthcheck, jobs, serve_metri
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// As in the API: many small values in several threads.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> anyhow::Result<()> {
     // async-stripe's generated deserializers take over a megabyte of stack in a debug build.
     let runtime = tokio::runtime::Builder::new_multi_thread()

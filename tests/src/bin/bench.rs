@@ -6,10 +6,6 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use roost_tests::bench::{self, Part, Plan};
 
-/// That of the programs: the bare handler and the worker of the benchmark are held against them.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measures Roost's speed and size on private servers: one JSON line a figure on standard output, a table at the end.
 ///
 /// DATABASE_URL (an owner who may create databases) and REDIS_URL, when set, are used instead of private servers. Exits

@@ -19,8 +19,9 @@ use crate::etag;
 use crate::idempotency::Idempotency;
 use crate::page::PageRequest;
 use crate::rest::properties::PropertiesApi;
+use crate::rest::properties::input::{NewProperty, PropertyPatch};
 use crate::rest::properties::search::SearchQuery;
-use crate::rest::properties::view::{NewProperty, PropertyPatch, PropertyView};
+use crate::rest::properties::view::PropertyView;
 use crate::rest::users::PublicProfile;
 
 /// What can be read of properties.

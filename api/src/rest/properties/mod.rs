@@ -1,5 +1,6 @@
 //! Properties: listing, finding, changing and archiving them.
 
+pub(crate) mod input;
 mod limits;
 pub(crate) mod search;
 pub(crate) mod view;
@@ -17,8 +18,9 @@ use roost_shared::properties::rules::Violation;
 use roost_shared::properties::{self, Property, PropertyError, public_json};
 use uuid::Uuid;
 
+use self::input::{NewProperty, PropertyPatch};
 use self::search::SearchQuery;
-use self::view::{NewProperty, PropertyPatch, PropertyView};
+use self::view::PropertyView;
 use super::Tag;
 use super::several::Several;
 use super::users::NoContent;

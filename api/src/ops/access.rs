@@ -6,6 +6,7 @@ use askama::Template;
 use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 use poem::web::{Data, Html};
 use poem::{FromRequest, IntoResponse, Request, RequestBody, Response, handler};
+use roost_shared::jobs::actions::By;
 use roost_shared::operators::audit::{self, Entry};
 use roost_shared::operators::sessions::{self, Session};
 use roost_shared::operators::{self, Operator, Role};
@@ -114,10 +115,13 @@ pub struct Submission {
 }
 
 impl Submission {
-    /// The reason, if one was given.
+    /// Who sent it, and the reason if one was given.
     #[must_use]
-    pub fn reason(&self) -> Option<&str> {
-        self.form.get("reason")
+    pub fn by(&self) -> By<'_> {
+        By {
+            actor: &self.signed.operator().email,
+            reason: self.form.get("reason"),
+        }
     }
 }
 

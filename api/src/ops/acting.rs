@@ -3,7 +3,7 @@
 use poem::http::{StatusCode, header};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
-use roost_shared::jobs::actions::{self, By, JobAction};
+use roost_shared::jobs::actions::{self, JobAction};
 use roost_shared::jobs::{inspect, inspections};
 use roost_shared::operators::Role;
 use uuid::Uuid;
@@ -53,12 +53,8 @@ pub async fn act(
     let action = JobAction::by_name(&action).ok_or(Fault::NotFound("action"))?;
     submission.signed.require(role_for(action))?;
     let id = job_id(&id)?;
-    let by = By {
-        actor: &submission.signed.operator().email,
-        reason: submission.reason(),
-    };
     let mut tx = state.db.begin().await?;
-    let now = actions::act(&mut tx, id, action, by).await?;
+    let now = actions::act(&mut tx, id, action, submission.by()).await?;
     tx.commit().await?;
     let path = if action == JobAction::Delete {
         "/ops/jobs".to_owned()
@@ -72,15 +68,11 @@ pub async fn act(
 pub async fn ask(state: Data<&AppState>, Path(id): Path<String>, submission: Submission) -> Result<Response, Fault> {
     submission.signed.require(Role::Operator)?;
     let id = job_id(&id)?;
-    let by = By {
-        actor: &submission.signed.operator().email,
-        reason: submission.reason(),
-    };
     let detail = inspect::inspect(state.db.pool(), id)
         .await?
         .ok_or(Fault::NotFound("job"))?;
     let mut tx = state.db.begin().await?;
-    inspections::ask(&mut tx, &detail, by).await?;
+    inspections::ask(&mut tx, &detail, submission.by()).await?;
     tx.commit().await?;
     Ok(back(
         &format!("/ops/jobs/{id}"),
@@ -94,12 +86,8 @@ pub async fn edit(state: Data<&AppState>, Path(id): Path<String>, submission: Su
     let id = job_id(&id)?;
     let text = submission.form.get("args").unwrap_or_default();
     let args = serde_json::from_str(text).map_err(|error| Fault::Bad(format!("The arguments are no JSON: {error}")))?;
-    let by = By {
-        actor: &submission.signed.operator().email,
-        reason: submission.reason(),
-    };
     let mut tx = state.db.begin().await?;
-    actions::edit_args(&mut tx, id, &args, by).await?;
+    actions::edit_args(&mut tx, id, &args, submission.by()).await?;
     tx.commit().await?;
     Ok(back(
         &format!("/ops/jobs/{id}"),
@@ -119,12 +107,8 @@ pub async fn queue(
         "resume" => false,
         _ => return Err(Fault::NotFound("action")),
     };
-    let by = By {
-        actor: &submission.signed.operator().email,
-        reason: submission.reason(),
-    };
     let mut tx = state.db.begin().await?;
-    actions::set_paused(&mut tx, &name, paused, by).await?;
+    actions::set_paused(&mut tx, &name, paused, submission.by()).await?;
     tx.commit().await?;
     let word = if paused {
         "Paused: workers stop taking its jobs within two seconds."
@@ -141,12 +125,8 @@ pub async fn schedule(
     submission: Submission,
 ) -> Result<Response, Fault> {
     submission.signed.require(Role::Operator)?;
-    let by = By {
-        actor: &submission.signed.operator().email,
-        reason: submission.reason(),
-    };
     let mut tx = state.db.begin().await?;
-    actions::run_schedule(&mut tx, &name, by).await?;
+    actions::run_schedule(&mut tx, &name, submission.by()).await?;
     tx.commit().await?;
     Ok(back("/ops/schedules", "It fires within five seconds, once."))
 }

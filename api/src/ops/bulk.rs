@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use poem::http::{StatusCode, header};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
-use roost_shared::jobs::actions::{self, ActionError, By, JobAction};
+use roost_shared::jobs::actions::{self, ActionError, JobAction};
 use roost_shared::jobs::bulk::{self, BulkAction};
 use roost_shared::jobs::inspect;
 use roost_shared::jobs::kinds;
@@ -144,15 +144,11 @@ pub async fn begin(state: Data<&AppState>, submission: Submission) -> Result<Res
     let form = &submission.form;
     let action = action_of(form)?;
     submission.signed.require(role_for(action))?;
-    let by = By {
-        actor: &submission.signed.operator().email,
-        reason: submission.reason(),
-    };
     if let Some(query) = form.all("filter").next().filter(|_| form.get("all").is_some()) {
         let filter = filter::read(&Params::parse(query.as_bytes()), state.clock.now())?;
         let expected = form.parsed("expected")?.unwrap_or(0);
         let mut tx = state.db.begin().await?;
-        let id = bulk::begin(&mut tx, &filter, action, expected, by).await?;
+        let id = bulk::begin(&mut tx, &filter, action, expected, submission.by()).await?;
         tx.commit().await?;
         return Ok(Response::builder()
             .status(StatusCode::SEE_OTHER)
@@ -162,7 +158,7 @@ pub async fn begin(state: Data<&AppState>, submission: Submission) -> Result<Res
     let (mut done, mut refused) = (0, 0);
     for id in ticked_ids(form)? {
         let mut tx = state.db.begin().await?;
-        match actions::act(&mut tx, id, action, by).await {
+        match actions::act(&mut tx, id, action, submission.by()).await {
             Ok(_) => {
                 tx.commit().await?;
                 done += 1;
@@ -230,12 +226,8 @@ pub async fn page(
 pub async fn stop(state: Data<&AppState>, Path(id): Path<String>, submission: Submission) -> Result<Response, Fault> {
     submission.signed.require(Role::Operator)?;
     let id = bulk_id(&id)?;
-    let by = By {
-        actor: &submission.signed.operator().email,
-        reason: submission.reason(),
-    };
     let mut tx = state.db.begin().await?;
-    bulk::stop(&mut tx, id, by).await?;
+    bulk::stop(&mut tx, id, submission.by()).await?;
     tx.commit().await?;
     Ok(super::acting::back(
         &format!("/ops/bulk/{id}"),

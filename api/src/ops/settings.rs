@@ -2,7 +2,6 @@
 
 use poem::web::{Data, Path};
 use poem::{Response, handler};
-use roost_shared::jobs::actions::By;
 use roost_shared::jobs::schedules::{self, ScheduleSettings};
 use roost_shared::jobs::settings::{self, Limits, QueueSettings, WorkerWish};
 use roost_shared::operators::Role;
@@ -19,15 +18,6 @@ const SECONDS_OF_A_DAY: i32 = 86_400;
 pub(super) const KEEPER: Role = Role::Admin;
 /// The least role for the rest.
 pub(super) const SETTER: Role = Role::Operator;
-
-impl Submission {
-    fn by(&self) -> By<'_> {
-        By {
-            actor: &self.signed.operator().email,
-            reason: self.reason(),
-        }
-    }
-}
 
 fn number(form: &Params, name: &'static str) -> Result<i32, Fault> {
     form.parsed(name)?

@@ -76,9 +76,8 @@ async fn one_night(market: &Market, run: &mut Run) -> Result<()> {
         counts.get(&201) == Some(&1) && counts.get(&409) == Some(&(guests as u64 - 1)) && counts.len() == 2,
         || format!("{guests} requests for one night were answered {counts:?}"),
     );
-    run.verdict.require(seconds <= run.size.of(20.0, 5.0), || {
-        format!("{guests} requests for one night took {seconds:.1} s")
-    });
+    run.verdict
+        .in_time(seconds * 1000.0, 5_000.0, "asking all at once for one night");
     run.verdict.figure("one_night_requests", guests as f64);
     run.verdict.figure("one_night_seconds", seconds);
     run.verdict.figure("one_night_p99_ms", latency(&asked, 409, 0.99));

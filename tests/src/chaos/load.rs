@@ -65,7 +65,7 @@ impl Load {
         let (asked, nonces) = (self.booking.await??, self.marking.await??);
         audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
         let took = back.elapsed().as_secs_f64() * 1000.0;
-        run.verdict.recovered(&[took], run.size.of(30_000.0, 15_000.0));
+        run.verdict.recovered(&[took], 15_000.0);
         everything_is_there(testbed, run, &asked, &nonces, answers).await?;
         Ok(asked)
     }

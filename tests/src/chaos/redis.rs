@@ -25,14 +25,16 @@ const WITHOUT_REDIS: [u16; 2] = [201, 401];
 /// Jobs that come in right before a flush.
 const MORE: usize = 500;
 /// By then every worker tells how Redis is.
-const ALARM_LIMIT: Duration = Duration::from_secs(15);
+const ALARM_LIMIT: Duration = Duration::from_secs(30);
 
 /// FLUSHALL while many jobs wait, some of them in Redis.
 pub async fn flush(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let (pending, flushes, workers) = run.size.of((3_000_usize, 2_u32, 2), (100_000, 5, 4));
     testbed.start_api().await?;
     let market = Market::open(testbed, 10, 2).await?;
-    let mut nonces = jobs::enqueue(&testbed.db()?, pending, |_| 2).await?;
+    // Fewer are done in a moment the longer they take.
+    let hold_ms = run.size.of(20, 2);
+    let mut nonces = jobs::enqueue(&testbed.db()?, pending, |_| hold_ms).await?;
     published_as_far_as_there_is_room(testbed).await?;
     for _ in 0..workers {
         testbed.start_worker(&WorkerPlan {
@@ -59,7 +61,7 @@ pub async fn flush(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         // So many that all of them fit into Redis. Were there more, the last that came in would have got there past
         // others, and would be published again after these.
         if queued(testbed).await? + MORE <= MAX_DEPTH {
-            nonces.extend(jobs::enqueue(&testbed.db()?, MORE, |_| 2).await?);
+            nonces.extend(jobs::enqueue(&testbed.db()?, MORE, |_| hold_ms).await?);
         }
         waiting.push(queued(testbed).await?);
         let flushed = forget(testbed).await?;
@@ -143,7 +145,7 @@ async fn forget(testbed: &Testbed) -> Result<Flushed> {
         anyhow::Ok(due + active)
     };
     // Publishing follows the commit.
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + DRAIN_LIMIT;
     while depth().await? == 0 && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -360,9 +362,7 @@ fn went_on(run: &mut Run, asked: &[Asked], outage: Outage) {
     let p99 = percentile(&times, 0.99);
     run.verdict.figure("booking_without_redis_p99_ms", p99);
     // Who asks while the connection is lost waits for a reply for half a second, for each of the few things that it asks.
-    run.verdict.require(p99 <= run.size.of(10_000.0, 3_000.0), || {
-        format!("the p99 of a booking without Redis was {p99:.0} ms")
-    });
+    run.verdict.in_time(p99, 3_000.0, "the p99 of a booking without Redis");
 }
 
 async fn limit_memory(redis: &roost_shared::redis::Redis, most: &str) -> Result<()> {

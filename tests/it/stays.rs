@@ -54,6 +54,75 @@ async fn what_is_over_is_neither_called_off_nor_changed_nor_begun() {
 }
 
 #[tokio::test]
+async fn a_stay_that_is_over_is_neither_approved_nor_confirmed() {
+    let world = World::start().await;
+    let host = world.host().await;
+    let at_once = world.lists(&host, json!({})).await;
+    let on_request = world.lists(&host, json!({"instant_book": false})).await;
+    // By day, so that it is the same one at the property for a while.
+    let now = world.clock.now();
+    let noon = (now.date_naive() + chrono::Days::new(1)).and_hms_opt(12, 0, 0).unwrap();
+    world.pass(noon.and_utc() - now).await;
+    let guest = world.guest().await;
+    let (today, tomorrow) = (world.day(0), world.day(1));
+    let requested = world.books(&guest, on_request, today, tomorrow, "pm_card_visa").await;
+    let requested = id_of(&requested.expect(201));
+    world.run_jobs().await;
+    let asked = world.booking(&guest, requested).await;
+    assert_eq!(asked["state"], "pending_approval");
+    // The host has until midnight in Berlin.
+    let until = asked["approval_expires_at"].as_str().unwrap();
+    assert!(until.starts_with(&format!("{today}T2")), "{until}");
+
+    set_paused(&world, "confirmation", true).await;
+    let booked = world.books(&guest, at_once, today, tomorrow, "pm_card_visa").await;
+    let booked = id_of(&booked.expect(201));
+    world
+        .eventually("the card is authorised", async || {
+            world.payment(&guest, booked).await["state"] == "authorized"
+        })
+        .await;
+    let (host, guest) = {
+        world.pass(TimeDelta::hours(13)).await;
+        (
+            world.login(&host.email, PASSWORD).await,
+            world.login(&guest.email, PASSWORD).await,
+        )
+    };
+    let approve = world.post(&format!("/bookings/{requested}/approve"), json!({}));
+    approve.by(&host).send().await.refused(409, "stay_over");
+    set_paused(&world, "confirmation", false).await;
+    // Their times were set by a clock that was ahead already, so they are not due by Postgres'.
+    sqlx::query("UPDATE jobs SET run_at = now() WHERE kind = 'booking.expire_hold' AND state = 'scheduled'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    for booking in [requested, booked] {
+        world
+            .eventually("it ends", async || {
+                world.booking(&guest, booking).await["state"] == "expired"
+            })
+            .await;
+    }
+    world.run_jobs().await;
+    for booking in [requested, booked] {
+        let record = world.at_stripe(booking).await;
+        assert_eq!((record.status, record.captured), ("canceled", 0));
+    }
+    assert_eq!(world.ledger().await, []);
+}
+
+async fn set_paused(world: &World, queue: &str, paused: bool) {
+    sqlx::query("UPDATE queues SET paused = $2 WHERE name = $1")
+        .bind(queue)
+        .bind(paused)
+        .execute(world.pool())
+        .await
+        .unwrap();
+    world.workers_heed().await;
+}
+
+#[tokio::test]
 async fn a_stay_is_completed_once_its_last_day_is_over_everywhere() {
     let world = World::start().await;
     let (host, guest, booking) = a_stay(&world).await;

@@ -20,7 +20,7 @@ use crate::reviews;
 /// [`BookingError::StayOver`].
 pub fn ensure_not_over(booking: &Booking, now: DateTime<Utc>) -> Result<(), BookingError> {
     let bound = matches!(booking.state, BookingState::Confirmed | BookingState::CheckedIn);
-    if bound && property_today(now, booking.zone()) >= booking.check_out {
+    if bound && booking.is_over(now) {
         return Err(BookingError::StayOver(booking.check_out));
     }
     Ok(())

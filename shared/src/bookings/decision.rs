@@ -1,5 +1,6 @@
 //! From held to bound or released: what the authorised card, the host's word or the clock decide.
 
+use chrono::NaiveTime;
 use uuid::Uuid;
 
 use super::request::taken_nights;
@@ -14,9 +15,10 @@ use crate::jobs::catalogue::{CapturePayment, ExpireHold, MailKind, SendMail, Voi
 use crate::notifications::{self, Event};
 use crate::payments::{self, Payment, PaymentState};
 use crate::properties::lock_terms;
+use crate::properties::stay::instant;
 
 /// Takes an authorised booking on: confirmed, or to the host's decision. One whose hold ran out gets its nights
-/// back if they are free; otherwise its payment is released. Doing it again changes nothing.
+/// back if they are free; otherwise, or if the stay is over, its payment is released. Doing it again changes nothing.
 ///
 /// # Errors
 /// See [`BookingError`].
@@ -33,25 +35,14 @@ pub async fn confirm(tx: &mut Tx, booking_id: Uuid) -> Result<(), BookingError> 
     let Some(payment) = payment.filter(Payment::may_be_captured) else {
         return Ok(());
     };
-    match booking.state.when_authorized() {
-        Authorized::GoesOn => {}
+    let refusal = match booking.state.when_authorized() {
+        Authorized::GoesOn | Authorized::GoesOnIfFree if booking.is_over(tx.now()) => {
+            Some("the stay was over before it could be confirmed")
+        }
+        Authorized::GoesOn => None,
         Authorized::GoesOnIfFree => {
-            if taken_nights(tx, property_id, booking.stay()).await?.is_some() {
-                note_refusal(
-                    tx,
-                    &booking,
-                    "confirmed",
-                    Actor::System,
-                    "the nights were given to somebody else",
-                )
-                .await?;
-                tx.enqueue(&VoidPayment { payment_id: payment.id });
-                tx.enqueue(&SendMail {
-                    mail: MailKind::PaymentTooLate,
-                    subject_id: booking_id,
-                });
-                return Ok(());
-            }
+            let taken = taken_nights(tx, property_id, booking.stay()).await?;
+            taken.map(|_| "the nights were given to somebody else")
         }
         // A request to book that is being decided, or a booking that is confirmed already.
         Authorized::Nothing => return Ok(()),
@@ -59,6 +50,18 @@ pub async fn confirm(tx: &mut Tx, booking_id: Uuid) -> Result<(), BookingError> 
             tx.enqueue(&VoidPayment { payment_id: payment.id });
             return Ok(());
         }
+    };
+    if let Some(reason) = refusal {
+        note_refusal(tx, &booking, "confirmed", Actor::System, reason).await?;
+        tx.enqueue(&VoidPayment { payment_id: payment.id });
+        // A hold has a mail of its own when it ends.
+        if booking.state != BookingState::Held {
+            tx.enqueue(&SendMail {
+                mail: MailKind::PaymentTooLate,
+                subject_id: booking_id,
+            });
+        }
+        return Ok(());
     }
     if booking.instant_book {
         bind(tx, &booking, &payment, Transition::Confirm, Actor::System).await
@@ -102,7 +105,9 @@ async fn bind(
 }
 
 async fn await_approval(tx: &mut Tx, booking: &Booking, payment: &Payment) -> Result<(), BookingError> {
-    let by_time = tx.now() + APPROVAL;
+    // Nobody can be a guest any more on the day of departure.
+    let over = instant(booking.check_out, NaiveTime::MIN, booking.zone());
+    let by_time = over.min(tx.now() + APPROVAL);
     let until = payment
         .capture_before
         .map_or(by_time, |lapses| by_time.min(lapses - CAPTURE_MARGIN));
@@ -129,6 +134,9 @@ async fn await_approval(tx: &mut Tx, booking: &Booking, payment: &Payment) -> Re
 /// See [`BookingError`].
 pub async fn approve(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<Booking, BookingError> {
     let booking = of_host(tx, booking_id, user_id).await?;
+    if booking.state == BookingState::PendingApproval && booking.is_over(tx.now()) {
+        return Err(BookingError::StayOver(booking.check_out));
+    }
     let payment = payments::latest_of(tx.conn(), booking_id).await?;
     let in_time = booking.approval_expires_at.is_none_or(|until| tx.now() < until);
     let Some(payment) = payment.filter(|payment| payment.may_be_captured() && in_time) else {

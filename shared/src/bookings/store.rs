@@ -13,7 +13,7 @@ use crate::money::Currency;
 use crate::payments::PaymentState;
 use crate::properties::CancellationPolicy;
 use crate::properties::pricing::PriceLine;
-use crate::properties::stay::Stay;
+use crate::properties::stay::{Stay, property_today};
 
 /// A booking as it stands.
 #[derive(Clone, Debug)]
@@ -83,6 +83,12 @@ impl Booking {
     #[must_use]
     pub fn zone(&self) -> chrono_tz::Tz {
         self.time_zone.parse().unwrap_or(chrono_tz::UTC)
+    }
+
+    /// Whether its last day has come at the property.
+    #[must_use]
+    pub fn is_over(&self, now: DateTime<Utc>) -> bool {
+        property_today(now, self.zone()) >= self.check_out
     }
 
     /// What a cancellation is judged by.

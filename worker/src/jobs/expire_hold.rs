@@ -53,8 +53,9 @@ impl Handler for ExpireHold {
         }
         drop(connection);
         if payment.release_started_at.is_none() {
-            // Authorised in time, only not confirmed yet.
-            if payment.state == PaymentState::Authorized && booking.state == BookingState::Held {
+            // Authorised in time, only not confirmed yet; as long as there are nights to confirm.
+            let waits = payment.state == PaymentState::Authorized && booking.state == BookingState::Held;
+            if waits && !booking.is_over(ctx.clock().now()) {
                 confirm(ctx, &lease, &booking).await?;
                 let pause = Duration::from_secs(2)..Duration::from_secs(600);
                 return Err(JobError::wait(overdue, pause));

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool};
 
 use super::pgbench::Pgbench;
 use crate::services::{
-    Durability, Instance, Services, free_port,
+    Durability, Instance, Services, free_address,
     process::{Process, Signal, log_tail, open_log},
     random_hex, workspace_root,
 };
@@ -335,8 +335,4 @@ fn processor_seconds(pid: u32) -> Result<f64> {
         let part: f64 = part.parse().with_context(|| format!("ps says {text:?}"))?;
         Ok(sum * 60.0 + part)
     })
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(SocketAddr::from(([127, 0, 0, 1], free_port(None)?)))
 }

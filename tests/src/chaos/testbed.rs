@@ -16,7 +16,7 @@ use sqlx::PgPool;
 
 use super::{jobs, proxy::Proxy};
 use crate::services::{
-    Durability, Instance, Services, free_port,
+    Durability, Instance, Services, free_address,
     process::{Process, Signal, log_tail, open_log},
     random_hex, workspace_root,
 };
@@ -426,8 +426,4 @@ fn folder_of_binaries() -> Result<PathBuf> {
     Ok(folder
         .context("chaos is not built: run cargo build --workspace")?
         .to_owned())
-}
-
-fn free_address() -> Result<SocketAddr> {
-    Ok(SocketAddr::from(([127, 0, 0, 1], free_port(None)?)))
 }

@@ -6,12 +6,13 @@
 use std::{
     fs::{self, File},
     io::{Seek, Write},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{self as std_process, Command},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rand::Rng;
 
 mod place;
 mod postgres;
@@ -318,14 +319,24 @@ pub fn workspace_root() -> Result<PathBuf> {
         .with_context(|| format!("{} is not inside a clone of Roost", here.display()))
 }
 
+/// Below those that Linux and macOS give to outgoing connections: one of these could take the port of a server that is
+/// about to start, or that is down for a moment.
+const SERVER_PORTS: std::ops::Range<u16> = 20_000..32_000;
+
 /// A port of 127.0.0.1 that is free now, the preferred one if that is.
 pub fn free_port(preferred: Option<u16>) -> Result<u16> {
-    let bind = |port| TcpListener::bind(("127.0.0.1", port)).and_then(|listener| listener.local_addr());
-    let address = match preferred.map(bind) {
-        Some(Ok(address)) => address,
-        _ => bind(0).context("looking for a free port")?,
-    };
-    Ok(address.port())
+    let mut dice = rand::rng();
+    let drawn = std::iter::repeat_with(|| dice.random_range(SERVER_PORTS)).take(1_000);
+    preferred
+        .into_iter()
+        .chain(drawn)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .context("looking for a free port")
+}
+
+/// An address with a [`free_port`].
+pub fn free_address() -> Result<SocketAddr> {
+    Ok(SocketAddr::from(([127, 0, 0, 1], free_port(None)?)))
 }
 
 /// 128 random bits, for names and passwords.

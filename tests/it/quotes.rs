@@ -1,7 +1,8 @@
-//! What a stay costs, and that it costs so later.
+//! What a stay costs and how it can be cancelled, and that both are so later.
 
 use chrono::Duration;
 use roost_tests::app::TestApp;
+use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -96,6 +97,49 @@ async fn a_booking_with_the_token_costs_what_was_quoted() {
         .send()
         .await
         .refused(422, "quote_expired");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_booking_with_the_token_is_cancelled_by_the_policy_that_was_quoted() {
+    let world = World::start().await;
+    let (host, guest) = (world.host().await, world.guest().await);
+    let flats = [world.lists(&host, json!({})).await, world.lists(&host, json!({})).await];
+    // So near that the day to think it over is not given.
+    let quote = world
+        .post("/quotes", stay(&world, flats[0], 5, 7))
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(quote["cancellation_policy"], "flexible");
+    for flat in flats {
+        world
+            .patch(&format!("/properties/{flat}"), json!({"cancellation_policy": "firm"}))
+            .by(&host)
+            .send()
+            .await
+            .expect(200);
+    }
+    let total = &quote["total_minor"];
+    for (flat, token, policy, comes_back) in [
+        (flats[0], &quote["token"], "flexible", total),
+        (flats[1], &Value::Null, "firm", &json!(0)),
+    ] {
+        let mut body = stay(&world, flat, 5, 7);
+        body["payment_method"] = json!("pm_card_visa");
+        body["quote_token"] = token.clone();
+        let booking = world.post("/bookings/", body).by(&guest).send().await.expect(201);
+        assert_eq!(booking["cancellation_policy"], policy);
+        world.run_jobs().await;
+        let id = id_of(&booking);
+        let read = world.booking(&guest, id).await;
+        assert_eq!(
+            (&read["state"], &read["cancellation_policy"]),
+            (&json!("confirmed"), &json!(policy))
+        );
+        let path = format!("/bookings/{id}/cancellation-quote");
+        let cancelling = world.get(&path).by(&guest).send().await.expect(200);
+        assert_eq!(&cancelling["refund_minor"], comes_back, "{cancelling}");
+    }
 }
 
 #[tokio::test]

@@ -14,8 +14,8 @@ pub struct QuoteMutations;
 
 #[Object]
 impl QuoteMutations {
-    /// Price a stay: says what it costs, line by line, and promises it for 15 minutes. Needs no account, reserves
-    /// nothing and keeps nothing
+    /// Price a stay: says what it costs, line by line, and what a guest who cancels gets back, and promises both for
+    /// 15 minutes. Needs no account, reserves nothing and keeps nothing
     #[graphql(complexity = "CHANGE + child_complexity")]
     async fn create_quote(&self, ctx: &Context<'_>, input: Input<QuoteRequest>) -> Result<Quote> {
         let quotes = QuotesApi(app(ctx)?.clone());

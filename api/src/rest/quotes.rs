@@ -1,4 +1,4 @@
-//! Quotes: what a stay costs, promised for a quarter of an hour.
+//! Quotes: what a stay costs and how it can be cancelled, promised for a quarter of an hour.
 
 use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, NaiveDate, Utc};
@@ -73,7 +73,7 @@ pub struct Quote {
     pub instant_book: bool,
     /// What a guest who cancels gets back
     pub cancellation_policy: CancellationPolicy,
-    /// For `quote_token` of `POST /bookings`: a booking with it costs exactly `total_minor`
+    /// For `quote_token` of `POST /bookings`: a booking with it costs exactly `total_minor` and has this cancellation policy
     pub token: String,
     /// Until when the token is good: 15 minutes
     pub expires_at: DateTime<Utc>,
@@ -136,8 +136,8 @@ impl From<Offer> for Quote {
 impl QuotesApi {
     /// Price a stay
     ///
-    /// Says what a stay costs, line by line, and promises it for 15 minutes. Needs no account, reserves nothing and
-    /// keeps nothing: asked again, it prices again.
+    /// Says what a stay costs, line by line, and what a guest who cancels gets back, and promises both for 15 minutes.
+    /// Needs no account, reserves nothing and keeps nothing: asked again, it prices again.
     #[oai(path = "/quotes", method = "post", operation_id = "create_quote")]
     pub(crate) async fn create(&self, body: JsonBody<QuoteRequest>) -> ApiResult<Json<Quote>> {
         let state = &self.0;

@@ -11,7 +11,7 @@ use crate::payments::Payment;
 use crate::properties::pricing::{self, Price};
 use crate::properties::quote::Quote;
 use crate::properties::stay::{self, Stay, property_today};
-use crate::properties::{PropertyStatus, PropertyTerms, lock_terms};
+use crate::properties::{CancellationPolicy, PropertyStatus, PropertyTerms, lock_terms};
 
 /// What a guest asks for.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub struct BookingRequest {
     pub guests: i32,
     /// `pm_…`
     pub payment_method: String,
-    /// The price that was promised, if one was.
+    /// The price and the cancellation policy that were promised, if they were.
     pub quote: Option<Quote>,
 }
 
@@ -65,7 +65,7 @@ pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<Requested, 
         request.guests,
     )
     .map_err(BookingError::StayRefused)?;
-    let price = agreed_price(&terms, &request)?;
+    let (price, cancellation_policy) = agreed(&terms, &request)?;
     if let Some(taken) = taken_nights(tx, request.property_id, request.stay).await? {
         return Err(BookingError::DatesTaken(Some(taken)));
     }
@@ -92,7 +92,7 @@ pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<Requested, 
         request.stay.check_out,
         request.guests,
         terms.instant_book,
-        terms.cancellation_policy.name(),
+        cancellation_policy.name(),
         terms.time_zone.name(),
         terms.check_in_from,
         terms.check_out_by,
@@ -127,7 +127,7 @@ pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<Requested, 
         check_out: request.stay.check_out,
         guests: request.guests,
         instant_book: terms.instant_book,
-        cancellation_policy: terms.cancellation_policy,
+        cancellation_policy,
         time_zone: terms.time_zone.name().to_owned(),
         check_in_from: terms.check_in_from,
         check_out_by: terms.check_out_by,
@@ -163,7 +163,8 @@ pub async fn request(tx: &mut Tx, request: BookingRequest) -> Result<Requested, 
     })
 }
 
-fn agreed_price(terms: &PropertyTerms, request: &BookingRequest) -> Result<Price, BookingError> {
+/// What the booking freezes: as it was quoted, or as it is now.
+fn agreed(terms: &PropertyTerms, request: &BookingRequest) -> Result<(Price, CancellationPolicy), BookingError> {
     match &request.quote {
         Some(quote)
             if quote.property_id != request.property_id
@@ -172,13 +173,15 @@ fn agreed_price(terms: &PropertyTerms, request: &BookingRequest) -> Result<Price
         {
             Err(BookingError::QuoteMismatch)
         }
-        Some(quote) => Ok(quote.price.clone()),
-        None => Ok(pricing::price(
-            terms,
-            request.stay.check_in,
-            request.stay.check_out,
-            request.guests,
-        )?),
+        Some(quote) => Ok((
+            quote.price.clone(),
+            quote.cancellation_policy.unwrap_or(terms.cancellation_policy),
+        )),
+        None => {
+            let Stay { check_in, check_out } = request.stay;
+            let price = pricing::price(terms, check_in, check_out, request.guests)?;
+            Ok((price, terms.cancellation_policy))
+        }
     }
 }
 

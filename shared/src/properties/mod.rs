@@ -373,9 +373,9 @@ pub enum QuoteRefusal {
 /// A quote, and what else a guest wants to know before booking by it.
 #[derive(Clone, Debug)]
 pub struct Offer {
-    /// The price, and until when it is good.
+    /// The price and the policy, and until when they are good.
     pub quote: Quote,
-    /// What a booking shows to get this price.
+    /// What a booking shows to get both.
     pub token: String,
     /// Whether the nights are free as yet. A quote reserves nothing.
     pub available: bool,
@@ -385,7 +385,7 @@ pub struct Offer {
     pub instant_book: bool,
 }
 
-/// Prices a stay and promises the price for a quarter of an hour.
+/// Prices a stay and promises the price and the cancellation policy for a quarter of an hour.
 ///
 /// # Errors
 /// See [`QuoteRefusal`].
@@ -404,7 +404,7 @@ pub async fn quote_stay(
     stay::check(&terms, property_today(now, terms.time_zone), stay, guests).map_err(QuoteRefusal::StayRefused)?;
     let price = pricing::price(&terms, stay.check_in, stay.check_out, guests)?;
     let available = search::nights_are_free(conn, property_id, stay).await?;
-    let (quote, token) = quote::issue(key, now, property_id, stay, guests, price)?;
+    let (quote, token) = quote::issue(key, now, &terms, stay, guests, price)?;
     Ok(Offer {
         quote,
         token,

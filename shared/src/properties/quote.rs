@@ -1,4 +1,4 @@
-//! A quote: a price that is good for a quarter of an hour, kept by whoever asked for it.
+//! A quote: a price and a cancellation policy that are good for a quarter of an hour, kept by whoever asked for them.
 //!
 //! The token is `v1.<payload>.<mac>`, both in URL-safe base64: the quote as JSON, and its HMAC-SHA256 under a key
 //! derived from the API's secret. Nothing is stored, so asking for quotes costs nothing.
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::pricing::Price;
 use super::stay::Stay;
+use super::terms::{CancellationPolicy, PropertyTerms};
 
 /// How long a quote is good for.
 pub const LIFETIME: TimeDelta = TimeDelta::minutes(15);
@@ -59,6 +60,10 @@ pub struct Quote {
     pub guests: i32,
     /// At what price.
     pub price: Price,
+    /// What a guest who cancels gets back. None in tokens of before it was promised: the property's own of the moment
+    /// goes for them.
+    #[serde(default)]
+    pub cancellation_policy: Option<CancellationPolicy>,
     /// Until when it can be booked.
     pub expires_at: DateTime<Utc>,
 }
@@ -74,28 +79,34 @@ pub enum QuoteError {
     Expired,
 }
 
-/// Makes the quote that `price` is promised by, and its token.
+/// Makes the quote that `price` and the policy of `terms` are promised by, and its token.
 ///
 /// # Errors
 /// Never in practice: only if the quote had no JSON.
 pub fn issue(
     key: &QuoteKey,
     now: DateTime<Utc>,
-    property_id: Uuid,
+    terms: &PropertyTerms,
     stay: Stay,
     guests: i32,
     price: Price,
 ) -> Result<(Quote, String), serde_json::Error> {
     let quote = Quote {
-        property_id,
+        property_id: terms.id,
         stay,
         guests,
         price,
+        cancellation_policy: Some(terms.cancellation_policy),
         expires_at: now + LIFETIME,
     };
-    let payload = BASE64.encode(serde_json::to_vec(&quote)?);
+    let token = sign(key, &serde_json::to_vec(&quote)?);
+    Ok((quote, token))
+}
+
+fn sign(key: &QuoteKey, json: &[u8]) -> String {
+    let payload = BASE64.encode(json);
     let mac = BASE64.encode(mac_of(&key.current, &payload).finalize().into_bytes());
-    Ok((quote, format!("{VERSION}.{payload}.{mac}")))
+    format!("{VERSION}.{payload}.{mac}")
 }
 
 /// Reads a token.
@@ -167,7 +178,7 @@ mod tests {
             "2027-07-04".parse().expect("a date"),
         );
         let price = pricing::price(&terms, stay.check_in, stay.check_out, 2).expect("a price");
-        issue(key, now(), terms.id, stay, 2, price).expect("a token")
+        issue(key, now(), &terms, stay, 2, price).expect("a token")
     }
 
     #[test]
@@ -178,6 +189,20 @@ mod tests {
         assert_eq!(open(&key(), &token, last), Ok(quote));
         assert_eq!(open(&key(), &token, now() + LIFETIME), Err(QuoteError::Expired));
         assert!(token.len() < MAX_TOKEN_LENGTH / 2, "{}", token.len());
+    }
+
+    #[test]
+    fn a_token_of_before_policies_were_promised_is_good_and_promises_none() {
+        let (quote, _) = issued(&key());
+        assert_eq!(quote.cancellation_policy, Some(CancellationPolicy::Moderate));
+        let mut json = serde_json::to_value(&quote).expect("JSON");
+        json.as_object_mut().expect("an object").remove("cancellation_policy");
+        let token = sign(&key(), json.to_string().as_bytes());
+        let before = Quote {
+            cancellation_policy: None,
+            ..quote
+        };
+        assert_eq!(open(&key(), &token, now()), Ok(before));
     }
 
     #[test]

@@ -10,11 +10,10 @@ const REGISTER: &str = "mutation($input: Registration!) { registerUser(input: $i
 const LOGIN: &str = "mutation($input: Credentials!) { login(input: $input) { accessToken tokenType expiresIn } }";
 const LIST: &str =
     "mutation($input: NewProperty!) { createProperty(input: $input) { id status version host { firstName } } }";
-const QUOTE: &str =
-    "mutation($input: QuoteRequest!) { createQuote(input: $input) { token totalMinor lines { kind amountMinor } } }";
+const QUOTE: &str = "mutation($input: QuoteRequest!) { createQuote(input: $input) { token totalMinor cancellationPolicy lines { kind amountMinor } } }";
 const BOOK: &str = "mutation($input: NewBooking!, $key: String, $wait: Int) {
     createBooking(input: $input, idempotencyKey: $key, wait: $wait) {
-        id state totalMinor paymentState propertyTitle property { title } guest { firstName } payment { id state authorizedMinor }
+        id state totalMinor cancellationPolicy paymentState propertyTitle property { title } guest { firstName } payment { id state authorizedMinor }
         timeline { event actor accepted } cancellationQuote { refundMinor rule }
     }
 }";
@@ -49,6 +48,12 @@ async fn a_stay_from_registering_to_cancelling() {
     let quote = data(&ask(&world, QUOTE, &json!({"input": stay})).send().await)["createQuote"].clone();
     assert_eq!(quote["lines"][0], json!({"kind": "NIGHTS", "amountMinor": 30_000}));
 
+    // What the host changes now is not for those who were quoted.
+    let change =
+        "mutation($id: UUID!) { updateProperty(id: $id, input: {cancellationPolicy: FIRM}) { cancellationPolicy } }";
+    let call = ask(&world, change, &json!({"id": flat["id"]})).header("authorization", &host_token);
+    assert_eq!(data(&call.send().await)["updateProperty"]["cancellationPolicy"], "FIRM");
+
     let mut request = stay.clone();
     request["paymentMethod"] = json!("pm_card_visa");
     request["quoteToken"] = quote["token"].clone();
@@ -67,6 +72,10 @@ async fn a_stay_from_registering_to_cancelling() {
             &quote["totalMinor"],
             &json!("Bright flat by the canal")
         )
+    );
+    assert_eq!(
+        (&quote["cancellationPolicy"], &booking["cancellationPolicy"]),
+        (&json!("FLEXIBLE"), &json!("FLEXIBLE"))
     );
     assert_eq!(booking["property"]["title"], booking["propertyTitle"]);
     assert_eq!(booking["payment"]["authorizedMinor"], quote["totalMinor"]);

@@ -79,7 +79,7 @@ pub struct NewBooking {
     /// A Stripe PaymentMethod: `pm_…`. It is authorised at once and charged when the booking is confirmed
     #[oai(validator(max_length = 255, pattern = "^pm_[A-Za-z0-9_]+$"))]
     pub payment_method: String,
-    /// From `POST /quotes`: the booking then costs exactly what was quoted. Without it, today's price
+    /// From `POST /quotes`: the booking then has exactly the price and the cancellation policy that were quoted. Without it, those of now
     #[oai(validator(min_length = 1, max_length = 4096))]
     pub quote_token: Option<String>,
 }

@@ -1,6 +1,7 @@
 //! Guests book, change and call off; hosts decide; nobody gets a night that somebody else holds.
 
 mod changes;
+mod reasons;
 
 use std::collections::HashSet;
 

@@ -28,8 +28,8 @@ pub use decision::{approve, confirm, decline, expire};
 pub use request::{BookingRequest, Requested, request};
 pub use rules::{BookingState, RefundDecision};
 pub use store::{
-    Booking, Filter, Progress, Side, TimelineEntry, get, get_many, has_booked, list, lock, progress, timeline,
-    timelines,
+    Booking, Filter, Progress, Side, TimelineEntry, get, get_many, has_booked, list, lock, progress,
+    reason_of_other_side, timeline, timelines,
 };
 pub use timeline::{note, note_refusal};
 pub use transitions::Transition;

@@ -7,6 +7,7 @@ use sqlx::types::Json;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
 
+use super::Actor;
 use super::rules::{BookingState, CancellationTerms};
 use crate::db::Tx;
 use crate::money::Currency;
@@ -330,6 +331,33 @@ pub async fn timelines(pool: &PgPool, booking_ids: &[Uuid]) -> Result<HashMap<Uu
         });
     }
     Ok(timelines)
+}
+
+/// Why the other side declined or cancelled the booking, in its own words. What `reader`'s own side wrote is not told
+/// to it.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn reason_of_other_side(
+    conn: &mut PgConnection,
+    booking: &Booking,
+    reader: Side,
+) -> Result<Option<String>, sqlx::Error> {
+    let writer = match (booking.state, reader) {
+        (BookingState::Declined | BookingState::CancelledByHost, Side::Guest) => Actor::Host(booking.host_id),
+        (BookingState::CancelledByGuest, Side::Host) => Actor::Guest(booking.guest_id),
+        _ => return Ok(None),
+    };
+    let reason = sqlx::query_scalar!(
+        "SELECT reason FROM booking_events WHERE booking_id = $1 AND accepted AND to_state = $2 AND actor = $3
+         ORDER BY id DESC LIMIT 1",
+        booking.id,
+        booking.state.name(),
+        writer.kind()
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(reason.flatten())
 }
 
 /// Whether the user has ever booked the property.

@@ -213,6 +213,8 @@ pub struct BookingCancelledGuest {
     pub host_name: String,
     pub stay: Stay,
     pub cancelled_by: CancelledBy,
+    /// The host's own words, if it was the host.
+    pub message: Option<String>,
     /// What was charged before; zero when the card was only authorised.
     pub paid_minor: i64,
     pub refund_minor: i64,
@@ -228,6 +230,8 @@ pub struct BookingCancelledHost {
     pub guest_name: String,
     pub stay: Stay,
     pub cancelled_by: CancelledBy,
+    /// The guest's own words, if it was the guest.
+    pub message: Option<String>,
     pub paid_minor: i64,
     pub refund_minor: i64,
     /// What the host still receives.

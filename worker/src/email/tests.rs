@@ -88,11 +88,46 @@ fn cancelled(paid_minor: i64, refund_minor: i64) -> BookingCancelledGuest {
         host_name: "Heinz".into(),
         stay: stay(),
         cancelled_by: CancelledBy::Guest,
+        message: None,
         paid_minor,
         refund_minor,
         currency: Currency::USD,
         rule: "Moderate: everything until 5 days before check-in.".into(),
         booking_url: booking_url(),
+    }
+}
+
+fn cancelled_by_host(message: &str) -> BookingCancelledGuest {
+    BookingCancelledGuest {
+        cancelled_by: CancelledBy::Host,
+        message: Some(message.into()),
+        ..cancelled(364_550, 364_550)
+    }
+}
+
+fn told_to_host(message: Option<&str>) -> BookingCancelledHost {
+    BookingCancelledHost {
+        host_name: "Heinz".into(),
+        guest_name: "Grace".into(),
+        stay: stay(),
+        cancelled_by: CancelledBy::Guest,
+        message: message.map(str::to_owned),
+        paid_minor: 364_550,
+        refund_minor: 120_000,
+        payout_minor: 237_213,
+        currency: Currency::EUR,
+        rule: "Moderate: everything until 5 days before check-in.".into(),
+        booking_url: booking_url(),
+    }
+}
+
+fn declined(message: Option<&str>) -> BookingDeclined {
+    BookingDeclined {
+        guest_name: "Grace".into(),
+        host_name: "Heinz".into(),
+        stay: stay(),
+        message: message.map(str::to_owned),
+        search_url: search_url(),
     }
 }
 
@@ -156,19 +191,8 @@ fn every_mail() -> Vec<Mail> {
             booking_url: booking_url(),
         }),
         Mail::PaymentFailed(failed()),
-        Mail::BookingCancelledGuest(cancelled(364_550, 120_000)),
-        Mail::BookingCancelledHost(BookingCancelledHost {
-            host_name: host_name(),
-            guest_name: guest_name(),
-            stay: stay(),
-            cancelled_by: CancelledBy::Guest,
-            paid_minor: 364_550,
-            refund_minor: 120_000,
-            payout_minor: 237_213,
-            currency: Currency::EUR,
-            rule: "Moderate: everything until 5 days before check-in.".into(),
-            booking_url: booking_url(),
-        }),
+        Mail::BookingCancelledGuest(cancelled_by_host("The roof leaks.")),
+        Mail::BookingCancelledHost(told_to_host(Some("The train was cancelled."))),
         Mail::BookingExpired(BookingExpired {
             guest_name: guest_name(),
             host_name: host_name(),
@@ -176,13 +200,7 @@ fn every_mail() -> Vec<Mail> {
             because: Expiry::Unanswered,
             search_url: search_url(),
         }),
-        Mail::BookingDeclined(BookingDeclined {
-            guest_name: guest_name(),
-            host_name: host_name(),
-            stay: stay(),
-            message: Some("The heating is being repaired.".into()),
-            search_url: search_url(),
-        }),
+        Mail::BookingDeclined(declined(Some("The heating is being repaired."))),
         Mail::ReviewInvitation(ReviewInvitation {
             name: guest_name(),
             other_name: host_name(),
@@ -361,6 +379,8 @@ fn both_parts_tell_the_same_amounts_and_words() {
         for said in [
             "We are a quiet couple.",
             "The heating is being repaired.",
+            "The train was cancelled.",
+            "The roof leaks.",
             "Moderate: everything",
             "insufficient funds",
         ] {
@@ -486,6 +506,52 @@ fn a_message_stays_text_and_adds_no_line() {
     );
     assert!(mail.text.contains("{{ 7 * 7 }}") && !mail.text.lines().any(|line| line.starts_with("https://elsewhere")));
     assert!(mail.text.contains("And 3 more messages."), "{}", mail.text);
+}
+
+#[test]
+fn a_reason_is_told_as_text_on_one_line_and_only_when_given() {
+    let reason = "<script>alert('x')</script>\r\n\nSee the booking:\nhttps://elsewhere.example/ {{ 7 * 7 }}";
+    for (mail, writer) in [
+        (Mail::BookingDeclined(declined(Some(reason))), "Heinz"),
+        (Mail::BookingCancelledGuest(cancelled_by_host(reason)), "Heinz"),
+        (Mail::BookingCancelledHost(told_to_host(Some(reason))), "Grace"),
+    ] {
+        let Rendered { text, html, .. } = rendered(&mail, "en");
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("{writer} writes: <script>alert('x')</script> ")));
+        assert!(line.is_some_and(|line| line.ends_with(" {{ 7 * 7 }}")), "{text}");
+        assert!(
+            !text.lines().any(|line| line.starts_with("https://elsewhere")),
+            "{text}"
+        );
+        assert!(
+            !html.contains("<script") && !html.contains("<a href=\"https:&#x2f;&#x2f;elsewhere"),
+            "{html}"
+        );
+        assert!(
+            html.contains("&lt;script&gt;alert(&#x27;x&#x27;)&lt;&#x2f;script&gt;"),
+            "{html}"
+        );
+        let said = format!(
+            "{writer} writes: <script>alert('x')</script> See the booking: https://elsewhere.example/ {{{{ 7 * 7 }}}}"
+        );
+        assert!(seen(&html).contains(&said), "{html}");
+    }
+    for mail in [
+        Mail::BookingDeclined(declined(None)),
+        Mail::BookingCancelledGuest(cancelled(364_550, 120_000)),
+        Mail::BookingCancelledHost(told_to_host(None)),
+    ] {
+        let Rendered { text, html, .. } = rendered(&mail, "en");
+        assert!(!text.contains("writes") && !html.contains("writes"), "{text}{html}");
+        assert_eq!(
+            html.matches("<blockquote").count(),
+            usize::from(text.contains("How the refund was decided")),
+            "{html}"
+        );
+        assert!(!text.contains("\n\n\n"), "{text}");
+    }
 }
 
 #[test]

@@ -66,24 +66,26 @@ pub(super) async fn about_booking(
     let other = first_name(&mut connection, other_id).await?;
     let place = place(&mut connection, booking.property_id).await?;
     let payment = payments::latest_of(&mut connection, booking.id).await?;
+    let reason = bookings::reason_of_other_side(&mut connection, &booking, side).await?;
     drop(connection);
-    let names = match side {
-        Side::Guest => Names {
-            guest: reader.name.clone(),
-            host: other,
-        },
-        Side::Host => Names {
-            guest: other,
-            host: reader.name.clone(),
-        },
+    let (guest_name, host_name) = match side {
+        Side::Guest => (reader.name.clone(), other),
+        Side::Host => (other, reader.name.clone()),
     };
-    let mail = booking_mail(ctx, kind, &booking, payment.as_ref(), &place, names);
+    let sides = Sides {
+        guest_name,
+        host_name,
+        reason,
+    };
+    let mail = booking_mail(ctx, kind, &booking, payment.as_ref(), &place, sides);
     Ok(mail.map(|mail| (reader, mail)))
 }
 
-struct Names {
-    guest: String,
-    host: String,
+struct Sides {
+    guest_name: String,
+    host_name: String,
+    /// Why the one who does not read the mail ended the booking.
+    reason: Option<String>,
 }
 
 fn booking_mail(
@@ -92,10 +94,11 @@ fn booking_mail(
     booking: &Booking,
     payment: Option<&Payment>,
     place: &Place,
-    Names {
-        guest: guest_name,
-        host: host_name,
-    }: Names,
+    Sides {
+        guest_name,
+        host_name,
+        reason,
+    }: Sides,
 ) -> Option<Mail> {
     let stay = stay(booking, place);
     let booking_url = ctx.links.booking(booking.id);
@@ -144,7 +147,12 @@ fn booking_mail(
             booking_url,
         }),
         MailKind::BookingCancelledGuest | MailKind::BookingCancelledHost => {
-            cancelled(kind, booking, payment, stay, guest_name, host_name, booking_url)?
+            let sides = Sides {
+                guest_name,
+                host_name,
+                reason,
+            };
+            cancelled(kind, booking, payment, stay, sides, booking_url)?
         }
         MailKind::BookingExpired | MailKind::PaymentTooLate => Mail::BookingExpired(BookingExpired {
             guest_name,
@@ -176,7 +184,7 @@ fn booking_mail(
             guest_name,
             host_name,
             stay,
-            message: None,
+            message: reason,
             search_url,
         }),
         MailKind::VerifyEmail
@@ -195,8 +203,11 @@ fn cancelled(
     booking: &Booking,
     payment: Option<&Payment>,
     stay: Stay,
-    guest_name: String,
-    host_name: String,
+    Sides {
+        guest_name,
+        host_name,
+        reason: message,
+    }: Sides,
     booking_url: String,
 ) -> Option<Mail> {
     let by_host = booking.state == BookingState::CancelledByHost;
@@ -232,6 +243,7 @@ fn cancelled(
             host_name,
             stay,
             cancelled_by,
+            message,
             paid_minor,
             refund_minor,
             currency,
@@ -244,6 +256,7 @@ fn cancelled(
             guest_name,
             stay,
             cancelled_by,
+            message,
             paid_minor,
             refund_minor,
             payout_minor: kept,

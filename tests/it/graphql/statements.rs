@@ -1,52 +1,16 @@
 //! How many statements a request runs, as Postgres counts them: as many for fifty items as for one.
 
-use roost_tests::app::{Actor, TestApp};
+use roost_tests::app::{Actor, Call, TestApp};
+use roost_tests::statements::Statements;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::{ask, data};
 
-/// What Postgres ran in a test's database.
-struct Statements<'a>(&'a TestApp);
-
-impl<'a> Statements<'a> {
-    async fn counted(app: &'a TestApp) -> Self {
-        let loaded: String = sqlx::query_scalar("SHOW shared_preload_libraries")
-            .fetch_one(app.state.db.pool())
-            .await
-            .unwrap();
-        assert!(
-            loaded.contains("pg_stat_statements"),
-            "the server that DATABASE_URL names must load pg_stat_statements, as the private one does"
-        );
-        sqlx::query("CREATE EXTENSION pg_stat_statements")
-            .execute(app.state.db.pool())
-            .await
-            .unwrap();
-        Self(app)
-    }
-
-    /// What `query` ran, and what it answered.
-    async fn of(&self, actor: &Actor, query: &str, variables: &Value) -> (Vec<String>, Value) {
-        let (app, pool) = (self.0, self.0.state.db.pool());
-        sqlx::query("SELECT pg_stat_statements_reset(0, oid, 0) FROM pg_database WHERE datname = current_database()")
-            .execute(pool)
-            .await
-            .unwrap();
-        let reply = ask(app, query, variables).by(actor).send().await;
-        let counted: Vec<(String, i64)> = sqlx::query_as(
-            "SELECT query, calls FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid
-             WHERE datname = current_database() AND query NOT LIKE '%pg_stat_statements_reset%'",
-        )
-        .fetch_all(pool)
-        .await
-        .unwrap();
-        let ran = counted.into_iter().flat_map(|(statement, calls)| {
-            let calls = usize::try_from(calls).unwrap();
-            std::iter::repeat_n(statement, calls)
-        });
-        (ran.collect(), data(&reply))
-    }
+/// What a query of this guest ran, and what it answered.
+async fn run(statements: &Statements<'_>, call: Call) -> (Vec<String>, Value) {
+    let (ran, reply) = statements.of(call).await;
+    (ran, data(&reply))
 }
 
 /// Fifty bookings of fifty flats of different hosts, each with a payment, a refund and a timeline.
@@ -79,7 +43,7 @@ async fn fifty_bookings_with_all_that_belongs_to_them_take_six_statements_at_mos
         id state property { title } host { firstName } payment { state amountMinor }
         reviews { rating text author { firstName } }
     } } }";
-    let (ran, answered) = statements.of(&guest, query, &json!({"first": 50})).await;
+    let (ran, answered) = run(&statements, ask(&app, query, &json!({"first": 50})).by(&guest)).await;
     let nodes = answered["bookings"]["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 50);
     let mut hosts: Vec<&str> = nodes
@@ -92,14 +56,14 @@ async fn fifty_bookings_with_all_that_belongs_to_them_take_six_statements_at_mos
     assert!(nodes.iter().all(|node| node["reviews"][0]["rating"] == 5), "{nodes:?}");
     // Bookings, properties, users, payments, reviews.
     assert_eq!(ran.len(), 5, "{ran:#?}");
-    let (one, _) = statements.of(&guest, query, &json!({"first": 1})).await;
+    let (one, _) = run(&statements, ask(&app, query, &json!({"first": 1})).by(&guest)).await;
     assert_eq!(one.len(), 5, "{one:#?}");
 
     let more = "{ bookings(first: 50) { nodes {
         id state property { title host { firstName } } host { firstName } guest { firstName }
         payment { state amountMinor } paymentState propertyTitle reviews { rating text author { firstName } }
     } } }";
-    let (ran, answered) = statements.of(&guest, more, &json!({})).await;
+    let (ran, answered) = run(&statements, ask(&app, more, &json!({})).by(&guest)).await;
     let nodes = answered["bookings"]["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 50);
     assert!(
@@ -125,7 +89,7 @@ async fn what_is_nested_is_gathered_too() {
     let query = "{ payments(first: 50) { nodes {
         refunds { amountMinor } attempts { key } booking { timeline { event } cancellationQuote { rule } }
     } } }";
-    let (ran, answered) = statements.of(&guest, query, &json!({})).await;
+    let (ran, answered) = run(&statements, ask(&app, query, &json!({})).by(&guest)).await;
     let nodes = answered["payments"]["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 50);
     assert!(
@@ -143,11 +107,11 @@ async fn what_is_nested_is_gathered_too() {
     assert_eq!(ran.len(), 5, "{ran:#?}");
     // As deep as a request may go, payments, bookings and payments of bookings: what was read once is not read again.
     let deepest = "{ payments(first: 50) { nodes { booking { payment { booking { payment { booking { payment { booking { id } } } } } } } } } }";
-    let (ran, _) = statements.of(&guest, deepest, &json!({})).await;
+    let (ran, _) = run(&statements, ask(&app, deepest, &json!({})).by(&guest)).await;
     assert_eq!(ran.len(), 3, "{ran:#?}");
 
     let told = "{ notifications(first: 50) { nodes { event booking { id state property { title } } } } }";
-    let (ran, answered) = statements.of(&guest, told, &json!({})).await;
+    let (ran, answered) = run(&statements, ask(&app, told, &json!({})).by(&guest)).await;
     let nodes = answered["notifications"]["nodes"].as_array().unwrap();
     assert_eq!(nodes.len(), 50);
     assert!(
@@ -158,7 +122,7 @@ async fn what_is_nested_is_gathered_too() {
     // Notifications, bookings, properties.
     assert_eq!(ran.len(), 3, "{ran:#?}");
     let found = "{ properties(first: 50) { nodes { title host { firstName } } } }";
-    let (ran, answered) = statements.of(&guest, found, &json!({})).await;
+    let (ran, answered) = run(&statements, ask(&app, found, &json!({})).by(&guest)).await;
     assert_eq!(answered["properties"]["nodes"].as_array().unwrap().len(), 50);
     // Properties, users.
     assert_eq!(ran.len(), 2, "{ran:#?}");

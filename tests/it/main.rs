@@ -9,6 +9,7 @@
 
 mod auth;
 mod bad_input_bookings;
+mod bench_transaction;
 mod booking_wait;
 mod bookings;
 mod chaos;

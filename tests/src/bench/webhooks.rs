@@ -23,10 +23,19 @@ SELECT 'evt_pgbench_' || :round || '_' || :client_id || '_' || :n AS event_id \\
 BEGIN;
 INSERT INTO stripe_events (id, type, object_id, created_at, received_at)
 VALUES (:event_id, 'payment_intent.succeeded', 'pi_bench', now(), now()) ON CONFLICT (id) DO NOTHING;
-INSERT INTO jobs (id, kind, queue, priority, args, dedupe_key, max_attempts, state, run_at, published_at)
-VALUES (gen_random_uuid(), 'stripe.event.handle', 'payments', 20, jsonb_build_object('event_id', :event_id::text),
-        'stripe.event.handle:' || :event_id, 30, 'queued', now(), now())
-ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying') DO NOTHING;
+INSERT INTO jobs (id, kind, queue, priority, args, dedupe_key, max_attempts, state, run_at, published_at, trace_context, actor,
+                  batch_id, parent_id)
+SELECT id, kind, queue, priority, args, dedupe_key, max_attempts,
+       CASE WHEN run_at IS NULL THEN 'queued' ELSE 'scheduled' END,
+       coalesce(run_at, now()),
+       CASE WHEN run_at IS NULL THEN now() END, '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', NULL, batch_id, NULL
+FROM unnest(ARRAY[gen_random_uuid()], '{stripe.event.handle}'::text[], '{payments}'::text[], '{25}'::smallint[],
+            ARRAY[jsonb_build_object('event_id', :event_id::text)], ARRAY['stripe.event.handle:' || :event_id],
+            '{875}'::int[], '{NULL}'::timestamptz[], '{NULL}'::uuid[])
+     AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at, batch_id)
+ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying')
+DO UPDATE SET rerun = true WHERE jobs.state = 'running'
+RETURNING id, queue, state = 'queued' AS \"due!\";
 COMMIT;
 ";
 

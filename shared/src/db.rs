@@ -151,7 +151,7 @@ impl Tx {
     /// Postgres refused or could not be reached; nothing is published then. When the connection broke during the
     /// commit the outcome is unknown: [`is_commit_unconfirmed`].
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
-        let published = jobs::insert(&mut self.inner, &self.jobs).await?;
+        let published = jobs::insert(&mut self.inner, &self.jobs, |queue| self.publisher.takes(queue)).await?;
         self.inner.commit().await.map_err(|error| match error {
             refused @ sqlx::Error::Database(_) => refused,
             broken => sqlx::Error::Io(std::io::Error::other(CommitUnconfirmed(broken))),

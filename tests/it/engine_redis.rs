@@ -69,6 +69,42 @@ async fn the_depth_of_a_queue_is_bounded_however_many_push_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_queue_has_no_room_for_is_written_once() {
+    let world = world().await;
+    let others: Vec<Uuid> = (0..MAX_DEPTH * 8).map(|_| Uuid::new_v4()).collect();
+    let mut transport = Transport::new(&world.redis()).unwrap();
+    transport.push(Queue::Maintenance, &others).await.unwrap();
+    sqlx::raw_sql(
+        "CREATE TABLE rewritten (id uuid);
+         CREATE FUNCTION rewrite() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO rewritten VALUES (NEW.id); RETURN NULL; END $$;
+         CREATE TRIGGER rewritten AFTER UPDATE ON jobs FOR EACH ROW EXECUTE FUNCTION rewrite()",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    let waiting = "SELECT count(*) FROM jobs WHERE published_at IS NULL AND (id IN (SELECT id FROM rewritten)) = $1";
+    // The first one shows that there is no room; those of the next moment are not even offered.
+    for rewritten in [true, false] {
+        world
+            .eventually("it waits in Postgres", async || {
+                enqueue(&world, "succeed", 1).await;
+                let count: i64 = sqlx::query_scalar(waiting)
+                    .bind(rewritten)
+                    .fetch_one(world.pool())
+                    .await
+                    .unwrap();
+                count > 0
+            })
+            .await;
+    }
+    let worker = world.another_worker(registry());
+    world.run_jobs().await;
+    assert_eq!(unpublished(&world).await, 0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_clock_decides_when_a_message_is_fetched() {
     let world = world().await;
     let mut transport = Transport::new(&world.redis()).unwrap();

@@ -48,12 +48,16 @@ impl NewJob {
     }
 }
 
-/// Inserts `jobs` and returns those that are due, for publishing.
+/// Inserts `jobs` and returns those that are due and that `takes` says yes to the queue of, for publishing.
 ///
 /// One whose dedupe key is taken is left out, as the job that has the key does the same work. If that one runs already
 /// it may have read what this transaction changes, so it will run again. If it waits, its row stays locked until this
 /// transaction ends, so nobody runs it on what was there before.
-pub(crate) async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<Vec<JobRef>, sqlx::Error> {
+pub(crate) async fn insert(
+    conn: &mut PgConnection,
+    jobs: &[NewJob],
+    takes: impl Fn(Queue) -> bool,
+) -> Result<Vec<JobRef>, sqlx::Error> {
     let mut keys = HashSet::new();
     let jobs: Vec<&NewJob> = jobs
         .iter()
@@ -79,6 +83,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<V
     let max_attempts: Vec<i32> = jobs.iter().map(|job| job.max_attempts).collect();
     let dedupe_keys: Vec<Option<String>> = jobs.iter().map(|job| job.dedupe_key.clone()).collect();
     let batch_ids: Vec<Option<Uuid>> = jobs.iter().map(|job| job.batch_id).collect();
+    let published: Vec<bool> = jobs.iter().map(|job| takes(job.queue)).collect();
     let run_ats: Vec<Option<DateTime<Utc>>> = jobs.iter().map(|job| job.run_at).collect();
     // A due job counts as published from the start: its id goes to Redis right after the commit, and saves a write
     // per job. When that fails the publisher takes the mark back; when the process dies in between, the relay sees
@@ -89,12 +94,12 @@ pub(crate) async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<V
            SELECT id, kind, queue, priority, args, dedupe_key, max_attempts,
                   CASE WHEN run_at IS NULL THEN 'queued' ELSE 'scheduled' END,
                   coalesce(run_at, now()),
-                  CASE WHEN run_at IS NULL THEN now() END, $8, $9, batch_id, $12
-           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::jsonb[], $6::text[], $7::int[], $10::timestamptz[], $11::uuid[])
-                AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at, batch_id)
+                  CASE WHEN run_at IS NULL AND published THEN now() END, $8, $9, batch_id, $12
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::smallint[], $5::jsonb[], $6::text[], $7::int[], $10::timestamptz[], $11::uuid[], $13::bool[])
+                AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at, batch_id, published)
            ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying')
            DO UPDATE SET rerun = true WHERE jobs.state = 'running'
-           RETURNING id, queue, state = 'queued' AS "due!""#,
+           RETURNING id, queue, state = 'queued' AND published_at IS NOT NULL AS "due!""#,
         &ids,
         &kinds,
         &queues,
@@ -107,6 +112,7 @@ pub(crate) async fn insert(conn: &mut PgConnection, jobs: &[NewJob]) -> Result<V
         &run_ats as &[Option<DateTime<Utc>>],
         &batch_ids as &[Option<Uuid>],
         context.as_ref().and_then(|context| context.job_id),
+        &published,
     )
     .fetch_all(&mut *conn)
     .await?;

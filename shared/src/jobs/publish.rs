@@ -1,9 +1,11 @@
 //! What happens right after a commit: the due jobs' ids go to Redis, and waiters learn that a booking changed.
 //!
 //! A background task does it in batches, so a slow or dead Redis never delays a reply. What it cannot push it
-//! marks as unpublished; the relay pushes that later.
+//! marks as unpublished; the relay pushes that later. What is enqueued in the moment after that is written as unpublished
+//! from the start, which saves a write per job just when there are too many.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
@@ -21,7 +23,9 @@ const PUSH_TIMEOUT: Duration = Duration::from_millis(500);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 const UNMARK_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failure Redis is left alone for so long: what comes meanwhile goes straight to the relay.
-const PAUSE: Duration = Duration::from_secs(1);
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+/// A queue that had no room is left alone for so long.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
 
 /// A job that is due, and where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +43,28 @@ enum Notice {
     Flush(oneshot::Sender<()>),
 }
 
+/// Until when queues are left alone.
+#[derive(Clone, Default)]
+struct Pauses(Arc<Mutex<HashMap<Queue, Instant>>>);
+
+impl Pauses {
+    fn begin(&self, queues: &[Queue], pause: Duration) {
+        let until = Instant::now() + pause;
+        let mut pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pauses.extend(queues.iter().map(|queue| (*queue, until)));
+    }
+
+    fn hold(&self, queue: Queue) -> bool {
+        let pauses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pauses.get(&queue).is_some_and(|until| Instant::now() < *until)
+    }
+}
+
 /// The way to the publishing task.
 #[derive(Clone)]
 pub struct Publisher {
     notices: mpsc::Sender<Notice>,
+    pauses: Pauses,
 }
 
 impl Publisher {
@@ -53,8 +75,15 @@ impl Publisher {
     pub fn spawn(pool: PgPool, redis: &Redis) -> Result<Self, redis::RedisError> {
         let (notices, receiver) = mpsc::channel(BACKLOG);
         let transport = Transport::new(redis)?;
-        tokio::spawn(run(pool, redis.clone(), transport, receiver));
-        Ok(Self { notices })
+        let pauses = Pauses::default();
+        tokio::spawn(run(pool, redis.clone(), transport, receiver, pauses.clone()));
+        Ok(Self { notices, pauses })
+    }
+
+    /// Whether jobs of this queue go to Redis right after their commit, and not by way of the relay.
+    #[must_use]
+    pub fn takes(&self, queue: Queue) -> bool {
+        !self.pauses.hold(queue)
     }
 
     /// The channel on which changed bookings are announced, by id.
@@ -92,11 +121,16 @@ impl Publisher {
     }
 }
 
-async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver: mpsc::Receiver<Notice>) {
+async fn run(
+    pool: PgPool,
+    redis: Redis,
+    mut transport: Transport,
+    mut receiver: mpsc::Receiver<Notice>,
+    pauses: Pauses,
+) {
     let channel = Publisher::booking_channel(&redis);
     let mut connection = redis.connection();
     let mut notices = Vec::with_capacity(BATCH);
-    let mut paused_until: Option<Instant> = None;
     while receiver.recv_many(&mut notices, BATCH).await > 0 {
         let mut due: HashMap<Queue, Vec<Uuid>> = HashMap::new();
         let mut bookings = redis::pipe();
@@ -113,19 +147,19 @@ async fn run(pool: PgPool, redis: Redis, mut transport: Transport, mut receiver:
             }
         }
         for (queue, ids) in due {
-            paused_until = paused_until.filter(|until| Instant::now() < *until);
-            let pushed = match paused_until {
-                Some(_) => Err("redis failed a moment ago".to_owned()),
-                None => push(&mut transport, queue, &ids).await,
-            };
-            match pushed {
+            if pauses.hold(queue) {
+                unmark(&pool, queue, &ids, "redis did not take any a moment ago").await;
+                continue;
+            }
+            match push(&mut transport, queue, &ids).await {
                 Ok(count) if count == ids.len() => {}
-                Ok(count) => unmark(&pool, queue, &ids[count..], "the queue is full").await,
+                Ok(count) => {
+                    pauses.begin(&[queue], FULL_PAUSE);
+                    unmark(&pool, queue, &ids[count..], "the queue is full").await;
+                }
                 Err(error) => {
-                    if paused_until.is_none() {
-                        tracing::warn!(error, "redis does not take jobs, the relay will bring them");
-                        paused_until = Some(Instant::now() + PAUSE);
-                    }
+                    tracing::warn!(error, "redis does not take jobs, the relay will bring them");
+                    pauses.begin(&Queue::ALL, FAILED_PAUSE);
                     unmark(&pool, queue, &ids, &error).await;
                 }
             }

@@ -39,14 +39,14 @@ INSERT INTO jobs (id, kind, queue, priority, args, dedupe_key, max_attempts, sta
 SELECT id, kind, queue, priority, args, dedupe_key, max_attempts,
        CASE WHEN run_at IS NULL THEN 'queued' ELSE 'scheduled' END,
        coalesce(run_at, now()),
-       CASE WHEN run_at IS NULL THEN now() END, '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', :guest_id, batch_id, NULL
+       CASE WHEN run_at IS NULL AND published THEN now() END, '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', :guest_id, batch_id, NULL
 FROM unnest(ARRAY[:authorize_id, :expire_id]::uuid[], '{payment.authorize,booking.expire_hold}'::text[], '{payments,confirmation}'::text[],
             '{10,30}'::smallint[],
             ARRAY[jsonb_build_object('payment_id', :payment_id::text), jsonb_build_object('booking_id', :booking_id::text)]::jsonb[],
             ARRAY['payment.authorize:' || :payment_id, 'booking.expire_hold:' || :booking_id]::text[], '{1000000,1000000}'::int[],
-            ARRAY[NULL, :hold_expires_at]::timestamptz[], '{NULL,NULL}'::uuid[])
-     AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at, batch_id)
+            ARRAY[NULL, :hold_expires_at]::timestamptz[], '{NULL,NULL}'::uuid[], '{true,true}'::bool[])
+     AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at, batch_id, published)
 ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying')
 DO UPDATE SET rerun = true WHERE jobs.state = 'running'
-RETURNING id, queue, state = 'queued' AS "due!";
+RETURNING id, queue, state = 'queued' AND published_at IS NOT NULL AS "due!";
 COMMIT;

@@ -28,14 +28,14 @@ INSERT INTO jobs (id, kind, queue, priority, args, dedupe_key, max_attempts, sta
 SELECT id, kind, queue, priority, args, dedupe_key, max_attempts,
        CASE WHEN run_at IS NULL THEN 'queued' ELSE 'scheduled' END,
        coalesce(run_at, now()),
-       CASE WHEN run_at IS NULL THEN now() END, '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', NULL, batch_id, NULL
+       CASE WHEN run_at IS NULL AND published THEN now() END, '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', NULL, batch_id, NULL
 FROM unnest(ARRAY[gen_random_uuid()], '{stripe.event.handle}'::text[], '{payments}'::text[], '{25}'::smallint[],
             ARRAY[jsonb_build_object('event_id', :event_id::text)], ARRAY['stripe.event.handle:' || :event_id],
-            '{875}'::int[], '{NULL}'::timestamptz[], '{NULL}'::uuid[])
-     AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at, batch_id)
+            '{875}'::int[], '{NULL}'::timestamptz[], '{NULL}'::uuid[], '{true}'::bool[])
+     AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at, batch_id, published)
 ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying')
 DO UPDATE SET rerun = true WHERE jobs.state = 'running'
-RETURNING id, queue, state = 'queued' AS \"due!\";
+RETURNING id, queue, state = 'queued' AND published_at IS NOT NULL AS \"due!\";
 COMMIT;
 ";
 

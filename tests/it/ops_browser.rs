@@ -1,6 +1,9 @@
 //! The job dashboard in a real browser: each page in both colour schemes and on a telephone, keys, and buttons that
 //! act on jobs that really failed.
 
+mod acting;
+mod fleet;
+
 use roost_shared::jobs::actions::{self, By, JobAction};
 use roost_shared::jobs::bulk;
 use roost_shared::jobs::list::JobFilter;
@@ -44,6 +47,19 @@ async fn a_bad_night(world: &World) -> Uuid {
     booking
 }
 
+/// A day before it, for the charts: more by day than by night, and a few that failed.
+async fn an_ordinary_day(world: &World) {
+    sqlx::query(
+        "INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome)
+         SELECT gen_random_uuid(), 1, 1, 'w', at, at, CASE WHEN n % 31 = 0 THEN 'retry' ELSE 'succeeded' END
+         FROM (SELECT n, now() - interval '1 minute' * (n / 12.0 + 90 * sin(n / 1800.0)) AS at FROM generate_series(30, 18000) AS n) AS placed
+         WHERE at <= now()",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+}
+
 async fn sign_in(browser: &Browser, ops: &Dashboard, email: &str) {
     browser.goto(&format!("{}/ops/login", ops.base)).await;
     browser.fill("input[name=email]", email).await;
@@ -56,6 +72,7 @@ async fn sign_in(browser: &Browser, ops: &Dashboard, email: &str) {
 async fn every_page_is_readable_in_light_and_dark_and_on_a_telephone() {
     let Some(browser) = Browser::open().await else { return };
     let world = World::start().await;
+    an_ordinary_day(&world).await;
     let booking = a_bad_night(&world).await;
     let ops = Dashboard::start(&world.state).await;
     let email = ops.make(Role::Admin).await;
@@ -103,13 +120,16 @@ async fn every_page_is_readable_in_light_and_dark_and_on_a_telephone() {
             browser.width(width).await;
             browser.goto(&format!("{}{path}", ops.base)).await;
             browser.picture(&format!("{name}-{look}")).await;
-            faults.extend(
+            let mut found = browser.faults(AXE).await;
+            // And with every form unfolded.
+            if browser.has("details").await {
                 browser
-                    .faults(AXE)
-                    .await
-                    .into_iter()
-                    .map(|fault| format!("{name}, {look}: {fault}")),
-            );
+                    .script("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+                    .await;
+                browser.picture(&format!("{name}-unfolded-{look}")).await;
+                found.extend(browser.faults(AXE).await);
+            }
+            faults.extend(found.into_iter().map(|fault| format!("{name}, {look}: {fault}")));
         }
         if *name == "login" {
             sign_in(&browser, &ops, &email).await;

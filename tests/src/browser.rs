@@ -160,6 +160,16 @@ impl Browser {
             .await;
     }
 
+    /// Types into a field in place of what it says.
+    pub async fn replace(&self, css: &str, text: &str) {
+        let element = self.element(css).await;
+        self.command(&format!("/element/{element}/clear"), json!({})).await;
+        if !text.is_empty() {
+            self.command(&format!("/element/{element}/value"), json!({ "text": text }))
+                .await;
+        }
+    }
+
     /// Presses keys wherever the focus is.
     pub async fn press(&self, keys: &str) {
         let actions: Vec<Value> = keys
@@ -214,6 +224,12 @@ impl Browser {
     pub async fn prefer(&self, scheme: &str) {
         let features = json!({"features": [{"name": "prefers-color-scheme", "value": scheme}]});
         self.devtools("Emulation.setEmulatedMedia", features).await;
+    }
+
+    /// Lives in this time zone from now on.
+    pub async fn zone(&self, name: &str) {
+        self.devtools("Emulation.setTimezoneOverride", json!({ "timezoneId": name }))
+            .await;
     }
 
     /// A window of this width from now on; a narrow one is a telephone's.

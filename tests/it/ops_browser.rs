@@ -3,6 +3,7 @@
 
 mod acting;
 mod fleet;
+mod strange_text;
 
 use roost_shared::jobs::actions::{self, By, JobAction};
 use roost_shared::jobs::bulk;

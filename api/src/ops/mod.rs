@@ -11,6 +11,7 @@ pub mod api;
 mod assets;
 mod audit;
 mod bulk;
+mod chart;
 mod fault;
 mod filter;
 mod job;

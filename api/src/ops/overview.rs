@@ -4,7 +4,7 @@ use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::Data;
 use poem::{Response, handler};
-use roost_shared::jobs::history::{History, Slice};
+use roost_shared::jobs::history::History;
 use roost_shared::jobs::list::STATES;
 use roost_shared::jobs::overview::{self, KindFigures, QueueState};
 use roost_shared::jobs::{JobState, failing};
@@ -14,11 +14,16 @@ use tokio::sync::Mutex;
 
 use super::access::Signed;
 use super::alarms::{Alarm, alarms};
+use super::chart::Chart;
 use super::fault::Fault;
 use super::live::Live;
 use super::shell::{Shell, html};
 use super::view::{bounded, count, span, to_breach};
 use crate::state::AppState;
+
+const MINUTE: TimeDelta = TimeDelta::minutes(1);
+const QUARTER: TimeDelta = TimeDelta::minutes(15);
+const SIX_HOURS: TimeDelta = TimeDelta::hours(6);
 
 /// A state and how many jobs are in it.
 pub struct StateCount {
@@ -28,89 +33,6 @@ pub struct StateCount {
     pub count: String,
     /// Whether there are any.
     pub any: bool,
-}
-
-/// A chart of attempts over time: bars in a box of 100 units' height.
-pub struct Chart {
-    /// What it shows.
-    pub title: &'static str,
-    /// Its bars, the oldest first.
-    pub bars: Vec<Bar>,
-    /// The width of the box.
-    pub width: usize,
-    /// In all.
-    pub total: String,
-    /// Of those, failed.
-    pub failed: String,
-    /// The highest bar.
-    pub highest: String,
-    /// Whether nothing happened.
-    pub empty: bool,
-}
-
-/// A slice of time.
-pub struct Bar {
-    /// From the left.
-    pub x: usize,
-    /// From the top.
-    pub ok_y: i64,
-    /// Of what succeeded.
-    pub ok_height: i64,
-    /// From the top.
-    pub bad_y: i64,
-    /// Of what failed.
-    pub bad_height: i64,
-    /// When and how many, for a pointer that rests on it.
-    pub label: String,
-}
-
-const BAR: usize = 10;
-
-impl Chart {
-    fn of(title: &'static str, slices: &[Slice]) -> Self {
-        let highest = slices
-            .iter()
-            .map(|slice| slice.succeeded + slice.failed)
-            .max()
-            .unwrap_or(0);
-        let scale = highest.max(1);
-        let bars = slices
-            .iter()
-            .enumerate()
-            .map(|(at, slice)| {
-                // What there is can be seen, however little it is beside the highest.
-                let height = |value: i64| {
-                    if value == 0 { 0 } else { (value * 100 / scale).max(2) }
-                };
-                let (ok, bad) = (height(slice.succeeded), height(slice.failed));
-                let ok = ok.min(100 - bad);
-                Bar {
-                    x: at * BAR,
-                    ok_y: 100 - bad - ok,
-                    ok_height: ok,
-                    bad_y: 100 - bad,
-                    bad_height: bad,
-                    label: format!(
-                        "{} UTC: {} succeeded, {} failed",
-                        slice.at.format("%H:%M"),
-                        slice.succeeded,
-                        slice.failed
-                    ),
-                }
-            })
-            .collect();
-        let failed: i64 = slices.iter().map(|slice| slice.failed).sum();
-        let total = failed + slices.iter().map(|slice| slice.succeeded).sum::<i64>();
-        Self {
-            title,
-            bars,
-            width: slices.len() * BAR,
-            total: count(total),
-            failed: count(failed),
-            highest: count(highest),
-            empty: total == 0,
-        }
-    }
 }
 
 /// All that the page shows and the live stream renews.
@@ -150,10 +72,7 @@ impl Board {
         let (hour, day) = {
             let mut history = history.lock().await;
             history.renew(pool).await?;
-            (
-                history.slices(60, TimeDelta::minutes(1)),
-                history.slices(96, TimeDelta::minutes(15)),
-            )
+            (history.slices(60, MINUTE), history.slices(96, QUARTER))
         };
         let kinds = overview::kinds(pool).await?;
         let at = sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(pool).await?;
@@ -173,8 +92,8 @@ impl Board {
             alarms: alarms(&queues, &workers, &failing, trouble),
             states,
             charts: vec![
-                Chart::of("Last hour, by the minute", &hour),
-                Chart::of("Last day, by the quarter of an hour", &day),
+                Chart::of("Last hour, by the minute", "hour", &hour, MINUTE, QUARTER),
+                Chart::of("Last day, by the quarter of an hour", "day", &day, QUARTER, SIX_HOURS),
             ],
             running: queues.iter().map(|queue| queue.running).sum(),
             queues,

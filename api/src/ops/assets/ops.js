@@ -4,12 +4,27 @@
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
+const clock = new Intl.DateTimeFormat(undefined, { hour: "numeric", minute: "2-digit" });
+const slice = new Intl.DateTimeFormat(undefined, { weekday: "short", hour: "numeric", minute: "2-digit" });
+
 function span(seconds) {
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 120) return `${Math.round(seconds)} s`;
   if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
   if (seconds < 172800) return `${Math.round(seconds / 3600)} h`;
   return `${Math.round(seconds / 86400)} d`;
+}
+
+// The hours below charts, and what a pointer that rests on a bar is told.
+function tellHours(root) {
+  for (const element of root.querySelectorAll("[data-at]")) {
+    const { at, says } = element.dataset;
+    element.textContent = [says, clock.format(new Date(at))].filter(Boolean).join(" ");
+  }
+  for (const title of root.querySelectorAll("title[data-from]")) {
+    const { from, to, says } = title.dataset;
+    title.textContent = `${slice.formatRange(new Date(from), new Date(to))}: ${says}`;
+  }
 }
 
 // Relative to this machine's clock.
@@ -100,6 +115,7 @@ function follow(board) {
     // Rendered and escaped by the server, as the page itself is.
     board.innerHTML = event.data;
     tellTimes(board);
+    tellHours(board);
     if (place) board.querySelector(`a[href="${CSS.escape(place)}"]`)?.focus({ preventScroll: true });
     state.textContent = "live";
     state.classList.remove("lost");
@@ -112,6 +128,7 @@ function follow(board) {
 
 document.addEventListener("htmx:afterSettle", () => tellTimes(document));
 tellTimes(document);
+tellHours(document);
 setInterval(() => tellTimes(document), 10000);
 document.querySelector("[data-zone]")?.replaceChildren(`Times are ${zone}.`);
 document.querySelectorAll("[data-live]").forEach(follow);

@@ -6,7 +6,7 @@ use poem::web::Data;
 use poem::{Response, handler};
 use roost_shared::jobs::history::History;
 use roost_shared::jobs::list::STATES;
-use roost_shared::jobs::overview::{self, KindFigures, QueueState};
+use roost_shared::jobs::overview::{self, KindFigures, QueueState, SAMPLED};
 use roost_shared::jobs::{JobState, failing};
 use roost_shared::redis::Redis;
 use sqlx::PgPool;
@@ -64,7 +64,13 @@ impl Board {
     }
 
     async fn of_postgres(pool: &PgPool, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
-        let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
+        let (counts, kinds) = {
+            let mut conn = pool.acquire().await?;
+            (
+                overview::counts(&mut conn, JobState::ALL).await?,
+                overview::kinds(&mut conn).await?,
+            )
+        };
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;
@@ -74,7 +80,6 @@ impl Board {
             history.renew(pool).await?;
             (history.slices(60, MINUTE), history.slices(96, QUARTER))
         };
-        let kinds = overview::kinds(pool).await?;
         let at = sqlx::query_scalar!(r#"SELECT now() AS "now!""#).fetch_one(pool).await?;
         let states = STATES
             .into_iter()

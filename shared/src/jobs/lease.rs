@@ -316,10 +316,10 @@ pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Resu
                    finished_at = CASE WHEN (ended.over AND NOT jobs.rerun) OR (jobs.cancel_requested AND NOT ended.over) THEN now() END
                FROM ended
                WHERE jobs.id = ended.id AND jobs.fence = ended.fence AND coalesce(jobs.state, '') = 'running'
-               RETURNING jobs.id, jobs.fence, ended.attempt, jobs.lease_owner, jobs.started_at, ended.outcome, ended.error),
+               RETURNING jobs.id, jobs.kind, jobs.fence, ended.attempt, jobs.lease_owner, jobs.started_at, ended.outcome, ended.error),
            attempts AS (
-               INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome, error)
-               SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), outcome, error FROM settled),
+               INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome, error)
+               SELECT id, kind, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), outcome, error FROM settled),
            recorded AS (
                INSERT INTO effects (key, job_id, fence, entity_id, state, external_id, response, first_sent_at, updated_at)
                SELECT done.key, settled.id, settled.fence, done.entity_id, 'done', done.external_id, done.response, now(), now()

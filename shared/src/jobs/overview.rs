@@ -1,7 +1,7 @@
 //! How it all stands: counters, queues, kinds, workers and what needs somebody, from Postgres alone. What passed in
 //! the last day is in [`super::history`].
 //!
-//! Every number is bounded in what it reads: counts stop at [`COUNTED`], durations are of the newest attempts.
+//! Every number is bounded in what it reads: counts stop at [`COUNTED`], durations are of the newest attempts of each kind.
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
@@ -11,8 +11,8 @@ use super::state::JobState;
 
 /// Counts beyond this are not made; a page says "10,000+".
 pub const COUNTED: i64 = 10_000;
-/// Attempts that the figures of kinds are taken from.
-const SAMPLED: i64 = 5_000;
+/// Attempts that the figures of a kind are taken from at most, so that one that is busy hides no other.
+pub const SAMPLED: i64 = 1_000;
 /// A worker that has not shown itself for so long is taken for dead, in seconds.
 pub const WORKER_SILENT_SECONDS: f64 = 15.0;
 
@@ -155,7 +155,7 @@ pub async fn limited_kinds(pool: &PgPool) -> Result<Vec<LimitedKind>, sqlx::Erro
 }
 
 /// How a kind did lately.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub struct KindFigures {
     /// The kind.
     pub kind: String,
@@ -171,27 +171,45 @@ pub struct KindFigures {
     pub p99: f64,
 }
 
-/// How each kind did in the newest attempts of the last hour.
+macro_rules! select_kind_figures {
+    () => {
+        "SELECT present.kind, count(*) AS attempts,
+                coalesce(count(*) FILTER (WHERE outcome = 'succeeded')::float8
+                    / nullif(count(*) FILTER (WHERE outcome IN ('succeeded', 'retry', 'failed', 'lost')), 0), 1) AS success,
+                percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS p50,
+                percentile_cont(0.95) WITHIN GROUP (ORDER BY seconds) AS p95,
+                percentile_cont(0.99) WITHIN GROUP (ORDER BY seconds) AS p99
+         FROM unnest($1::text[]) AS present (kind) CROSS JOIN LATERAL (
+             SELECT outcome, extract(epoch FROM ended_at - started_at)::float8 AS seconds FROM job_attempts
+             WHERE job_kind = present.kind AND ended_at > now() - interval '1 hour'
+             ORDER BY ended_at DESC LIMIT $2) AS newest
+         GROUP BY present.kind ORDER BY present.kind"
+    };
+}
+
+/// How each kind did in its newest attempts of the last hour, [`SAMPLED`] at most.
 ///
 /// # Errors
 /// Postgres could not be reached.
-pub async fn kinds(pool: &PgPool) -> Result<Vec<KindFigures>, sqlx::Error> {
-    sqlx::query_as!(
-        KindFigures,
-        r#"WITH newest AS (
-               SELECT job_id, outcome, extract(epoch FROM ended_at - started_at)::float8 AS seconds FROM job_attempts
-               WHERE ended_at > now() - interval '1 hour' ORDER BY ended_at DESC LIMIT $1)
-           SELECT jobs.kind AS "kind!", count(*) AS "attempts!",
-                  coalesce(count(*) FILTER (WHERE outcome = 'succeeded')::float8
-                      / nullif(count(*) FILTER (WHERE outcome IN ('succeeded', 'retry', 'failed', 'lost')), 0), 1) AS "success!",
-                  percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds) AS "p50!",
-                  percentile_cont(0.95) WITHIN GROUP (ORDER BY seconds) AS "p95!",
-                  percentile_cont(0.99) WITHIN GROUP (ORDER BY seconds) AS "p99!"
-           FROM newest JOIN jobs ON jobs.id = newest.job_id GROUP BY jobs.kind ORDER BY jobs.kind"#,
-        SAMPLED
-    )
-    .fetch_all(pool)
-    .await
+pub async fn kinds(conn: &mut PgConnection) -> Result<Vec<KindFigures>, sqlx::Error> {
+    let present = kinds_present(&mut *conn).await?;
+    sqlx::query_as(select_kind_figures!())
+        .bind(present)
+        .bind(SAMPLED)
+        .fetch_all(conn)
+        .await
+}
+
+/// How Postgres would find the figures of these kinds: for tests.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn plan_of_kinds(conn: &mut PgConnection, kinds: &[String]) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(concat!("EXPLAIN ", select_kind_figures!()))
+        .bind(kinds)
+        .bind(SAMPLED)
+        .fetch_all(conn)
+        .await
 }
 
 /// A worker process.

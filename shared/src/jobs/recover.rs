@@ -18,9 +18,9 @@ pub async fn hand_back(db: impl PgExecutor<'_>, leases: &[Lease]) -> Result<u64,
              UPDATE jobs SET state = 'queued', attempt = attempt - 1, published_at = NULL, lease_until = NULL
              FROM unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
              WHERE jobs.id = held.id AND jobs.fence = held.fence AND coalesce(jobs.state, '') = 'running'
-             RETURNING jobs.id, jobs.fence, jobs.attempt + 1 AS attempt, jobs.lease_owner, jobs.started_at)
-         INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome)
-         SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'handed_back' FROM given",
+             RETURNING jobs.id, jobs.kind, jobs.fence, jobs.attempt + 1 AS attempt, jobs.lease_owner, jobs.started_at)
+         INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome)
+         SELECT id, kind, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'handed_back' FROM given",
         &ids,
         &fences
     )
@@ -65,10 +65,10 @@ pub async fn reap(db: impl PgExecutor<'_>) -> Result<Reaped, sqlx::Error> {
                    finished_at = CASE WHEN blamed AND crash_count + 1 >= $1 THEN now() END,
                    last_error = 'the worker stopped renewing its lease'
                FROM expired WHERE jobs.id = expired.id
-               RETURNING jobs.id, jobs.fence, jobs.state, jobs.attempt, jobs.lease_owner, jobs.started_at),
+               RETURNING jobs.id, jobs.kind, jobs.fence, jobs.state, jobs.attempt, jobs.lease_owner, jobs.started_at),
            attempts AS (
-               INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome, error)
-               SELECT id, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'lost', 'the worker stopped renewing its lease' FROM reaped)
+               INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome, error)
+               SELECT id, kind, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'lost', 'the worker stopped renewing its lease' FROM reaped)
            SELECT count(*) FILTER (WHERE state = 'queued') AS "requeued!", count(*) FILTER (WHERE state = 'quarantined') AS "quarantined!" FROM reaped"#,
         MAX_CRASHES,
         LEASE.as_secs_f64()

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use roost_shared::jobs::history::{History, Slice};
 use roost_shared::jobs::list::{self, JobFilter};
+use roost_shared::jobs::overview;
 use roost_shared::operators::Role;
 use roost_tests::app::TestApp;
 use roost_tests::ops::Dashboard;
@@ -184,6 +185,56 @@ async fn the_overview_counts_the_day_once_and_then_what_is_new() {
     let ops = Dashboard::start(&app.state).await;
     let viewer = ops.signed_in(Role::Viewer).await;
     viewer.get("/ops").await.is(200).says("Last hour, by the minute");
+}
+
+#[tokio::test]
+async fn a_busy_kind_hides_no_other_from_the_durations() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ran = async |kind: &str, attempts: i32, outcome: &str, seconds: f64, ago: &str| {
+        sqlx::query(
+            "WITH made AS (
+                 INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, finished_at)
+                 SELECT gen_random_uuid(), $1, 'cache', 50, '{}', 'succeeded', now(), 1, 3, now() - $5::interval
+                 FROM generate_series(1, $2) RETURNING id)
+             INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome)
+             SELECT id, $1, 1, 1, 'w', now() - $5::interval - make_interval(secs => $4), now() - $5::interval, $3 FROM made",
+        )
+        .bind(kind)
+        .bind(attempts)
+        .bind(outcome)
+        .bind(seconds)
+        .bind(ago)
+        .execute(pool)
+        .await
+        .unwrap();
+    };
+    ran("payment.void", 3, "succeeded", 2.0, "50 minutes").await;
+    ran("payment.void", 1, "retry", 8.0, "40 minutes").await;
+    ran("payment.refund", 5, "succeeded", 1.0, "61 minutes").await;
+    ran("cache.warm", 500, "succeeded", 9.0, "30 minutes").await;
+    ran("cache.warm", 20_000, "succeeded", 0.5, "1 minute").await;
+    sqlx::query("ANALYZE job_attempts").execute(pool).await.unwrap();
+    let mut conn = pool.acquire().await.unwrap();
+    let figures = overview::kinds(&mut conn).await.unwrap();
+    let figures: Vec<_> = figures
+        .iter()
+        .map(|kind| (kind.kind.as_str(), kind.attempts, kind.success, kind.p50, kind.p99))
+        .collect();
+    // The newest thousand of the busy one, all of the one that runs seldom, and none of an hour ago.
+    assert_eq!(figures.len(), 2, "{figures:?}");
+    assert_eq!(figures[0], ("cache.warm", overview::SAMPLED, 1.0, 0.5, 0.5));
+    let (kind, attempts, success, p50, p99) = figures[1];
+    assert_eq!((kind, attempts, success, p50), ("payment.void", 4, 0.75, 2.0));
+    assert!((7.0..=8.0).contains(&p99), "{p99}");
+
+    let kinds = ["cache.warm", "payment.refund", "payment.void"].map(str::to_owned);
+    let plan = overview::plan_of_kinds(&mut conn, &kinds).await.unwrap().join("\n");
+    assert!(plan.contains("job_attempts_by_kind"), "{plan}");
+    assert!(
+        !plan.contains("Seq Scan") && !plan.contains("job_attempts_by_end"),
+        "{plan}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ struct SliceView {
     failed: i64,
 }
 
-/// How a kind did in the newest attempts of the last hour
+/// How a kind did in its newest 1,000 attempts of the last hour
 #[derive(Object)]
 struct KindView {
     kind: String,
@@ -131,7 +131,8 @@ impl OverviewApi {
                 slice_views(history.slices(96, TimeDelta::minutes(15))),
             )
         };
-        let kinds = overview::kinds(pool).await?.into_iter().map(KindView::from).collect();
+        let kinds = overview::kinds(&mut *pool.acquire().await?).await?;
+        let kinds = kinds.into_iter().map(KindView::from).collect();
         let trouble = overview::trouble(pool).await?;
         let alive = overview::workers(pool)
             .await?

@@ -64,6 +64,11 @@ impl Signed {
         matches!(found, Ok(Some(_)))
     }
 
+    /// Signs them out.
+    pub(super) async fn end(&self, state: &AppState) -> Result<(), Fault> {
+        Ok(sessions::end(state.db.pool(), &self.token).await?)
+    }
+
     async fn of(state: &AppState, token: &str, touch: bool) -> Result<Self, Fault> {
         let now = state.clock.now();
         let session = sessions::find(state.db.pool(), token, now)
@@ -305,7 +310,7 @@ pub async fn login(
 
 #[handler]
 pub async fn logout(state: Data<&AppState>, submission: Submission) -> Result<Response, Fault> {
-    sessions::end(state.db.pool(), &submission.signed.token).await?;
+    submission.signed.end(&state).await?;
     let mut reply = to("/ops/login");
     reply
         .headers_mut()

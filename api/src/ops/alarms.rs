@@ -12,6 +12,10 @@ const LONGEST_ERROR: usize = 200;
 
 /// Something that needs a person.
 pub struct Alarm {
+    /// Which sort of trouble it is, for scripts.
+    pub code: &'static str,
+    /// The queue or kind that has it, if it is that of one.
+    pub subject: Option<String>,
     /// What is wrong.
     pub title: String,
     /// What to do about it.
@@ -24,6 +28,8 @@ impl Alarm {
     /// Redis does not answer.
     pub(super) fn redis_is_down() -> Self {
         Self {
+            code: "redis_down",
+            subject: None,
             title: "Redis is down".to_owned(),
             advice: "Workers take jobs from Postgres meanwhile, and nobody can sign in to the API. Start it: it may be empty, \
                      nothing is lost."
@@ -41,8 +47,10 @@ pub(super) fn alarms(
     trouble: Trouble,
 ) -> Vec<Alarm> {
     let mut alarms = Vec::new();
-    let mut alarm = |title: String, advice: &str, href: String| {
+    let mut alarm = |code, subject: Option<&str>, title: String, advice: &str, href: String| {
         alarms.push(Alarm {
+            code,
+            subject: subject.map(str::to_owned),
             title,
             advice: advice.to_owned(),
             href,
@@ -50,6 +58,8 @@ pub(super) fn alarms(
     };
     if !workers.iter().any(WorkerState::is_alive) {
         alarm(
+            "no_worker",
+            None,
             "No worker is alive".to_owned(),
             "Nothing runs until one starts; jobs wait safely meanwhile.",
             "/ops/workers".to_owned(),
@@ -61,18 +71,24 @@ pub(super) fn alarms(
             .any(|worker| worker.is_alive() && worker.queues.contains(&queue.name));
         if queue.paused {
             alarm(
+                "queue_paused",
+                Some(&queue.name),
                 format!("{} is paused", queue.name),
                 "Jobs wait until somebody resumes it.",
                 "/ops/queues".to_owned(),
             );
         } else if queue.due > 0 && !served {
             alarm(
+                "queue_unserved",
+                Some(&queue.name),
                 format!("Nobody works on {}", queue.name),
                 "No living worker takes this queue: start one with it among its --queues.",
                 "/ops/workers".to_owned(),
             );
         } else if queue.due > 0 && queue.seconds_to_breach() < 0.0 {
             alarm(
+                "queue_behind",
+                Some(&queue.name),
                 format!("{} is behind: {} waiting", queue.name, span(queue.oldest_due_seconds)),
                 if queue.limited {
                     "It, or one of its kinds, is limited: see its limits on the queues page."
@@ -88,6 +104,8 @@ pub(super) fn alarms(
     for kind in failing {
         let why = kind.newest_error.as_deref().unwrap_or("its workers were lost");
         alarm(
+            "kind_failing",
+            Some(&kind.kind),
             format!(
                 "{} fails: {} of {} attempts within 10 minutes",
                 kind.kind,
@@ -100,6 +118,8 @@ pub(super) fn alarms(
     }
     if trouble.unknown_effects > 0 {
         alarm(
+            "effects_unknown",
+            None,
             several(
                 trouble.unknown_effects,
                 "call with an unknown outcome",
@@ -111,6 +131,8 @@ pub(super) fn alarms(
     }
     if trouble.died_today > 0 {
         alarm(
+            "jobs_died",
+            None,
             several(trouble.died_today, "job died within a day", "jobs died within a day"),
             "Look at their errors; retry them when the cause is gone.",
             "/ops/jobs?state=dead&state=quarantined".to_owned(),
@@ -118,6 +140,8 @@ pub(super) fn alarms(
     }
     if trouble.overdue_leases > 0 {
         alarm(
+            "leases_overdue",
+            None,
             several(
                 trouble.overdue_leases,
                 "running job has lost its worker",

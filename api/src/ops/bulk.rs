@@ -27,7 +27,7 @@ use crate::state::AppState;
 /// More are not ticked one by one.
 const MOST_TICKED: usize = 100;
 /// Rows of the preview.
-const SHOWN: i64 = 10;
+pub(super) const SHOWN: i64 = 10;
 
 /// A ticked job and what would become of it.
 struct Ticked {

@@ -37,7 +37,7 @@ use self::fault::Fault;
 use self::live::Live;
 use crate::middleware::guard::{self, guard};
 use crate::middleware::observe;
-use crate::openapi::Routes;
+use crate::openapi::{self, Routes};
 use crate::state::AppState;
 
 /// Nothing but our own files, no frame, no form to elsewhere. Styles are in files: not even `style=` is needed.
@@ -53,8 +53,9 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
     let service = OpenApiService::new(api::resources(&state), "Roost operations", env!("CARGO_PKG_VERSION"))
         .description(api::DESCRIPTION)
         .server("/ops/api");
-    let document = service.spec();
-    let routes = Arc::new(Routes::of(&serde_json::from_str(&document)?).below("/ops/api"));
+    let document = openapi::refine(&service.spec())?;
+    let routes = Arc::new(Routes::of(&document).below("/ops/api"));
+    let document = document.to_string();
     let pages = Route::new()
         .at("/ops", get(overview::page))
         .at("/ops/login", get(access::login_page).post(access::login))

@@ -184,4 +184,25 @@ async fn without_redis_the_overview_says_so_and_goes_on() {
         (&json!(false), &json!(1)),
         "{told}"
     );
+    // What the page shows as alarms, for scripts.
+    let raised: Vec<&str> = told["alarms"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|alarm| alarm["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(raised, ["redis_down", "no_worker", "jobs_died"], "{told}");
+    assert_eq!(told["alarms"][2]["message"], "1 job died within a day");
+    let operator = ops.signed_in(Role::Operator).await;
+    operator.post("/ops/queues/cache/pause", &[]).await.is(303);
+    let told = overview(&ops, "viewer@ops.example.com").await;
+    let paused = &told["alarms"][2];
+    assert_eq!(
+        (&paused["code"], &paused["subject"]),
+        (&json!("queue_paused"), &json!("cache")),
+        "{told}"
+    );
+    for told in ["message", "advice", "href"] {
+        assert!(paused[told].as_str().is_some_and(|text| !text.is_empty()), "{paused}");
+    }
 }

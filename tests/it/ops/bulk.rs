@@ -227,6 +227,31 @@ async fn scripts_run_list_and_stop_actions_on_all_that_match() {
         sent.json().await.unwrap()
     };
 
+    // As the page previews it, and nothing is done.
+    let preview = get("/bulk/preview?action=run&kind=cache.warm").await;
+    assert_eq!(
+        (
+            &preview["expected"],
+            &preview["leaves_scheduled"],
+            &preview["sample"][6]["state"]
+        ),
+        (&json!(7), &json!(true), &json!("retrying")),
+        "{preview}"
+    );
+    let preview = get("/bulk/preview?action=cancel&state=scheduled,running").await;
+    assert_eq!(
+        (&preview["expected"], &preview["leaves_scheduled"]),
+        (&json!(2), &json!(false))
+    );
+    for (query, code) in [
+        ("action=explode", "invalid_parameter"),
+        ("action=run&state=gone", "validation_failed"),
+        ("action=delete", "forbidden"),
+        ("kind=cache.warm", "invalid_parameter"),
+    ] {
+        assert_eq!(get(&format!("/bulk/preview?{query}")).await["code"], code, "{query}");
+    }
+
     let run = json!({"action": "run", "kind": "cache.warm", "reason": "the cache is back"});
     let (status, began) = send(token, "/bulk", run).await;
     assert_eq!(
@@ -249,4 +274,11 @@ async fn scripts_run_list_and_stop_actions_on_all_that_match() {
     let (status, _) = send(token, &format!("/bulk/{}/stop", Uuid::now_v7()), json!({"reason": "x"})).await;
     assert_eq!(status, 404);
     assert_eq!(get(&path).await["can_go_on"], false);
+
+    let signs_out = async || {
+        let sent = http.delete(url("/session")).bearer_auth(token).send().await.unwrap();
+        sent.status().as_u16()
+    };
+    assert_eq!((signs_out().await, signs_out().await), (204, 401));
+    assert_eq!(get(&path).await["code"], "unauthorized");
 }

@@ -3,14 +3,16 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Json;
+use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::jobs::recorder;
 use roost_shared::operators::audit::{self, Verdict};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{DEFAULT_LIMIT, OpsAuth};
 use crate::error::{ApiError, ApiResult};
+use crate::rest::bookings::objects::{example_id, example_instant};
 use crate::state::AppState;
 
 /// The operations.
@@ -18,6 +20,7 @@ pub struct AuditApi(pub AppState);
 
 /// An entry of the audit log
 #[derive(Object)]
+#[oai(example)]
 struct AuditView {
     seq: i64,
     at: DateTime<Utc>,
@@ -30,13 +33,40 @@ struct AuditView {
     hash: String,
 }
 
+impl Example for AuditView {
+    fn example() -> Self {
+        Self {
+            seq: 7,
+            at: example_instant(),
+            actor: "ada@ops.example.com".to_owned(),
+            action: "queue.pause".to_owned(),
+            target: "payments".to_owned(),
+            before: Some(json!({"paused": false})),
+            after: Some(json!({"paused": true})),
+            reason: Some("Stripe is away".to_owned()),
+            hash: "9f2c41d07b1e".to_owned(),
+        }
+    }
+}
+
 /// Whether the audit log is as it was written
 #[derive(Object)]
+#[oai(example)]
 struct VerdictView {
     whole: bool,
     entries: Option<i64>,
     /// The first entry that is not as it was written, or is missing
     broken_at: Option<i64>,
+}
+
+impl Example for VerdictView {
+    fn example() -> Self {
+        Self {
+            whole: true,
+            entries: Some(7),
+            broken_at: None,
+        }
+    }
 }
 
 /// Something that happened to a booking
@@ -54,6 +84,7 @@ struct MomentView {
 
 /// What happened to a booking
 #[derive(Object)]
+#[oai(example)]
 struct FlightView {
     booking_id: Uuid,
     /// The booking's state
@@ -66,6 +97,26 @@ struct FlightView {
     currency: String,
     /// The oldest first
     moments: Vec<MomentView>,
+}
+
+impl Example for FlightView {
+    fn example() -> Self {
+        Self {
+            booking_id: example_id(2),
+            state: "confirmed".to_owned(),
+            stay: "2030-06-01 to 2030-06-04".to_owned(),
+            total_minor: 35_840,
+            currency: "EUR".to_owned(),
+            moments: vec![MomentView {
+                at: example_instant(),
+                source: "job".to_owned(),
+                title: "payment.capture succeeded".to_owned(),
+                detail: "attempt 1".to_owned(),
+                bad: false,
+                job_id: Some(example_id(1)),
+            }],
+        }
+    }
 }
 
 #[OpenApi]

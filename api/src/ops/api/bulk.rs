@@ -3,18 +3,22 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Json;
+use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
+use roost_shared::jobs::actions::JobAction;
 use roost_shared::jobs::bulk::{self, BulkAction};
-use roost_shared::jobs::list::{self, JobFilter};
+use roost_shared::jobs::list::{self, JobFilter, ListError};
 use roost_shared::operators::Role;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::jobs::Verb;
+use super::jobs::{JobView, Verb, states};
 use super::{DEFAULT_LIMIT, OpsAuth};
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
 use crate::ops::acting::role_for;
+use crate::ops::bulk::SHOWN;
+use crate::rest::bookings::objects::{example_id, example_instant};
 use crate::state::AppState;
 
 /// The operations.
@@ -22,7 +26,7 @@ pub struct BulkApi(pub AppState);
 
 /// An action on all jobs that match
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 struct BulkRequest {
     action: Verb,
     /// In one of these states; if there is none, all in which the action makes sense, but `run` takes `retrying` alone:
@@ -43,16 +47,43 @@ struct BulkRequest {
     reason: String,
 }
 
+impl Example for BulkRequest {
+    fn example() -> Self {
+        Self {
+            action: Verb::Retry,
+            states: vec!["dead".to_owned()],
+            kind: Some("mail.send".to_owned()),
+            queue: None,
+            from: Some(example_instant()),
+            to: None,
+            attempts: None,
+            effect: None,
+            worker: None,
+            q: Some("550".to_owned()),
+            reason: "the mail server is back".to_owned(),
+        }
+    }
+}
+
 /// Why it is stopped
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 struct StopRequest {
     /// Always needed
     reason: String,
 }
 
+impl Example for StopRequest {
+    fn example() -> Self {
+        Self {
+            reason: "the wrong kind".to_owned(),
+        }
+    }
+}
+
 /// How far a bulk action came
 #[derive(Object)]
+#[oai(example)]
 struct BulkView {
     id: Uuid,
     action: String,
@@ -79,6 +110,27 @@ struct BulkView {
     can_go_on: bool,
 }
 
+impl Example for BulkView {
+    fn example() -> Self {
+        Self {
+            id: example_id(3),
+            action: "retry".to_owned(),
+            state: "running".to_owned(),
+            expected: 1_200,
+            done: 500,
+            refused: 1,
+            filter: json!({"states": ["dead"], "kind": "mail.send", "q": "550"}),
+            actor: "ada@ops.example.com".to_owned(),
+            reason: Some("the mail server is back".to_owned()),
+            created_at: example_instant(),
+            finished_at: None,
+            job_id: Some(example_id(4)),
+            job_state: Some("running".to_owned()),
+            can_go_on: false,
+        }
+    }
+}
+
 impl From<BulkAction> for BulkView {
     fn from(bulk: BulkAction) -> Self {
         Self {
@@ -100,8 +152,84 @@ impl From<BulkAction> for BulkView {
     }
 }
 
+/// What an action on all jobs that match would be done to
+#[derive(Object)]
+#[oai(example)]
+struct PreviewView {
+    action: Verb,
+    /// How many match and can have it
+    expected: i64,
+    /// The newest of them; 10 at most
+    sample: Vec<JobView>,
+    /// Whether jobs that are scheduled are left alone, because no state was asked for
+    leaves_scheduled: bool,
+}
+
+impl Example for PreviewView {
+    fn example() -> Self {
+        Self {
+            action: Verb::Retry,
+            expected: 1_200,
+            sample: vec![JobView::example()],
+            leaves_scheduled: false,
+        }
+    }
+}
+
 #[OpenApi]
 impl BulkApi {
+    /// See what an action on all jobs that match would be done to
+    ///
+    /// Nothing is done. `POST /bulk` with the same filter does it.
+    #[oai(path = "/bulk/preview", method = "get", operation_id = "ops_preview_bulk")]
+    #[allow(clippy::too_many_arguments, reason = "each is a parameter of the URL")]
+    async fn preview_bulk(
+        &self,
+        auth: OpsAuth,
+        /// States, separated by commas
+        state: Query<Option<String>>,
+        kind: Query<Option<String>>,
+        queue: Query<Option<String>>,
+        /// Enqueued at or after
+        from: Query<Option<DateTime<Utc>>>,
+        /// Enqueued before
+        to: Query<Option<DateTime<Utc>>>,
+        /// With so many attempts at least
+        attempts: Query<Option<i32>>,
+        /// `unknown`: with a call to the outside whose outcome nobody knows
+        effect: Query<Option<String>>,
+        /// Running, and on this worker
+        worker: Query<Option<String>>,
+        /// As in `GET /jobs`
+        q: Query<Option<String>>,
+        action: Query<Verb>,
+    ) -> ApiResult<Json<PreviewView>> {
+        let verb = action.0;
+        let action = verb.action();
+        auth.require(role_for(action))?;
+        let filter = JobFilter {
+            states: states(state.0.as_deref()),
+            kind: kind.0,
+            queue: queue.0,
+            from: from.0,
+            to: to.0,
+            attempts: attempts.0,
+            effect: effect.0,
+            worker: worker.0,
+            q: q.0,
+        };
+        filter.check().map_err(ListError::from)?;
+        let narrowed = bulk::narrowed(&filter, action);
+        let pool = self.0.db.pool();
+        let sample = list::list(pool, &narrowed, None, SHOWN).await?;
+        Ok(Json(PreviewView {
+            action: verb,
+            expected: list::count(pool, &narrowed).await?,
+            sample: sample.into_iter().map(JobView::from).collect(),
+            leaves_scheduled: action == JobAction::RunNow && filter.states.is_empty(),
+        }))
+    }
+
     /// Act on all jobs that match, in the background
     #[oai(path = "/bulk", method = "post", operation_id = "ops_begin_bulk")]
     async fn begin_bulk(&self, auth: OpsAuth, body: JsonBody<BulkRequest>) -> ApiResult<Json<BulkView>> {

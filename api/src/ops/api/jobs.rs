@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Json;
+use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object, OpenApi};
 use roost_shared::jobs::actions::{self, JobAction};
 use roost_shared::jobs::inspect;
@@ -10,7 +11,7 @@ use roost_shared::jobs::inspections;
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::list::{self, JobFilter, JobRow};
 use roost_shared::operators::Role;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::effects::EffectView;
@@ -19,6 +20,7 @@ use super::{DEFAULT_LIMIT, OpsAuth, Reason};
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
 use crate::ops::acting::role_for;
+use crate::rest::bookings::objects::{example_id, example_instant};
 use crate::state::AppState;
 
 /// The operations.
@@ -26,7 +28,8 @@ pub struct JobsApi(pub AppState);
 
 /// A job
 #[derive(Object)]
-struct JobView {
+#[oai(example)]
+pub(super) struct JobView {
     id: Uuid,
     kind: String,
     queue: String,
@@ -44,6 +47,27 @@ struct JobView {
     last_error: Option<String>,
     worker: Option<String>,
     cancel_requested: bool,
+}
+
+impl Example for JobView {
+    fn example() -> Self {
+        Self {
+            id: example_id(1),
+            kind: "mail.send".to_owned(),
+            queue: "notifications".to_owned(),
+            state: "dead".to_owned(),
+            args: json!({"mail": "booking-confirmed", "subject_id": example_id(2)}),
+            attempt: 1,
+            max_attempts: 20,
+            run_at: example_instant(),
+            created_at: example_instant(),
+            started_at: Some(example_instant()),
+            finished_at: Some(example_instant()),
+            last_error: Some("the mail server refused it: 550".to_owned()),
+            worker: Some("roost-1-4711-0194be64".to_owned()),
+            cancel_requested: false,
+        }
+    }
 }
 
 impl From<JobRow> for JobView {
@@ -69,10 +93,20 @@ impl From<JobRow> for JobView {
 
 /// A page of jobs, the newest first
 #[derive(Object)]
+#[oai(example)]
 struct JobPage {
     items: Vec<JobView>,
     /// Give it as `before` for the next page; none on the last
     next_before: Option<Uuid>,
+}
+
+impl Example for JobPage {
+    fn example() -> Self {
+        Self {
+            items: vec![JobView::example()],
+            next_before: Some(example_id(1)),
+        }
+    }
 }
 
 /// An attempt that ended
@@ -97,6 +131,7 @@ struct OutlookView {
 
 /// A job with what belongs to it
 #[derive(Object)]
+#[oai(example)]
 struct JobDetailView {
     id: Uuid,
     kind: String,
@@ -142,6 +177,51 @@ struct JobDetailView {
     follows: Option<BatchView>,
 }
 
+impl Example for JobDetailView {
+    fn example() -> Self {
+        let job = JobView::example();
+        Self {
+            id: job.id,
+            kind: job.kind,
+            queue: job.queue,
+            state: job.state,
+            args: job.args,
+            attempt: job.attempt,
+            max_attempts: job.max_attempts,
+            crash_count: 0,
+            run_at: job.run_at,
+            created_at: job.created_at,
+            started_at: job.started_at,
+            finished_at: job.finished_at,
+            last_error: job.last_error.clone(),
+            worker: job.worker,
+            progress: None,
+            cancel_requested: false,
+            dedupe_key: None,
+            actor: None,
+            trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
+            booking_id: Some(example_id(2)),
+            outlook: vec![OutlookView {
+                tone: "acts".to_owned(),
+                text: "The mail was refused. A retry offers it once more.".to_owned(),
+            }],
+            attempts: vec![AttemptView {
+                attempt: 1,
+                worker: "roost-1-4711-0194be64".to_owned(),
+                started_at: example_instant(),
+                ended_at: example_instant(),
+                outcome: "failed".to_owned(),
+                error: job.last_error,
+            }],
+            effects: Vec::new(),
+            parent_id: None,
+            children: Vec::new(),
+            batch: None,
+            follows: None,
+        }
+    }
+}
+
 /// A job beside another one
 #[derive(Object)]
 struct RelativeView {
@@ -152,7 +232,7 @@ struct RelativeView {
 
 /// New arguments
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 struct Edit {
     /// All of them, as the kind wants them
     args: Value,
@@ -160,11 +240,29 @@ struct Edit {
     reason: Option<String>,
 }
 
+impl Example for Edit {
+    fn example() -> Self {
+        Self {
+            args: json!({"mail": "booking-confirmed", "subject_id": example_id(2)}),
+            reason: Some("the wrong booking".to_owned()),
+        }
+    }
+}
+
 /// What a job is after an action
 #[derive(Object)]
+#[oai(example)]
 struct NewState {
     /// Its state, or `deleted`
     state: String,
+}
+
+impl Example for NewState {
+    fn example() -> Self {
+        Self {
+            state: "queued".to_owned(),
+        }
+    }
 }
 
 /// What to do
@@ -186,6 +284,12 @@ impl Verb {
             Self::Delete => JobAction::Delete,
         }
     }
+}
+
+/// Reads `dead,quarantined`.
+pub(super) fn states(text: Option<&str>) -> Vec<String> {
+    let states = text.iter().flat_map(|text| text.split(','));
+    states.filter(|state| !state.is_empty()).map(str::to_owned).collect()
 }
 
 #[OpenApi]
@@ -218,9 +322,8 @@ impl JobsApi {
         #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
         limit: Query<Option<i64>>,
     ) -> ApiResult<Json<JobPage>> {
-        let states = state.0.iter().flat_map(|states| states.split(','));
         let filter = JobFilter {
-            states: states.filter(|state| !state.is_empty()).map(str::to_owned).collect(),
+            states: states(state.0.as_deref()),
             kind: kind.0,
             queue: queue.0,
             from: from.0,

@@ -14,6 +14,7 @@ mod settings;
 
 use poem::Request;
 use poem_openapi::auth::Bearer;
+use poem_openapi::types::Example;
 use poem_openapi::{Object, SecurityScheme};
 use roost_shared::jobs::actions::By;
 use roost_shared::operators::Role;
@@ -24,7 +25,7 @@ use crate::state::AppState;
 
 /// The beginning of the document.
 pub const DESCRIPTION: &str = "Jobs, queues, workers and the audit log, for operators. `POST /session` gives a token; send it as \
-`Authorization: Bearer …`. It ends after 30 minutes without a request and after 12 hours in any case. Viewers read; operators \
+`Authorization: Bearer …`. It ends with `DELETE /session`, after 30 minutes without a request and after 12 hours in any case. Viewers read; operators \
 ask Stripe, retry, run, cancel, pause, resume, limit, and quiet or stop workers; admins also delete, edit, and set how long jobs are kept. What touches money needs a reason. Refusals are problems \
 (RFC 9457) with a stable `code`.";
 
@@ -80,8 +81,16 @@ impl OpsAuth {
 
 /// Why
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 struct Reason {
     /// Needed where money is touched; 500 characters at most
     reason: Option<String>,
+}
+
+impl Example for Reason {
+    fn example() -> Self {
+        Self {
+            reason: Some("Stripe is back".to_owned()),
+        }
+    }
 }

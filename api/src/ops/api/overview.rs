@@ -3,6 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::Data;
 use poem_openapi::payload::Json;
+use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::jobs::history::Slice;
 use roost_shared::jobs::overview::KindFigures;
@@ -11,7 +12,9 @@ use roost_shared::jobs::{JobState, failing, overview};
 use super::OpsAuth;
 use super::queues::{QueueView, queue_views};
 use crate::error::ApiResult;
+use crate::ops::alarms::{Alarm, alarms};
 use crate::ops::live::Live;
+use crate::rest::bookings::objects::example_instant;
 use crate::state::AppState;
 
 /// The operations.
@@ -57,9 +60,40 @@ struct FailingView {
     newest_error: Option<String>,
 }
 
+/// Something that needs a person
+#[derive(Object)]
+struct AlarmView {
+    /// `redis_down`, `no_worker`, `queue_paused`, `queue_unserved`, `queue_behind`, `kind_failing`, `effects_unknown`,
+    /// `jobs_died` or `leases_overdue`
+    code: String,
+    /// The queue or kind that has it, if it is that of one
+    subject: Option<String>,
+    /// What is wrong
+    message: String,
+    /// What to do about it; of a kind that fails, its newest error
+    advice: String,
+    /// The page where to do it
+    href: String,
+}
+
+impl From<Alarm> for AlarmView {
+    fn from(alarm: Alarm) -> Self {
+        Self {
+            code: alarm.code.to_owned(),
+            subject: alarm.subject,
+            message: alarm.title,
+            advice: alarm.advice,
+            href: alarm.href,
+        }
+    }
+}
+
 /// How it all stands
 #[derive(Object)]
+#[oai(example)]
 struct OverviewView {
+    /// What needs a person, the worst first; none: all is well
+    alarms: Vec<AlarmView>,
     counts: Vec<CountView>,
     queues: Vec<QueueView>,
     kinds: Vec<KindView>,
@@ -74,6 +108,47 @@ struct OverviewView {
     /// Whether Redis answers within a second
     redis_answers: bool,
     failing: Vec<FailingView>,
+}
+
+impl Example for OverviewView {
+    fn example() -> Self {
+        let slice = || SliceView {
+            at: example_instant(),
+            succeeded: 118,
+            failed: 2,
+        };
+        Self {
+            alarms: vec![AlarmView {
+                code: "jobs_died".to_owned(),
+                subject: None,
+                message: "2 jobs died within a day".to_owned(),
+                advice: "Look at their errors; retry them when the cause is gone.".to_owned(),
+                href: "/ops/jobs?state=dead&state=quarantined".to_owned(),
+            }],
+            counts: vec![CountView {
+                kind: "mail.send".to_owned(),
+                state: "dead".to_owned(),
+                count: 2,
+            }],
+            queues: vec![QueueView::example()],
+            kinds: vec![KindView {
+                kind: "payment.capture".to_owned(),
+                attempts: 120,
+                success: 0.983,
+                p50: 0.21,
+                p95: 0.48,
+                p99: 1.1,
+            }],
+            last_hour: vec![slice()],
+            last_day: vec![slice()],
+            unknown_effects: 0,
+            died_today: 2,
+            overdue_leases: 0,
+            workers_alive: 4,
+            redis_answers: true,
+            failing: Vec::new(),
+        }
+    }
 }
 
 impl From<KindFigures> for KindView {
@@ -100,6 +175,7 @@ fn slice_views(slices: Vec<Slice>) -> Vec<SliceView> {
 
 /// A worker
 #[derive(Object)]
+#[oai(example)]
 struct WorkerView {
     name: String,
     /// The machine
@@ -117,6 +193,24 @@ struct WorkerView {
     seen_at: DateTime<Utc>,
 }
 
+impl Example for WorkerView {
+    fn example() -> Self {
+        Self {
+            name: "roost-1-4711-0194be64".to_owned(),
+            host: "roost-1".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            queues: vec!["payments".to_owned(), "confirmation".to_owned()],
+            concurrency: 256,
+            alive: true,
+            quiet: false,
+            stop: false,
+            running: 3,
+            started_at: example_instant(),
+            seen_at: example_instant(),
+        }
+    }
+}
+
 #[OpenApi]
 impl OverviewApi {
     /// How it all stands
@@ -131,18 +225,26 @@ impl OverviewApi {
                 slice_views(history.slices(96, TimeDelta::minutes(15))),
             )
         };
-        let kinds = overview::kinds(&mut *pool.acquire().await?).await?;
-        let kinds = kinds.into_iter().map(KindView::from).collect();
+        let (kinds, counts) = {
+            let mut conn = pool.acquire().await?;
+            (
+                overview::kinds(&mut conn).await?,
+                overview::counts(&mut conn, JobState::ALL).await?,
+            )
+        };
+        let queues = overview::queues(pool).await?;
+        let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;
-        let alive = overview::workers(pool)
-            .await?
-            .iter()
-            .filter(|worker| worker.is_alive())
-            .count();
-        let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
         let failing = failing::kinds(pool).await?;
+        let redis_answers = self.0.redis.answers().await;
+        let mut alarms = alarms(&queues, &workers, &failing, trouble);
+        if !redis_answers {
+            alarms.insert(0, Alarm::redis_is_down());
+        }
+        let alive = workers.iter().filter(|worker| worker.is_alive()).count();
         Ok(Json(OverviewView {
-            redis_answers: self.0.redis.answers().await,
+            alarms: alarms.into_iter().map(AlarmView::from).collect(),
+            redis_answers,
             failing: failing
                 .into_iter()
                 .map(|kind| FailingView {
@@ -160,8 +262,8 @@ impl OverviewApi {
                     count: one.count,
                 })
                 .collect(),
-            queues: queue_views(overview::queues(pool).await?),
-            kinds,
+            queues: queue_views(queues),
+            kinds: kinds.into_iter().map(KindView::from).collect(),
             last_hour,
             last_day,
             unknown_effects: trouble.unknown_effects,

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
+use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::jobs::schedules::{self, ScheduleSettings};
 use roost_shared::jobs::{actions, overview};
@@ -12,6 +13,7 @@ use super::{OpsAuth, Reason};
 use crate::body::JsonBody;
 use crate::error::ApiResult;
 use crate::ops::settings::SETTER;
+use crate::rest::bookings::objects::example_instant;
 use crate::state::AppState;
 
 /// The operations.
@@ -19,6 +21,7 @@ pub struct QueuesApi(pub AppState);
 
 /// A queue
 #[derive(Object)]
+#[oai(example)]
 pub(super) struct QueueView {
     name: String,
     paused: bool,
@@ -30,8 +33,22 @@ pub(super) struct QueueView {
     publish_lag_seconds: f64,
 }
 
+impl Example for QueueView {
+    fn example() -> Self {
+        Self {
+            name: "payments".to_owned(),
+            paused: false,
+            due: 12,
+            running: 3,
+            oldest_due_seconds: 0.8,
+            publish_lag_seconds: 0.0,
+        }
+    }
+}
+
 /// A line of the cron table
 #[derive(Object)]
+#[oai(example)]
 struct ScheduleView {
     name: String,
     /// Minute, hour, day, month, weekday; UTC
@@ -45,9 +62,22 @@ struct ScheduleView {
     last_tick: Option<DateTime<Utc>>,
 }
 
+impl Example for ScheduleView {
+    fn example() -> Self {
+        Self {
+            name: "stays.complete".to_owned(),
+            expression: "0 5 * * *".to_owned(),
+            default_expression: "41 * * * *".to_owned(),
+            paused: false,
+            next_tick: Some(example_instant()),
+            last_tick: Some(example_instant()),
+        }
+    }
+}
+
 /// What a schedule is to go by
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 struct ScheduleBody {
     /// Do not fire by the clock
     paused: bool,
@@ -55,6 +85,16 @@ struct ScheduleBody {
     expression: Option<String>,
     /// Needed if its jobs move money
     reason: Option<String>,
+}
+
+impl Example for ScheduleBody {
+    fn example() -> Self {
+        Self {
+            paused: false,
+            expression: Some("0 5 * * *".to_owned()),
+            reason: None,
+        }
+    }
 }
 
 #[OpenApi]

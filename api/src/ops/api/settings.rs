@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
+use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object, OpenApi};
 use roost_shared::jobs::batches::{self, Batch};
 use roost_shared::jobs::settings::{self, Limits, QueueSettings, WorkerWish};
@@ -13,6 +14,7 @@ use super::{OpsAuth, Reason};
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
 use crate::ops::settings::{KEEPER, SETTER};
+use crate::rest::bookings::objects::{example_id, example_instant};
 use crate::state::AppState;
 
 /// The operations.
@@ -20,7 +22,7 @@ pub struct SettingsApi(pub AppState);
 
 /// How a queue is to be worked off, by all workers together
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 struct QueueSettingsBody {
     /// So many jobs run at the same time at most; null: no limit
     concurrency: Option<i32>,
@@ -37,9 +39,22 @@ struct QueueSettingsBody {
     reason: Option<String>,
 }
 
+impl Example for QueueSettingsBody {
+    fn example() -> Self {
+        Self {
+            concurrency: Some(8),
+            rate_limit: None,
+            rate_seconds: 1,
+            target_seconds: 60,
+            weight: 10,
+            reason: Some("Stripe asks for less".to_owned()),
+        }
+    }
+}
+
 /// Limits of a kind, for all workers together
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 struct KindLimitsBody {
     /// So many jobs run at the same time at most; null: no limit
     concurrency: Option<i32>,
@@ -52,12 +67,24 @@ struct KindLimitsBody {
     reason: Option<String>,
 }
 
+impl Example for KindLimitsBody {
+    fn example() -> Self {
+        Self {
+            concurrency: None,
+            rate_limit: Some(100),
+            rate_seconds: 60,
+            reason: None,
+        }
+    }
+}
+
 fn one() -> i32 {
     1
 }
 
 /// How a queue is set
 #[derive(Object)]
+#[oai(example)]
 struct QueueSettingsView {
     name: String,
     concurrency: Option<i32>,
@@ -69,8 +96,23 @@ struct QueueSettingsView {
     seconds_to_breach: f64,
 }
 
+impl Example for QueueSettingsView {
+    fn example() -> Self {
+        Self {
+            name: "payments".to_owned(),
+            concurrency: Some(8),
+            rate_limit: None,
+            rate_seconds: 1,
+            target_seconds: 60,
+            weight: 10,
+            seconds_to_breach: 59.2,
+        }
+    }
+}
+
 /// Limits of a kind
 #[derive(Object)]
+#[oai(example)]
 struct KindLimitsView {
     name: String,
     concurrency: Option<i32>,
@@ -78,21 +120,51 @@ struct KindLimitsView {
     rate_seconds: i32,
 }
 
+impl Example for KindLimitsView {
+    fn example() -> Self {
+        Self {
+            name: "mail.send".to_owned(),
+            concurrency: None,
+            rate_limit: Some(100),
+            rate_seconds: 60,
+        }
+    }
+}
+
 /// How long jobs are kept after their end
 #[derive(Object)]
+#[oai(example)]
 struct KeptView {
     /// `succeeded`, `cancelled`, `dead` or `quarantined`
     state: String,
     keep_seconds: i32,
 }
 
+impl Example for KeptView {
+    fn example() -> Self {
+        Self {
+            state: "dead".to_owned(),
+            keep_seconds: 15_552_000,
+        }
+    }
+}
+
 /// How long jobs are to be kept
 #[derive(Object)]
-#[oai(deny_unknown_fields)]
+#[oai(deny_unknown_fields, example)]
 struct KeptBody {
     /// 3600 to 315360000
     keep_seconds: i32,
     reason: Option<String>,
+}
+
+impl Example for KeptBody {
+    fn example() -> Self {
+        Self {
+            keep_seconds: 15_552_000,
+            reason: None,
+        }
+    }
 }
 
 /// What a worker is to do
@@ -116,14 +188,26 @@ impl From<Wish> for WorkerWish {
 
 /// What was asked of a worker
 #[derive(Object)]
+#[oai(example)]
 struct WishView {
     name: String,
     quiet: bool,
     stop: bool,
 }
 
+impl Example for WishView {
+    fn example() -> Self {
+        Self {
+            name: "roost-1-4711-0194be64".to_owned(),
+            quiet: true,
+            stop: false,
+        }
+    }
+}
+
 /// A set of jobs and how far it is
 #[derive(Object)]
+#[oai(example)]
 pub(super) struct BatchView {
     id: Uuid,
     total: i64,
@@ -137,6 +221,21 @@ pub(super) struct BatchView {
     created_at: DateTime<Utc>,
     /// When the last of its jobs had ended
     finished_at: Option<DateTime<Utc>>,
+}
+
+impl Example for BatchView {
+    fn example() -> Self {
+        Self {
+            id: example_id(5),
+            total: 20,
+            done: 18,
+            failed: 1,
+            after_id: example_id(6),
+            after_kind: "stays.complete".to_owned(),
+            created_at: example_instant(),
+            finished_at: None,
+        }
+    }
 }
 
 impl From<Batch> for BatchView {

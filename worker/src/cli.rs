@@ -10,6 +10,7 @@ use roost_shared::clock::Clock;
 use roost_shared::config::{DatabaseArgs, RedisArgs};
 use roost_shared::db::Db;
 use roost_shared::jobs::actions::{self, By, JobAction};
+use roost_shared::jobs::catalogue::UNTIL_DONE;
 use roost_shared::jobs::inspect;
 use roost_shared::jobs::inspections;
 use roost_shared::jobs::kinds;
@@ -169,13 +170,22 @@ async fn print_list(db: &Db, filter: &Filter) -> anyhow::Result<()> {
             job.state,
             plain(&job.kind),
             job.attempt,
-            job.max_attempts,
+            most_attempts(job.max_attempts),
             job.created_at.format("%Y-%m-%d %H:%M:%SZ"),
             plain(&kinds::masked(&job.kind, &job.args).to_string()),
             plain(&job.last_error.unwrap_or_default()),
         );
     }
     Ok(())
+}
+
+/// How many there may be.
+fn most_attempts(most: i32) -> String {
+    if most >= UNTIL_DONE {
+        "∞".to_owned()
+    } else {
+        most.to_string()
+    }
 }
 
 async fn print_job(db: &Db, id: Uuid) -> anyhow::Result<()> {
@@ -185,7 +195,7 @@ async fn print_job(db: &Db, id: Uuid) -> anyhow::Result<()> {
     let job = &detail.job;
     println!("{}  {}  {}", job.id, plain(&job.kind), job.state);
     println!("  queue     {}", job.queue);
-    println!("  attempts  {} of {}", job.attempt, job.max_attempts);
+    println!("  attempts  {} of {}", job.attempt, most_attempts(job.max_attempts));
     println!("  due       {}", job.run_at);
     println!(
         "  args      {}",

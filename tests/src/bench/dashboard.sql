@@ -38,7 +38,7 @@ FROM (
         (3, 'mail.send', 'notifications', 50), (4, 'cache.warm', 'cache', 80)) AS kind (number, name, queue, priority)
         WHERE kind.number = n % 5) AS kind;
 
-INSERT INTO job_attempts (job_id, fence, attempt, worker, started_at, ended_at, outcome, error)
-SELECT id, fence, attempt, lease_owner, started_at, coalesce(finished_at, started_at + interval '60 ms'),
+INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome, error)
+SELECT id, kind, fence, attempt, lease_owner, started_at, coalesce(finished_at, started_at + interval '60 ms'),
        CASE state WHEN 'succeeded' THEN 'succeeded' WHEN 'cancelled' THEN 'cancelled' WHEN 'retrying' THEN 'retry' ELSE 'failed' END, last_error
 FROM jobs WHERE lease_owner = 'bench-1';

@@ -110,6 +110,20 @@ async fn a_stay_that_is_over_is_neither_approved_nor_confirmed() {
         assert_eq!((record.status, record.captured), ("canceled", 0));
     }
     assert_eq!(world.ledger().await, []);
+    let mails = world.mailbox.messages();
+    let told = mails
+        .iter()
+        .filter(|mail| mail.is_to(&guest.email) && mail.subject.starts_with("Expired"));
+    let told: Vec<_> = told.map(|mail| mail.text.clone().unwrap()).collect();
+    for reason in [
+        "did not answer your request in time",
+        "the stay was over before it could be confirmed",
+    ] {
+        let with = told
+            .iter()
+            .filter(|text| text.split_whitespace().collect::<Vec<_>>().join(" ").contains(reason));
+        assert_eq!(with.count(), 1, "{reason}: {told:?}");
+    }
 }
 
 async fn set_paused(world: &World, queue: &str, paused: bool) {

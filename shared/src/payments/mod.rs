@@ -139,7 +139,7 @@ pub async fn try_card(
     if !booking.state.takes_payment() {
         return Err(PaymentError::NotPayable(booking.state));
     }
-    if booking.hold_expires_at <= tx.now() {
+    if booking.hold_expires_at <= tx.now() || booking.is_over(tx.now()) {
         return Err(PaymentError::HoldEnded(booking.hold_expires_at));
     }
     let latest = latest_of(tx.conn(), booking_id).await?;

@@ -249,8 +249,10 @@ pub enum Expiry {
     Unpaid,
     /// The host did not answer in time.
     Unanswered,
-    /// The payment came when somebody else had the nights.
+    /// The payment came when the nights could not be had any more.
     PaidTooLate,
+    /// The card was good, and the stay over before the booking could be confirmed.
+    Over,
 }
 
 #[derive(Debug, Clone, Serialize)]

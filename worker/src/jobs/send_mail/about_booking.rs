@@ -162,6 +162,8 @@ fn booking_mail(
                 Expiry::PaidTooLate
             } else if booking.approval_expires_at.is_some() {
                 Expiry::Unanswered
+            } else if payment.is_some_and(|payment| payment.authorized_minor > 0) {
+                Expiry::Over
             } else {
                 Expiry::Unpaid
             },

@@ -375,10 +375,6 @@ impl Engine {
         let Some((kind, entry)) = self.registry.entry(&job.kind) else {
             return End::Stopped;
         };
-        let _limit = match &entry.limit {
-            Some(limit) => Arc::clone(limit).acquire_owned().await.ok(),
-            None => None,
-        };
         crash_point::begin(lease.job_id, kind);
         let started = Instant::now();
         let run = AssertUnwindSafe(context.scope(entry.start(job.args, Arc::clone(&self.ctx), lease))).catch_unwind();

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use roost_shared::jobs::{FinishedEffect, Job, Lease, Queue};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 
 use crate::context::Context;
 use crate::error::JobError;
@@ -34,14 +33,12 @@ pub trait Handler: Job {
 
 type Attempt = Pin<Box<dyn Future<Output = Result<Done, JobError>> + Send>>;
 
-/// A kind's code and limits.
+/// A kind's code and how long it may take.
 #[derive(Clone)]
 pub(crate) struct Entry {
     start: Arc<dyn Fn(Value, Arc<Context>, Lease) -> Attempt + Send + Sync>,
     queue: Queue,
     pub timeout: Duration,
-    /// At most so many at a time in this process.
-    pub limit: Option<Arc<Semaphore>>,
 }
 
 impl Entry {
@@ -70,7 +67,6 @@ impl Registry {
             }),
             queue: J::QUEUE,
             timeout: J::TIMEOUT,
-            limit: J::CONCURRENCY.map(|limit| Arc::new(Semaphore::new(limit))),
         };
         self.entries.insert(J::KIND, entry);
         self

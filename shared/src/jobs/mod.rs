@@ -112,8 +112,6 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const MAX_ATTEMPTS: i32 = 15;
     /// How long one attempt may take.
     const TIMEOUT: Duration = Duration::from_secs(60);
-    /// How many of the kind one worker process runs at a time; none: as many as the process runs.
-    const CONCURRENCY: Option<usize> = None;
 
     /// While a job with this key has not ended, another one is not enqueued. If it runs already, it runs again after.
     fn dedupe_key(&self) -> Option<String> {

@@ -105,7 +105,8 @@ pub(crate) fn start_worker(world: &World, settings: &[(&str, &str)]) -> Child {
 
 /// What a subcommand of `roost-worker jobs` prints, and whether it succeeded.
 pub(crate) async fn on_a_terminal(world: &World, arguments: &[&str]) -> (bool, String) {
-    let ran = worker(world).env("USER", "ada").arg("jobs").args(arguments).output();
+    let mut worker = program(world, "roost-worker");
+    let ran = worker.env("USER", "ada").arg("jobs").args(arguments).output();
     let ran = tokio::time::timeout(Duration::from_secs(30), ran)
         .await
         .unwrap()

@@ -11,6 +11,7 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use roost_shared::config::Secret;
 use roost_shared::db::Db;
 use roost_shared::jobs::{Publisher, Queue};
 use roost_shared::redis::Redis;
@@ -93,7 +94,7 @@ impl World {
     /// What a worker of this world is connected to.
     pub fn context(&self) -> Context {
         let stripe = StripeArgs {
-            stripe_secret_key: "sk_test_roost".to_owned(),
+            stripe_secret_key: Some(Secret::new("sk_test_roost")),
             stripe_api_base: self.stripe.base_url().to_owned(),
         };
         let sender = "Roost <no-reply@roost.example>";

@@ -73,7 +73,7 @@ impl Worker {
         let ctx = Context {
             db: Db::new(pool, publisher, clock),
             redis,
-            stripe: Gateway::new(&options.stripe).context("STRIPE_SECRET_KEY")?,
+            stripe: Gateway::new(&options.stripe)?,
             mailer: mailer.context("the way of mail")?,
             links: Links::from_options(&options.public_url, options.web_url.as_deref()),
         };

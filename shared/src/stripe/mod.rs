@@ -20,6 +20,7 @@ use stripe_core::refund::{CreateRefund, ListRefund, RetrieveRefund};
 use stripe_core::{PaymentIntent, PaymentIntentCaptureMethod, PaymentIntentStatus, Refund};
 use uuid::Uuid;
 
+use crate::config::{ConfigError, Secret};
 use crate::money::Currency;
 use client::{CallError, PooledClient};
 
@@ -28,9 +29,9 @@ pub use currencies::{ChargeTerms, round_to};
 /// Where Stripe is and who we are there.
 #[derive(Clone, clap::Args)]
 pub struct StripeArgs {
-    /// Secret API key. Test keys start with sk_test_.
+    /// Secret API key. Test keys start with sk_test_. Required to work on jobs
     #[arg(long, env = "STRIPE_SECRET_KEY", hide_env_values = true)]
-    pub stripe_secret_key: String,
+    pub stripe_secret_key: Option<Secret>,
     /// Base URL of Stripe's API.
     #[arg(long, env = "STRIPE_API_BASE", default_value = "https://api.stripe.com")]
     pub stripe_api_base: String,
@@ -216,11 +217,15 @@ impl Gateway {
     /// A gateway to the configured account.
     ///
     /// # Errors
-    /// The key has characters that no header can carry.
-    pub fn new(args: &StripeArgs) -> Result<Self, http::Error> {
-        Ok(Self {
-            client: PooledClient::new(&args.stripe_secret_key, &args.stripe_api_base)?,
-        })
+    /// There is no key, or it has characters that no header can carry.
+    pub fn new(args: &StripeArgs) -> Result<Self, ConfigError> {
+        const NAME: &str = "STRIPE_SECRET_KEY (--stripe-secret-key)";
+        let key = args.stripe_secret_key.as_ref().ok_or(ConfigError::Missing(NAME))?;
+        let client = PooledClient::new(key.expose(), &args.stripe_api_base).map_err(|_| ConfigError::Invalid {
+            name: NAME,
+            reason: "no header can carry it, or STRIPE_API_BASE is no URL".to_owned(),
+        })?;
+        Ok(Self { client })
     }
 
     /// Creates a PaymentIntent with manual capture. The card is not asked before [`Self::confirm`], so one that nobody

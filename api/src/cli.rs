@@ -180,8 +180,15 @@ impl Cli {
             }
             Some(Command::Migrate) => {
                 telemetry::init(self.serve.log.log_format);
-                let pool = self.serve.database.connect()?;
-                db::MIGRATOR.run(&pool).await.context("applying the migrations")?;
+                let mut connection = self.serve.database.connect()?.acquire().await?;
+                // An index over many rows takes longer than any statement of a request may.
+                sqlx::raw_sql("SET statement_timeout = 0")
+                    .execute(&mut *connection)
+                    .await?;
+                db::MIGRATOR
+                    .run(&mut *connection)
+                    .await
+                    .context("applying the migrations")?;
                 tracing::info!("the database is up to date");
                 Ok(())
             }

@@ -5,6 +5,7 @@ mod connections;
 mod stream;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -85,8 +86,9 @@ pub async fn start_metrics(pool: PgPool, listen: &str) -> anyhow::Result<Running
             .content_type("text/plain; version=0.0.4; charset=utf-8")
             .body(handle.render())
     });
+    let page = Arc::new(poem::get(page));
     run(
-        Route::new().at("/metrics", poem::get(page)),
+        Route::new().at("/metrics", Arc::clone(&page)).at("/metrics/", page),
         listen,
         "metrics",
         Bounds::default(),

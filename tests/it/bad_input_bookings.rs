@@ -275,7 +275,11 @@ async fn every_parameter_of_the_lists() {
     ] {
         refused(format!("/bookings?{query}"), 400, "invalid_parameter", field).await;
     }
-    for (query, field) in [("from=-4800-01-01", "from"), ("to=%2B99999-01-01", "to")] {
+    for (query, field) in [
+        ("from=-4800-01-01", "from"),
+        ("to=%2B99999-01-01", "to"),
+        ("from=2030-01-02&to=2030-01-01", "to"),
+    ] {
         refused(format!("/bookings?{query}"), 422, "validation_failed", field).await;
     }
     refused(

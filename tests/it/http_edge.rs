@@ -86,6 +86,36 @@ async fn paths_work_with_and_without_a_slash_and_know_their_methods() {
 }
 
 #[tokio::test]
+async fn every_path_of_the_document_is_there_with_and_without_a_slash() {
+    let app = TestApp::start().await;
+    let document = app.get("/openapi.json").send().await.expect(200);
+    let mut asked = 0;
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let parts = path
+            .trim_end_matches('/')
+            .split('/')
+            .map(|part| match part.starts_with('{') {
+                true => uuid::Uuid::nil().to_string(),
+                false => part.to_owned(),
+            });
+        let bare = parts.collect::<Vec<_>>().join("/");
+        let methods = operations.as_object().unwrap().keys();
+        for method in methods.filter_map(|method| method.to_uppercase().parse::<reqwest::Method>().ok()) {
+            let without = app.request(method.clone(), &bare).send().await;
+            let with = app.request(method.clone(), &format!("{bare}/")).send().await;
+            assert_eq!(without.status, with.status, "{method} {bare}");
+            // Some answer with a page, and what is not there for want of its id says so.
+            let detail =
+                |body: &[u8]| serde_json::from_slice(body).map_or(Value::Null, |body: Value| body["detail"].clone());
+            assert!(without.status != 404 || path.contains('{'), "{method} {bare}");
+            assert_eq!(detail(&without.body), detail(&with.body), "{method} {bare}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 40, "{asked}");
+}
+
+#[tokio::test]
 async fn bodies_that_are_not_usable_json_are_refused() {
     let app = TestApp::start().await;
     let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));

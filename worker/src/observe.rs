@@ -51,7 +51,7 @@ pub async fn serve_metrics(address: SocketAddr, stop: CancellationToken) -> std:
 }
 
 async fn answer(request: Request<Incoming>, handle: PrometheusHandle) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, body) = match request.uri().path() {
+    let (status, body) = match request.uri().path().trim_end_matches('/') {
         "/metrics" => (StatusCode::OK, handle.render()),
         "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "try /metrics or /healthz\n".to_owned()),

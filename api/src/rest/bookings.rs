@@ -283,6 +283,12 @@ pub(crate) fn check_days(from: Option<NaiveDate>, to: Option<NaiveDate>) -> ApiR
     Checks::new()
         .optional("from", from.as_ref(), |day| is_calendar_day(*day), DAY_RANGE)
         .optional("to", to.as_ref(), |day| is_calendar_day(*day), DAY_RANGE)
+        .optional(
+            "to",
+            from.zip(to).as_ref(),
+            |(from, to)| from <= to,
+            "must not be before from",
+        )
         .finish()
 }
 

@@ -1,11 +1,14 @@
 //! Each kind of job as a story: what a booking, its money and its mail come to, seen from outside.
 
 use chrono::TimeDelta;
+use roost_shared::properties::cache::{self, Cached};
 use roost_tests::app::{Actor, PASSWORD};
 use roost_tests::stripe::{Fault, FaultKind};
 use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
 use uuid::Uuid;
+
+use crate::stripe_sandbox::contract;
 
 /// 3 nights of 100.00, cleaning 20.00, 12 % guest fee of 320.00.
 pub(super) const TOTAL: i64 = 35_840;
@@ -98,6 +101,12 @@ async fn a_booking_is_authorized_confirmed_captured_and_told_to_both_sides() {
         world.mails_to(&scene.host)
     );
     assert_eq!(world.jobs("cache.warm").await, ["succeeded=1"]);
+    let Cached::Rendered(warm) = cache::fetch(&world.redis(), scene.flat).await.unwrap() else {
+        panic!("the job has warmed nothing");
+    };
+    let served = world.get(&format!("/properties/{}", scene.flat)).send().await;
+    assert_eq!(warm.json, served.body);
+    contract::check(&world.stripe);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,6 +174,7 @@ async fn three_d_secure_ends_by_webhook() {
     let payment = world.payment(&scene.guest, booking).await;
     assert_eq!(payment["state"], "captured");
     assert!(payment["client_secret"].is_null(), "{payment}");
+    contract::check(&world.stripe);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,6 +294,7 @@ async fn a_declined_request_releases_the_card() {
     world.run_jobs().await;
     assert_eq!(world.at_stripe(booking).await.status, "canceled");
     assert_eq!(world.ledger().await, []);
+    contract::check(&world.stripe);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,6 +363,7 @@ async fn cancelling_pays_back_what_the_policy_says() {
             .iter()
             .any(|subject| subject.to_lowercase().contains("cancel"))
     );
+    contract::check(&world.stripe);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,7 @@ mod engine_redis;
 mod engine_settings;
 mod engine_states;
 mod graphql;
+mod healthcheck;
 mod http_edge;
 mod jobs;
 mod kill;

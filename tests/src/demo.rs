@@ -267,7 +267,7 @@ impl<W: Write> Story<'_, W> {
             .await?;
         self.stage
             .step("payment", async || {
-                let payment = payment_of(api, guest, &booking.id).await?;
+                let payment = observe::settled(PATIENCE, async || payment_of(api, guest, &booking.id).await).await?;
                 for amount in ["amount_minor", "authorized_minor", "captured_minor"] {
                     ensure!(
                         money(&payment, amount)? == booking.total,

@@ -1,4 +1,4 @@
-//! Why a booking was declined or cancelled: in the words of who did it, in the mail to the other side and nowhere else.
+//! Why a booking was declined or cancelled: in the words of who did it, for the other side to read, in its mail and on the timeline, and in no job.
 
 use roost_tests::app::Actor;
 use roost_tests::mailbox::Message;

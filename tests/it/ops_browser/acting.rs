@@ -60,20 +60,26 @@ impl<'a> Desk<'a> {
         self.browser.sees(told).await;
     }
 
-    /// The audit log ends with this.
+    /// The audit log ends with this. A page that says what the one before said may not have been asked for yet.
     pub(super) async fn is_written(&self, action: &str, target: &str, reason: Option<&str>) {
-        let newest: (String, String, String, Option<String>) =
-            sqlx::query_as("SELECT actor, action, target, reason FROM operator_audit ORDER BY seq DESC LIMIT 1")
-                .fetch_one(self.world.pool())
-                .await
-                .unwrap();
         let wanted = (
             self.email.clone(),
             action.to_owned(),
             target.to_owned(),
             reason.map(str::to_owned),
         );
-        assert_eq!(newest, wanted);
+        let what = format!("written down: {wanted:?}");
+        self.world
+            .eventually(&what, async || {
+                let newest: Option<(String, String, String, Option<String>)> = sqlx::query_as(
+                    "SELECT actor, action, target, reason FROM operator_audit ORDER BY seq DESC LIMIT 1",
+                )
+                .fetch_optional(self.world.pool())
+                .await
+                .unwrap();
+                newest.as_ref() == Some(&wanted)
+            })
+            .await;
     }
 
     /// The audit page lists these, and finds its chain whole.

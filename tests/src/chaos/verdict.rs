@@ -9,7 +9,7 @@ use crate::bench::figure::percentile;
 
 /// How many times longer than promised something may take. Debug builds are for machines with other work to do: there a limit
 /// is only clear of what would last for ever.
-const PATIENCE: f64 = if cfg!(debug_assertions) { 10.0 } else { 1.0 };
+const PATIENCE: f64 = if cfg!(debug_assertions) { 5.0 } else { 1.0 };
 
 /// How long it took from a fault to the effect that it was in the way of, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]

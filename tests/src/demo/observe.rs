@@ -91,6 +91,20 @@ impl Mail {
     }
 }
 
+/// Reads a payment until the answer to all that was asked of Stripe is known: an event may tell of a capture before the
+/// reply to it is recorded.
+pub async fn settled(patience: Duration, read: impl AsyncFn() -> Result<Value>) -> Result<Value> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let payment = read().await?;
+        let attempts = payment["attempts"].as_array().map_or(&[][..], Vec::as_slice);
+        if attempts.iter().all(|attempt| attempt["state"] != "intent") || Instant::now() > deadline {
+            return Ok(payment);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// Follows a booking's server-sent events until its payment stands so; what each of them said.
 pub async fn follow(
     api: &Api,

@@ -1,7 +1,8 @@
 -- One booking as the API makes it, statement by statement and in its order: the property's lock, the nights that are
 -- taken, the booking with its payment and timeline, and the two jobs (`roost_shared::bookings::request`, the enqueueing
 -- in `roost_shared::jobs`). Ids count up, as the API's do; they are made in the first statement, because pgbench can only
--- calculate with numbers, and so are the dates. `tests/it/bench_transaction.rs` compares it with what the API sends.
+-- calculate with numbers, and so are the dates. `tests/it/bench_transaction.rs` compares the statements with what the API
+-- sends, but for their order and for lists of states.
 \set n :n + 1
 \set number :base + :n * 20 + :client_id
 \set day {first_day} + :number / {properties} * 3

@@ -29,7 +29,7 @@ SELECT id, kind, queue, priority, args, dedupe_key, max_attempts,
        CASE WHEN run_at IS NULL THEN 'queued' ELSE 'scheduled' END,
        coalesce(run_at, now()),
        CASE WHEN run_at IS NULL AND published THEN now() END, '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01', NULL, batch_id, NULL
-FROM unnest(ARRAY[gen_random_uuid()], '{stripe.event.handle}'::text[], '{payments}'::text[], '{25}'::smallint[],
+FROM unnest(ARRAY[('018f0000-0000-7000-8000-' || lpad(to_hex(:round::bigint * 100000000 + :n * 100 + :client_id), 12, '0'))::uuid], '{stripe.event.handle}'::text[], '{payments}'::text[], '{25}'::smallint[],
             ARRAY[jsonb_build_object('event_id', :event_id::text)], ARRAY['stripe.event.handle:' || :event_id],
             '{875}'::int[], '{NULL}'::timestamptz[], '{NULL}'::uuid[], '{true}'::bool[])
      AS new (id, kind, queue, priority, args, dedupe_key, max_attempts, run_at, batch_id, published)

@@ -56,9 +56,9 @@ impl Example for JobView {
             kind: "mail.send".to_owned(),
             queue: "notifications".to_owned(),
             state: "dead".to_owned(),
-            args: json!({"mail": "booking-confirmed", "subject_id": example_id(2)}),
+            args: json!({"mail": "booking-confirmed-guest", "subject_id": example_id(2)}),
             attempt: 1,
-            max_attempts: 20,
+            max_attempts: 875,
             run_at: example_instant(),
             created_at: example_instant(),
             started_at: Some(example_instant()),
@@ -243,7 +243,7 @@ struct Edit {
 impl Example for Edit {
     fn example() -> Self {
         Self {
-            args: json!({"mail": "booking-confirmed", "subject_id": example_id(2)}),
+            args: json!({"mail": "booking-confirmed-guest", "subject_id": example_id(2)}),
             reason: Some("the wrong booking".to_owned()),
         }
     }

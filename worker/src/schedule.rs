@@ -36,6 +36,11 @@ const TABLE: &[Entry] = &[
     },
 ];
 
+/// The names of the table's lines.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    TABLE.iter().map(|entry| entry.name)
+}
+
 const EVERY: Duration = Duration::from_secs(5);
 const UNTIL_LEADING: Duration = Duration::from_secs(1);
 

@@ -144,8 +144,8 @@ impl Run {
             .status()
     }
 
-    async fn post(&self, path: &str, body: Value) -> StatusCode {
-        let request = reqwest::Client::new().post(format!("{}{path}", self.value("API_URL")));
+    async fn post(&self, key: &str, path: &str, body: Value) -> StatusCode {
+        let request = reqwest::Client::new().post(format!("{}{path}", self.value(key)));
         request.json(&body).send().await.unwrap().status()
     }
 
@@ -253,15 +253,20 @@ async fn a_run_keeps_its_data_until_it_is_reset() {
     assert!(run.counts("properties").await >= 200);
     assert!(run.counts("cities").await >= 10);
     assert!(run.counts("hosts").await >= 20);
-    for role in ["GUEST", "HOST"] {
+    for (role, key, path) in [
+        ("GUEST", "API_URL", "/auth/login"),
+        ("HOST", "API_URL", "/auth/login"),
+        ("OPERATOR", "OPS_URL", "/api/session"),
+    ] {
         let login = json!({
             "email": run.value(&format!("DEMO_{role}_EMAIL")),
             "password": run.value(&format!("DEMO_{role}_PASSWORD")),
         });
-        assert_eq!(run.post("/auth/login", login).await, 200, "{role}");
+        let signed_in = run.post(key, path, login).await;
+        assert!(signed_in.is_success(), "{role}: {signed_in}");
     }
     let newcomer = json!({"email": "kept@example.com", "password": PASSWORD, "full_name": "Kay Kept", "role": "guest"});
-    assert_eq!(run.post("/users/", newcomer).await, 201);
+    assert_eq!(run.post("API_URL", "/users/", newcomer).await, 201);
     let login = json!({"email": "kept@example.com", "password": PASSWORD});
     let properties = run.counts("properties").await;
 
@@ -286,7 +291,7 @@ async fn a_run_keeps_its_data_until_it_is_reset() {
     let mut run = clone.is_up(&[]).await;
     let took = begun.elapsed();
     assert!(took < SECOND_START, "the second start took {took:?}");
-    assert_eq!(run.post("/auth/login", login).await, 200);
+    assert_eq!(run.post("API_URL", "/auth/login", login).await, 200);
     assert_eq!(run.counts("properties").await, properties + 2);
 
     // Not even a run that is killed leaves anything behind, and what it kept is forgotten when that is wanted.

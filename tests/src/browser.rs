@@ -7,6 +7,8 @@
     reason = "a step that fails ends the test that took it"
 )]
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -21,6 +23,8 @@ use crate::services::{free_port, workspace_root};
 
 /// What is waited for usually comes within milliseconds; a loaded machine takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a browser that is left behind may take to end.
+const ENDING: Duration = Duration::from_secs(5);
 /// The name of an element in WebDriver's JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
@@ -29,6 +33,8 @@ pub struct Browser {
     session: String,
     http: reqwest::Client,
     driver: Child,
+    /// Where the driver listens, and the session's path there: what a step that failed has to end.
+    open: Option<(u16, String)>,
     /// What the browser and its driver keep while they run; they leave it behind.
     files: PathBuf,
 }
@@ -114,6 +120,7 @@ impl Browser {
             session: format!("{base}/session/{id}"),
             http,
             driver: child,
+            open: Some((port, format!("/session/{id}"))),
             files,
         })
     }
@@ -272,6 +279,7 @@ impl Browser {
     /// Closes the window and the browser.
     pub async fn close(mut self) {
         self.http.delete(&self.session).send().await.unwrap();
+        self.open = None;
         self.driver.kill().await.unwrap();
         // A process that is just ending may still write.
         let gone = async {
@@ -281,6 +289,25 @@ impl Browser {
         };
         tokio::time::timeout(PATIENCE, gone).await.unwrap();
     }
+}
+
+impl Drop for Browser {
+    /// A driver that is killed leaves its browser running: the session is ended first.
+    fn drop(&mut self) {
+        if let Some((port, session)) = self.open.take() {
+            let _ = end_session(port, &session);
+            let _ = std::fs::remove_dir_all(&self.files);
+        }
+    }
+}
+
+/// Without the runtime, which may be ending.
+fn end_session(port: u16, path: &str) -> std::io::Result<()> {
+    let mut driver = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), ENDING)?;
+    driver.set_read_timeout(Some(ENDING))?;
+    write!(driver, "DELETE {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n")?;
+    // The reply comes when the browser is gone.
+    driver.read(&mut [0; 64]).map(drop)
 }
 
 fn screenshots() -> PathBuf {

@@ -71,8 +71,9 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Of those that were not refused.
     pub fn per_second(&self) -> f64 {
-        self.replies as f64 / self.seconds
+        (self.replies - self.refused) as f64 / self.seconds
     }
 }
 
@@ -119,7 +120,8 @@ impl Load {
         }
     }
 
-    /// Sends for a while and counts what is answered. Any reply of 400 or above is an error.
+    /// Sends for a while and counts what is answered. More than one reply in a thousand of 400 or above is an error:
+    /// a server that is kept waiting by its machine for a second refuses a few, and a wrong request is refused always.
     pub async fn run(&self, duration: Duration) -> Result<Tally> {
         let (script, file) = (self.folder.join("requests.lua"), self.folder.join("requests.http"));
         std::fs::write(&script, SCRIPT).with_context(|| format!("writing {}", script.display()))?;
@@ -197,12 +199,15 @@ fn read(text: &str) -> Result<Tally> {
     let tally: Tally = serde_json::from_str(line)?;
     ensure!(tally.replies > 0, "no reply");
     ensure!(
-        (tally.refused, tally.broken, tally.late) == (0, 0, 0),
+        tally.refused * 1_000 <= tally.replies && (tally.broken, tally.late) == (0, 0),
         "{} replies were refusals, {} connections broke, {} replies came late",
         tally.refused,
         tally.broken,
         tally.late
     );
+    if tally.refused > 0 {
+        eprintln!("{} of {} requests were refused", tally.refused, tally.replies);
+    }
     Ok(tally)
 }
 
@@ -220,6 +225,10 @@ mod tests {
             let text = text.replace(&format!("\"{wrong}\": 0"), &format!("\"{wrong}\": 1"));
             assert!(read(&text).is_err(), "{wrong}");
         }
+        let long = text.replace("\"replies\": 8", "\"replies\": 2001");
+        let refused = |count: u64| read(&long.replace("\"refused\": 0", &format!("\"refused\": {count}")));
+        assert_eq!(refused(1).unwrap().per_second(), 1_000.0);
+        assert!(refused(3).is_err());
         assert!(read(&text.replace("\"replies\": 8", "\"replies\": 0")).is_err());
         assert!(read("unable to connect").is_err());
     }

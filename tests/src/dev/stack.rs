@@ -167,7 +167,14 @@ impl Drop for Stack {
 /// The address to listen on: the one that the environment names, else the usual port if it is free, else another.
 pub fn listen_address(variable: &str, usual: u16) -> Result<String> {
     match std::env::var(variable) {
-        Ok(address) if !address.is_empty() => Ok(address),
+        Ok(address) if !address.is_empty() => {
+            // Whoever waits for it has to know where it is.
+            ensure!(
+                !address.ends_with(":0"),
+                "{variable} is {address}: name a port, or unset it for a free one"
+            );
+            Ok(address)
+        }
         _ => Ok(format!("127.0.0.1:{}", free_port(Some(usual))?)),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rand::Rng;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgConnection, PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions, Connection, PgConnection, PgPool, Postgres, Transaction};
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -16,6 +16,10 @@ use crate::jobs::{self, Job, NewJob, Publisher};
 
 /// The migrations of this build.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// A connection that was idle for so long is tried out before it is used. One in steady use is not: that would be a
+/// round trip for every statement, and a request that goes away during it would take the connection with it.
+const TRIED_AFTER: Duration = Duration::from_secs(1);
 
 /// Opens a pool. Connections are made when they are needed; waiting for one ends after three seconds.
 ///
@@ -38,6 +42,15 @@ pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, sqlx::Error> {
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(3))
         .max_lifetime(Duration::from_secs(30 * 60))
+        .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            Box::pin(async move {
+                if state.idle_for >= TRIED_AFTER {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options))
 }
 

@@ -241,7 +241,7 @@ impl Model {
             return;
         };
         let handed = jobs::hand_back(world.pool(), &[lease]).await.unwrap();
-        assert_eq!(handed == 1, self.holds(&lease), "handed back");
+        assert_eq!(handed.len() == 1, self.holds(&lease), "handed back");
         self.happens(lease.job_id, Event::HandBack(lease.fence));
     }
 

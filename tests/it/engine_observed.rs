@@ -90,6 +90,8 @@ async fn what_alarms_and_autoscalers_look_at_is_measured() {
     worker.reaches(&world, 100.0, "roost_publish_lag_seconds", &cache).await;
     worker.reaches(&world, 1.0, "roost_effects_unknown", &[]).await;
     worker.reaches(&world, 1.0, "roost_lease_expiries_total", &[]).await;
+    let lost = [("kind", "payment.void"), ("outcome", "lost")];
+    worker.reaches(&world, 1.0, "roost_job_attempts_total", &lost).await;
     let waits = [("kind", "cache.warm"), ("state", "queued")];
     worker.reaches(&world, 1.0, "roost_jobs", &waits).await;
     let died = [("kind", "payment.capture"), ("state", "dead")];
@@ -153,6 +155,17 @@ async fn what_nobody_can_read_is_told_once_and_counted() {
     assert_eq!((state.as_str(), attempt), ("dead", 1));
     assert_eq!(world.jobs("test.unheard").await, ["queued=2"]);
     assert!(worker.0.runs(), "the worker has ended");
+
+    // The alarm ends with its cause.
+    sqlx::query("DELETE FROM jobs WHERE kind = 'test.unheard'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    world
+        .eventually("no job of an unknown kind", async || {
+            worker.metric("roost_jobs_of_unknown_kind", &unheard).await == 0.0
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

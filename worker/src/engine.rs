@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use metrics::{counter, histogram};
+use metrics::{SharedString, counter, histogram};
 use roost_shared::jobs::crash_point::{self, Boundary};
 use roost_shared::jobs::state::Ending;
 use roost_shared::jobs::{Claimant, ClaimedJob, LEASE, Lease, Outcome, Queue, Settlement, relay};
@@ -388,6 +388,7 @@ impl Engine {
             result = tokio::time::timeout(entry.timeout, run) => match result {
                 Ok(Ok(Ok(Done::Settled))) => {
                     crash_point::reach(lease.job_id, Boundary::BeforeAck);
+                    count_attempt(kind, Ending::Succeeded.name());
                     None
                 }
                 Ok(Ok(Ok(Done::With(effects)))) => Some(Outcome::Done(effects)),
@@ -399,12 +400,11 @@ impl Engine {
         drop(slot);
         let seconds = started.elapsed().as_secs_f64();
         histogram!("roost_job_duration_seconds", "kind" => kind).record(seconds);
-        let name = outcome.as_ref().map_or(Ending::Succeeded, Outcome::ending).name();
-        counter!("roost_job_attempts_total", "kind" => kind, "outcome" => name).increment(1);
         match &outcome {
             Some(Outcome::Fail(error)) => tracing::error!(seconds, error, "job failed"),
             Some(Outcome::Retry(error)) => tracing::warn!(seconds, error, "attempt failed"),
-            _ => tracing::info!(seconds, outcome = name, "attempt ended"),
+            Some(outcome) => tracing::info!(seconds, outcome = outcome.ending().name(), "attempt ended"),
+            None => tracing::info!(seconds, "attempt ended"),
         }
         outcome.map_or(End::Gone, |outcome| {
             End::Settle(Finished {
@@ -414,6 +414,11 @@ impl Engine {
             })
         })
     }
+}
+
+/// Counts an attempt when its end is in Postgres, so that none counts that was too late.
+pub(crate) fn count_attempt(kind: impl Into<SharedString>, outcome: &'static str) {
+    counter!("roost_job_attempts_total", "kind" => kind.into(), "outcome" => outcome).increment(1);
 }
 
 /// The keys that claims of a job have.

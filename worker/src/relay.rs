@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, count_attempt};
 use crate::epoch;
 use crate::postgres;
 
@@ -130,7 +130,7 @@ struct Relay {
     transport: Transport,
     /// Redis does not take writes.
     refused_since: Option<Instant>,
-    /// Kinds that nobody knows, told once each.
+    /// Kinds that nobody knows, told once each while there are jobs of them.
     unheard: HashSet<String>,
     /// Jobs by kind and state, as the gauges have them.
     counted: BTreeMap<(String, String), i64>,
@@ -146,6 +146,7 @@ impl Relay {
         self.watch_redis().await;
         if self.led && !standing.leads {
             resign();
+            self.unheard.drain().for_each(|kind| set_unknown(&kind, 0));
             self.counted.values_mut().for_each(|count| *count = 0);
             self.set_kinds();
         }
@@ -250,6 +251,9 @@ impl Relay {
                 quarantined = reaped.quarantined,
                 "jobs taken from workers that stopped renewing"
             );
+            for kind in reaped.kinds {
+                count_attempt(kind, "lost");
+            }
             self.engine.look_for_suspects();
         }
         Ok(())
@@ -263,6 +267,7 @@ impl Relay {
         self.reap(&mut *db).await?;
         if self.tick.is_multiple_of(GAUGES_EVERY) {
             report(db).await?;
+            self.report_kinds(db).await?;
             self.tell_unknown_kinds(db, &standing.fleet_kinds).await?;
             presence::forget(&mut *db).await?;
         }
@@ -283,9 +288,6 @@ impl Relay {
             }
         }
         let filled = self.publish(db, standing, &waiting).await?;
-        if self.tick.is_multiple_of(GAUGES_EVERY) {
-            self.report_kinds(db).await?;
-        }
         Ok(Filled {
             more: filled.more || promoted >= PROMOTE_BATCH,
             ..filled
@@ -319,8 +321,17 @@ impl Relay {
     }
 
     async fn tell_unknown_kinds(&mut self, db: &mut PgConnection, kinds: &[String]) -> Result<(), Trouble> {
-        for (kind, count) in relay::unknown_kinds(&mut *db, kinds).await? {
-            gauge!("roost_jobs_of_unknown_kind", "kind" => kind.clone()).set(count as f64);
+        let unknown = relay::unknown_kinds(&mut *db, kinds).await?;
+        // Of these none waits any more, or a worker has come that knows them.
+        self.unheard.retain(|kind| {
+            let still = unknown.iter().any(|(unknown, _)| unknown == kind);
+            if !still {
+                set_unknown(kind, 0);
+            }
+            still
+        });
+        for (kind, count) in unknown {
+            set_unknown(&kind, count);
             if self.unheard.insert(kind.clone()) {
                 tracing::error!(
                     kind,
@@ -440,7 +451,12 @@ fn resign() {
     gauge!("roost_effects_unknown").set(0.0);
 }
 
-/// Sets the gauges that alarms and autoscalers look at: per queue the due jobs, counted up to ten thousand, and the age
+fn set_unknown(kind: &str, count: i64) {
+    gauge!("roost_jobs_of_unknown_kind", "kind" => kind.to_owned()).set(count as f64);
+}
+
+/// Sets the gauges that alarms and autoscalers look at: per queue the due jobs, counted up to ten thousand in Redis and as
+/// many that are not, and the age
 /// of the oldest of those that would run next; and how long the first that is not in Redis has waited for that.
 async fn report(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     // Each half has a partial index of its own.
@@ -449,10 +465,10 @@ async fn report(db: &mut PgConnection) -> Result<(), sqlx::Error> {
                   extract(epoch FROM now() - min(due.run_at) FILTER (WHERE NOT due.published))::float8 AS lag
            FROM queues LEFT JOIN LATERAL (
                (SELECT run_at, true AS published FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NOT NULL
-                ORDER BY published_at LIMIT 5000)
+                ORDER BY published_at LIMIT 10000)
                UNION ALL
                (SELECT run_at, false FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
-                ORDER BY priority, run_at LIMIT 5000)) AS due ON true
+                ORDER BY priority, run_at LIMIT 10000)) AS due ON true
            GROUP BY name"#
     )
     .fetch_all(&mut *db)

@@ -6,36 +6,38 @@ use uuid::Uuid;
 use super::lease::{LEASE, Lease};
 use super::state::MAX_CRASHES;
 
-/// Gives jobs back that a worker stopped: queued again, the attempt not counted.
+/// Gives jobs back that a worker stopped: queued again, the attempt not counted. Returns the kind of each.
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn hand_back(db: impl PgExecutor<'_>, leases: &[Lease]) -> Result<u64, sqlx::Error> {
+pub async fn hand_back(db: impl PgExecutor<'_>, leases: &[Lease]) -> Result<Vec<String>, sqlx::Error> {
     let ids: Vec<Uuid> = leases.iter().map(|lease| lease.job_id).collect();
     let fences: Vec<i64> = leases.iter().map(|lease| lease.fence).collect();
-    let done = sqlx::query!(
-        "WITH given AS (
+    sqlx::query_scalar!(
+        r#"WITH given AS (
              UPDATE jobs SET state = 'queued', attempt = attempt - 1, published_at = NULL, lease_until = NULL
              FROM unnest($1::uuid[], $2::bigint[]) AS held (id, fence)
              WHERE jobs.id = held.id AND jobs.fence = held.fence AND coalesce(jobs.state, '') = 'running'
              RETURNING jobs.id, jobs.kind, jobs.fence, jobs.attempt + 1 AS attempt, jobs.lease_owner, jobs.started_at)
          INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome)
-         SELECT id, kind, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'handed_back' FROM given",
+         SELECT id, kind, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'handed_back' FROM given
+         RETURNING job_kind AS "kind!""#,
         &ids,
         &fences
     )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
+    .fetch_all(db)
+    .await
 }
 
 /// What [`reap`] did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reaped {
     /// Jobs that are queued again.
     pub requeued: i64,
     /// Jobs that have crashed too often.
     pub quarantined: i64,
+    /// The kind of each of them.
+    pub kinds: Vec<String>,
 }
 
 /// Takes jobs away from workers whose lease ended: queued again, or quarantined at the third crash.
@@ -69,7 +71,8 @@ pub async fn reap(db: impl PgExecutor<'_>) -> Result<Reaped, sqlx::Error> {
            attempts AS (
                INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome, error)
                SELECT id, kind, fence, attempt, coalesce(lease_owner, ''), coalesce(started_at, now()), now(), 'lost', 'the worker stopped renewing its lease' FROM reaped)
-           SELECT count(*) FILTER (WHERE state = 'queued') AS "requeued!", count(*) FILTER (WHERE state = 'quarantined') AS "quarantined!" FROM reaped"#,
+           SELECT count(*) FILTER (WHERE state = 'queued') AS "requeued!", count(*) FILTER (WHERE state = 'quarantined') AS "quarantined!",
+                  coalesce(array_agg(kind), '{}') AS "kinds!" FROM reaped"#,
         MAX_CRASHES,
         LEASE.as_secs_f64()
     )

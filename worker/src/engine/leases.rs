@@ -8,7 +8,7 @@ use metrics::{counter, gauge};
 use roost_shared::jobs::{self, Lease, Renewed};
 use uuid::Uuid;
 
-use super::{Engine, lock};
+use super::{Engine, count_attempt, lock};
 use crate::postgres;
 
 const RENEW_EVERY: Duration = Duration::from_millis(1_500);
@@ -83,9 +83,12 @@ impl Engine {
             postgres::answer(connection, answer)
         };
         match handed.await {
-            Ok(count) => {
-                counter!("roost_jobs_handed_back_total").increment(count);
-                tracing::info!(count, "unfinished jobs handed back");
+            Ok(kinds) => {
+                counter!("roost_jobs_handed_back_total").increment(kinds.len() as u64);
+                tracing::info!(count = kinds.len(), "unfinished jobs handed back");
+                for kind in kinds {
+                    count_attempt(kind, "handed_back");
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, jobs = leases.len(), "could not hand jobs back yet");

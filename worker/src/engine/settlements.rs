@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use metrics::counter;
 use roost_shared::jobs::crash_point::{self, Boundary};
+use roost_shared::jobs::state::Ending;
 use roost_shared::jobs::{self, Lease, Outcome, Settlement};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Engine, Finished};
+use super::{Engine, Finished, count_attempt};
 use crate::postgres::{self, STATEMENT_TIMEOUT};
 
 const SETTLE_BATCH: usize = 256;
@@ -37,13 +38,18 @@ async fn settle_batch(engine: &Engine, batch: Vec<Finished>) {
         .into_iter()
         .map(|one| (one.settlement, (one.kind, one.place)))
         .unzip();
-    let leases: Vec<Lease> = settlements.iter().map(|one| one.lease).collect();
+    let ends: Vec<(Lease, Ending)> = settlements
+        .iter()
+        .map(|one| (one.lease, one.outcome.ending()))
+        .collect();
     let done: HashSet<Uuid> = settle_surely(engine.pool(), settlements).await.into_iter().collect();
-    for (lease, (kind, _)) in leases.iter().zip(&places) {
+    for ((lease, ending), (kind, _)) in ends.iter().zip(&places) {
         crash_point::reach(lease.job_id, Boundary::BeforeAck);
         // Renewed until here: while Postgres is away the job must not be taken for lost.
         engine.forget(lease);
-        if !done.contains(&lease.job_id) {
+        if done.contains(&lease.job_id) {
+            count_attempt(*kind, ending.name());
+        } else {
             counter!("roost_stale_settlements_total", "kind" => *kind).increment(1);
             tracing::warn!(job_id = %lease.job_id, kind, "too late: another worker has the job");
         }

@@ -68,7 +68,7 @@ pub struct QueueState {
     pub paused: bool,
     /// Due jobs, up to [`COUNTED`].
     pub due: i64,
-    /// Of those, not handed to Redis.
+    /// Not handed to Redis, up to [`COUNTED`]; they are among those that are due.
     pub unpublished: i64,
     /// How long the oldest of the due jobs that would run next has waited, in seconds.
     pub oldest_due_seconds: f64,
@@ -106,7 +106,7 @@ pub async fn queues(pool: &PgPool) -> Result<Vec<QueueState>, sqlx::Error> {
     sqlx::query_as!(
         QueueState,
         r#"WITH busy AS (SELECT queue, count(*) AS running FROM (SELECT queue FROM jobs WHERE state = 'running' LIMIT $1) AS bounded GROUP BY queue)
-           SELECT queues.name AS "name!", queues.paused AS "paused!", count(due.run_at) AS "due!",
+           SELECT queues.name AS "name!", queues.paused AS "paused!", least(count(due.run_at), $1) AS "due!",
                   count(due.run_at) FILTER (WHERE due.unpublished) AS "unpublished!",
                   greatest(coalesce(extract(epoch FROM now() - min(due.run_at)), 0), 0)::float8 AS "oldest_due_seconds!",
                   greatest(coalesce(extract(epoch FROM now() - min(due.run_at) FILTER (WHERE due.unpublished)), 0), 0)::float8 AS "publish_lag_seconds!",
@@ -117,10 +117,10 @@ pub async fn queues(pool: &PgPool) -> Result<Vec<QueueState>, sqlx::Error> {
                   queues.target_seconds AS "target_seconds!", queues.weight AS "weight!"
            FROM queues LEFT JOIN busy ON busy.queue = queues.name LEFT JOIN LATERAL (
                (SELECT run_at, false AS unpublished FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NOT NULL
-                ORDER BY published_at LIMIT $1 / 2)
+                ORDER BY published_at LIMIT $1)
                UNION ALL
                (SELECT run_at, true FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
-                ORDER BY priority, run_at LIMIT $1 / 2)) AS due ON true
+                ORDER BY priority, run_at LIMIT $1)) AS due ON true
            GROUP BY queues.name ORDER BY queues.name"#,
         COUNTED
     )

@@ -238,6 +238,51 @@ async fn a_busy_kind_hides_no_other_from_the_durations() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_is_counted_to_the_bound_whichever_side_of_redis_it_is_on() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let waits = async |queue: &str, jobs: i32, published: bool| {
+        sqlx::query(
+            "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, max_attempts, published_at)
+             SELECT gen_random_uuid(), 'cache.warm', $1, 50, '{}', 'queued', now(), 3, CASE WHEN $3 THEN now() END
+             FROM generate_series(1, $2)",
+        )
+        .bind(queue)
+        .bind(jobs)
+        .bind(published)
+        .execute(pool)
+        .await
+        .unwrap();
+    };
+    let depth = async |name: &str| {
+        let queues = overview::queues(pool).await.unwrap();
+        let queue = queues.into_iter().find(|queue| queue.name == name).unwrap();
+        (queue.due, queue.unpublished)
+    };
+    waits("cache", 6_001, false).await;
+    assert_eq!(depth("cache").await, (6_001, 6_001));
+    let page = viewer.get("/ops").await.is(200);
+    page.says("6,001");
+    page.is_silent_about("10,000+");
+    waits("notifications", 7_002, true).await;
+    assert_eq!(depth("notifications").await, (7_002, 0));
+    viewer.get("/ops").await.is(200).says("7,002");
+
+    // On both sides together, and then on one of them alone, it is more than is counted: the page says so.
+    waits("cache", 6_000, true).await;
+    assert_eq!(depth("cache").await, (overview::COUNTED, 6_001));
+    waits("cache", 4_500, false).await;
+    assert_eq!(depth("cache").await, (overview::COUNTED, overview::COUNTED));
+    waits("notifications", 5_000, true).await;
+    assert_eq!(depth("notifications").await, (overview::COUNTED, 0));
+    for path in ["/ops", "/ops/queues"] {
+        viewer.get(path).await.is(200).says("10,000+");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_form_says_all_that_the_list_is_filtered_by() {
     let app = TestApp::start().await;
     let pool = app.state.db.pool();

@@ -5,6 +5,7 @@ mod accounts;
 mod alarms;
 pub(crate) mod asking;
 mod bulk;
+mod landing;
 mod lists;
 mod recorder;
 mod scripts;

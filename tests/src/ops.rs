@@ -120,7 +120,12 @@ impl Dashboard {
 
     /// What the sign-in form answers.
     pub async fn signs_in(&self, email: &str, password: &str, code: &str) -> Page {
-        let form = [("email", email), ("password", password), ("code", code)];
+        self.signs_in_for(email, password, code, "").await
+    }
+
+    /// The same on the way to a page.
+    pub async fn signs_in_for(&self, email: &str, password: &str, code: &str, next: &str) -> Page {
+        let form = [("email", email), ("password", password), ("code", code), ("next", next)];
         let request = plain()
             .post(format!("{}/ops/login", self.base))
             .header("content-type", "application/x-www-form-urlencoded");
@@ -138,6 +143,13 @@ impl Browser {
     pub async fn get(&self, path: &str) -> Page {
         let request = self.http.get(format!("{}{path}", self.base));
         Page::of(request.header("cookie", &self.cookie).send().await.unwrap()).await
+    }
+
+    /// A page that asks for itself again, to keep itself fresh.
+    pub async fn refreshes(&self, path: &str) -> Page {
+        let request = self.http.get(format!("{}{path}", self.base));
+        let request = request.header("cookie", &self.cookie).header("x-roost-refresh", "1");
+        Page::of(request.send().await.unwrap()).await
     }
 
     /// A form with its token.

@@ -13,6 +13,7 @@ use roost_shared::operators::{self, Operator, Role};
 
 use super::assets;
 use super::fault::Fault;
+use super::landing;
 use super::params::{Form, Params};
 use super::shell::{Shell, html};
 use crate::client::Client;
@@ -106,7 +107,11 @@ impl Signed {
 
 impl<'a> FromRequest<'a> for Signed {
     async fn from_request(request: &'a Request, _: &mut RequestBody) -> poem::Result<Self> {
-        Ok(Self::of_request(request).await?.0)
+        match Self::of_request(request).await {
+            Ok((signed, _)) => Ok(signed),
+            Err(Fault::SignIn) => Err(poem::Error::from_response(to(&landing::sign_in(request)))),
+            Err(fault) => Err(fault.into()),
+        }
     }
 }
 
@@ -182,7 +187,8 @@ pub(super) fn cookie(headers: &HeaderMap) -> Option<&str> {
         .find_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
 }
 
-/// The cookie is for our own pages only, and no script reads it. Behind HTTPS it never leaves it.
+/// The cookie is for our own pages only, and no script reads it. Behind HTTPS it never leaves it. It comes along when
+/// somebody follows a link in a chat, but with no form of another site; and nothing is done but by a form.
 fn set_cookie(state: &AppState, token: &str, seconds: i64) -> Result<HeaderValue, Fault> {
     let secure = if state.settings.public_url.starts_with("https://") {
         "; Secure"
@@ -190,7 +196,7 @@ fn set_cookie(state: &AppState, token: &str, seconds: i64) -> Result<HeaderValue
         ""
     };
     HeaderValue::try_from(format!(
-        "{COOKIE}={token}; Path=/ops; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+        "{COOKIE}={token}; Path=/ops; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"
     ))
     .map_err(Fault::internal)
 }
@@ -207,17 +213,21 @@ fn to(location: &str) -> Response {
 struct LoginPage {
     assets: &'static str,
     email: String,
+    /// Where to land; empty: on the overview.
+    next: String,
     refusal: Option<&'static str>,
 }
 
 #[handler]
-pub async fn login_page(request: &Request) -> Result<Response, Fault> {
+pub async fn login_page(request: &Request, params: Params) -> Result<Response, Fault> {
+    let next = params.get("next").and_then(landing::page);
     if Signed::of_request(request).await.is_ok() {
-        return Ok(to("/ops"));
+        return Ok(to(next.unwrap_or(landing::HOME)));
     }
     let page = LoginPage {
         assets: assets::BASE,
         email: String::new(),
+        next: next.unwrap_or_default().to_owned(),
         refusal: None,
     };
     Ok(Html(page.render()?).into_response())
@@ -286,9 +296,10 @@ pub async fn login(
     // As it was typed: spaces at its ends belong to a password.
     let password = form.all("password").next().unwrap_or_default();
     let code = form.get("code").unwrap_or_default();
+    let next = form.get("next").and_then(landing::page);
     match sign_in(&state, &client, email, password, code).await? {
         Some((_, opened)) => {
-            let mut reply = to("/ops");
+            let mut reply = to(next.unwrap_or(landing::HOME));
             reply.headers_mut().insert(
                 header::SET_COOKIE,
                 set_cookie(&state, &opened.token, sessions::LONGEST.num_seconds())?,
@@ -299,6 +310,7 @@ pub async fn login(
             let page = LoginPage {
                 assets: assets::BASE,
                 email: email.to_owned(),
+                next: next.unwrap_or_default().to_owned(),
                 refusal: Some("The e-mail address, the password or the code is not right."),
             };
             Ok(Html(page.render()?)
@@ -311,7 +323,7 @@ pub async fn login(
 #[handler]
 pub async fn logout(state: Data<&AppState>, submission: Submission) -> Result<Response, Fault> {
     submission.signed.end(&state).await?;
-    let mut reply = to("/ops/login");
+    let mut reply = to(landing::SIGN_IN);
     reply
         .headers_mut()
         .insert(header::SET_COOKIE, set_cookie(&state, "", 0)?);

@@ -96,7 +96,7 @@ impl Fault {
         if matches!(self, Self::SignIn) {
             return Response::builder()
                 .status(StatusCode::SEE_OTHER)
-                .header(header::LOCATION, "/ops/login")
+                .header(header::LOCATION, super::landing::SIGN_IN)
                 .finish();
         }
         let page = Page {

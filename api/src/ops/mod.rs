@@ -16,6 +16,7 @@ mod fault;
 mod filter;
 mod job;
 mod jobs;
+mod landing;
 mod live;
 mod overview;
 mod params;

@@ -2,6 +2,7 @@
 //! act on jobs that really failed.
 
 mod acting;
+mod away;
 mod fleet;
 mod strange_text;
 

@@ -125,9 +125,13 @@ impl Browser {
         })
     }
 
+    async fn answer(&self, path: &str, body: &Value) -> Value {
+        let reply = self.http.post(format!("{}{path}", self.session)).json(body).send();
+        reply.await.unwrap().json().await.unwrap()
+    }
+
     async fn command(&self, path: &str, body: Value) -> Value {
-        let reply = self.http.post(format!("{}{path}", self.session)).json(&body).send();
-        let answer: Value = reply.await.unwrap().json().await.unwrap();
+        let answer = self.answer(path, &body).await;
         assert!(answer["value"]["error"].is_null(), "{path} {body}: {answer}");
         answer["value"].clone()
     }
@@ -154,26 +158,36 @@ impl Browser {
         found[ELEMENT].as_str().unwrap().to_owned()
     }
 
+    /// Does this to an element. A page that keeps itself fresh may have put another in its place meanwhile.
+    async fn to_element(&self, css: &str, verb: &str, body: Value) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let element = self.element(css).await;
+            let answer = self.answer(&format!("/element/{element}/{verb}"), &body).await;
+            let error = &answer["value"]["error"];
+            if error.is_null() {
+                return;
+            }
+            let gone = error == "stale element reference" && tokio::time::Instant::now() < deadline;
+            assert!(gone, "{verb} {css} {body}: {answer}");
+        }
+    }
+
     /// Clicks as a person does: what is hidden or covered cannot be clicked.
     pub async fn click(&self, css: &str) {
-        let element = self.element(css).await;
-        self.command(&format!("/element/{element}/click"), json!({})).await;
+        self.to_element(css, "click", json!({})).await;
     }
 
     /// Types into a field.
     pub async fn fill(&self, css: &str, text: &str) {
-        let element = self.element(css).await;
-        self.command(&format!("/element/{element}/value"), json!({ "text": text }))
-            .await;
+        self.to_element(css, "value", json!({ "text": text })).await;
     }
 
     /// Types into a field in place of what it says.
     pub async fn replace(&self, css: &str, text: &str) {
-        let element = self.element(css).await;
-        self.command(&format!("/element/{element}/clear"), json!({})).await;
+        self.to_element(css, "clear", json!({})).await;
         if !text.is_empty() {
-            self.command(&format!("/element/{element}/value"), json!({ "text": text }))
-                .await;
+            self.fill(css, text).await;
         }
     }
 
@@ -218,6 +232,23 @@ impl Browser {
                 tokio::time::Instant::now() < deadline,
                 "{text:?} does not come up in:\n{page}"
             );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the page says this no more.
+    pub async fn sees_no_more(&self, text: &str) {
+        self.until(&format!("return !document.body.innerText.includes({})", json!(text)))
+            .await;
+    }
+
+    /// Waits until a script's body returns true.
+    pub async fn until(&self, body: &str) {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while self.script(body).await != json!(true) {
+            if tokio::time::Instant::now() >= deadline {
+                panic!("{body} stays false in:\n{}", self.text().await);
+            }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

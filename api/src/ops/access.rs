@@ -60,9 +60,9 @@ impl Signed {
     }
 
     /// Whether the session has not ended meanwhile: for what lasts longer than a request.
-    pub(super) async fn still_holds(&self, state: &AppState) -> bool {
-        let found = sessions::find(state.db.pool(), &self.token, state.clock.now()).await;
-        matches!(found, Ok(Some(_)))
+    pub(super) async fn still_holds(&self, state: &AppState) -> Result<bool, Fault> {
+        let found = sessions::find(state.db.pool(), &self.token, state.clock.now()).await?;
+        Ok(found.is_some())
     }
 
     /// Signs them out.

@@ -34,7 +34,7 @@ pub enum Fault {
     #[error("too many attempts, try again in {0} s")]
     TooMany(u64),
     /// Postgres does not answer.
-    #[error("the database does not answer")]
+    #[error("Postgres does not answer")]
     Unavailable,
     /// A mistake of ours.
     #[error("something went wrong on our side")]
@@ -48,7 +48,8 @@ impl Fault {
         Self::Internal
     }
 
-    fn what_to_do(&self) -> &'static str {
+    /// What somebody who reads it can do.
+    pub(super) fn what_to_do(&self) -> &'static str {
         match self {
             Self::SignIn => "Sign in and try again.",
             Self::Forbidden(_) => "Ask an admin for the role, or have somebody with it do this.",
@@ -59,7 +60,7 @@ impl Fault {
             Self::Conflict(_) => "Nothing was changed. Go back and reload to see how things stand now.",
             Self::TooMany(_) => "Wait a little.",
             Self::Unavailable => {
-                "Nothing was changed. Check Postgres and its connections; this page works again as soon as it answers."
+                "Nothing was changed. Check Postgres and its connections: this works again as soon as it answers."
             }
             Self::Internal => "Nothing was changed. The log knows more under the request id.",
         }
@@ -131,10 +132,15 @@ impl From<Fault> for poem::Error {
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
-        let away = matches!(
-            error,
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_)
-        );
+        let away = match &error {
+            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => true,
+            // Ending, starting, or out of connections.
+            sqlx::Error::Database(database) => matches!(
+                database.code().as_deref(),
+                Some("57P01" | "57P02" | "57P03" | "53300" | "53400")
+            ),
+            _ => false,
+        };
         if away {
             tracing::warn!(%error, "the dashboard cannot reach postgres");
             Self::Unavailable

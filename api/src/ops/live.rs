@@ -1,5 +1,5 @@
 //! The overview, kept fresh over server-sent events. One task reads Postgres for all who look, and only while
-//! somebody does.
+//! somebody does. When it cannot, it says so.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,50 +13,61 @@ use roost_shared::jobs::history::History;
 use roost_shared::redis::Redis;
 use sqlx::PgPool;
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::access::Signed;
+use super::fault::Fault;
 use super::overview::Board;
 use crate::state::AppState;
 
 const EVERY: Duration = Duration::from_secs(2);
+/// Whoever looks is told when reading takes longer.
+const SLOW: Duration = Duration::from_secs(5);
+/// Longer than any statement may run: the connection is dead.
+const GIVEN_UP: Duration = Duration::from_secs(20);
 /// The browser connects again, and has to be signed in still.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// The newest overview, as HTML.
+/// What those who look are told.
+#[derive(Clone)]
+enum News {
+    /// The newest overview, as HTML.
+    Board(Arc<str>),
+    /// There is none now: why, and what to do.
+    Stale(Arc<str>),
+}
+
+impl News {
+    fn stale(fault: &Fault) -> Self {
+        Self::Stale(format!("{fault}. {}", fault.what_to_do()).into())
+    }
+
+    fn event(&self) -> Event {
+        match self {
+            Self::Board(html) => Event::message(html.to_string()).event_type("board"),
+            Self::Stale(why) => Event::message(why.to_string()).event_type("stale"),
+        }
+    }
+}
+
+/// The newest of them.
 #[derive(Clone)]
 pub struct Live {
-    newest: watch::Receiver<Arc<str>>,
+    newest: watch::Receiver<News>,
     history: Arc<Mutex<History>>,
 }
 
 impl Live {
     /// Starts the task that reads. It ends with `stopping`.
     pub fn spawn(pool: PgPool, redis: Redis, stopping: CancellationToken) -> Self {
-        let (sender, newest) = watch::channel(Arc::from(""));
+        let (sender, newest) = watch::channel(News::Board(Arc::from("")));
         let history = Arc::<Mutex<History>>::default();
         let known = Arc::clone(&history);
         tokio::spawn(async move {
-            // The day is read before anybody asks for it.
-            if let Err(error) = known.lock().await.renew(&pool).await {
-                tracing::debug!(%error, "the history of jobs is read when it is asked for");
-            }
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(EVERY) => {}
-                    () = stopping.cancelled() => return,
-                }
-                // One receiver is kept for handing out; with it alone nobody looks.
-                if sender.receiver_count() < 2 {
-                    continue;
-                }
-                match read(&pool, &redis, &known).await {
-                    Ok(html) => {
-                        sender.send_replace(html);
-                    }
-                    Err(error) => tracing::warn!(error, "the live overview is not fresh"),
-                }
-            }
+            stopping
+                .run_until_cancelled(keep_fresh(&pool, &redis, &known, &sender))
+                .await;
         });
         Self { newest, history }
     }
@@ -67,10 +78,36 @@ impl Live {
     }
 }
 
-async fn read(pool: &PgPool, redis: &Redis, history: &Mutex<History>) -> Result<Arc<str>, String> {
-    let board = Board::read(pool, redis, history).await;
-    let board = board.map_err(|error| error.to_string())?;
-    Ok(board.render().map_err(|error| error.to_string())?.into())
+async fn keep_fresh(pool: &PgPool, redis: &Redis, history: &Mutex<History>, sender: &watch::Sender<News>) {
+    // The day is read before anybody asks for it.
+    if let Err(error) = history.lock().await.renew(pool).await {
+        tracing::debug!(%error, "the history of jobs is read when it is asked for");
+    }
+    loop {
+        tokio::time::sleep(EVERY).await;
+        // One receiver is kept for handing out; with it alone nobody looks.
+        if sender.receiver_count() < 2 {
+            continue;
+        }
+        let reading = timeout(GIVEN_UP, read(pool, redis, history));
+        tokio::pin!(reading);
+        let outcome = match timeout(SLOW, &mut reading).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                sender.send_replace(News::stale(&Fault::Unavailable));
+                reading.await
+            }
+        };
+        sender.send_replace(match outcome {
+            Ok(Ok(html)) => News::Board(html),
+            Ok(Err(fault)) => News::stale(&fault),
+            Err(_) => News::stale(&Fault::Unavailable),
+        });
+    }
+}
+
+async fn read(pool: &PgPool, redis: &Redis, history: &Mutex<History>) -> Result<Arc<str>, Fault> {
+    Ok(Board::read(pool, redis, history).await?.render()?.into())
 }
 
 #[handler]
@@ -88,12 +125,17 @@ pub async fn stream(state: Data<&AppState>, live: Data<&Live>, signed: Signed) -
                 () = tokio::time::sleep_until(ends) => return None,
                 () = stopping.cancelled() => return None,
             }
-            let (state, signed) = reader.as_ref();
-            if !signed.still_holds(state).await {
-                return None;
+            let mut news = newest.borrow_and_update().clone();
+            if matches!(news, News::Board(_)) {
+                let (state, signed) = reader.as_ref();
+                match signed.still_holds(state).await {
+                    Ok(true) => {}
+                    Ok(false) => return None,
+                    // What the overview says is for those alone who are known to be signed in.
+                    Err(fault) => news = News::stale(&fault),
+                }
             }
-            let html = newest.borrow_and_update().to_string();
-            Some((Event::message(html).event_type("board"), newest))
+            Some((news.event(), newest))
         }
     });
     SSE::new(events.boxed())

@@ -18,7 +18,7 @@ mod market;
 mod money;
 mod poison;
 mod postgres;
-mod proxy;
+pub mod proxy;
 mod redis;
 mod rolling;
 mod sigstop;

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -81,6 +81,16 @@ impl Proxy {
             switches,
             accepting,
         })
+    }
+
+    /// One before the server of this URL, and the URL with the proxy in its place.
+    pub async fn before(url: &str) -> Result<(Self, String)> {
+        let mut url: reqwest::Url = url.parse()?;
+        let port = url.port().context("a server without a port")?;
+        let proxy = Self::start(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+        url.set_port(Some(proxy.address().port()))
+            .map_err(|()| anyhow::anyhow!("a URL that takes no port"))?;
+        Ok((proxy, url.into()))
     }
 
     pub fn address(&self) -> SocketAddr {

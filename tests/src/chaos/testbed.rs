@@ -89,9 +89,9 @@ impl Testbed {
             Services::private(instance, durability)
         })
         .await??;
-        let (postgres_proxy, database_url) = proxied(services.database_url()).await?;
-        let (api_postgres_proxy, api_database_url) = proxied(services.database_url()).await?;
-        let (redis_proxy, redis_url) = proxied(services.redis_url()).await?;
+        let (postgres_proxy, database_url) = Proxy::before(services.database_url()).await?;
+        let (api_postgres_proxy, api_database_url) = Proxy::before(services.database_url()).await?;
+        let (redis_proxy, redis_url) = Proxy::before(services.redis_url()).await?;
         let mut testbed = Self {
             pool: db::connect(services.database_url(), 10)?,
             http: reqwest::Client::builder()
@@ -407,16 +407,6 @@ impl Program {
         });
         Ok(values.sum())
     }
-}
-
-/// A proxy before the server of this URL, and the URL with the proxy in its place.
-async fn proxied(url: &str) -> Result<(Proxy, String)> {
-    let mut url: reqwest::Url = url.parse()?;
-    let port = url.port().context("a server without a port")?;
-    let proxy = Proxy::start(SocketAddr::from(([127, 0, 0, 1], port))).await?;
-    url.set_port(Some(proxy.address().port()))
-        .map_err(|()| anyhow::anyhow!("a URL that takes no port"))?;
-    Ok((proxy, url.into()))
 }
 
 /// Beside our own binary, or beside the folder that cargo puts tests in.

@@ -1,4 +1,5 @@
-// Keys, times in the viewer's zone, and the live overview. Every page works without this file.
+// Keys, times in the viewer's zone, pages that keep themselves fresh, and what is said when they cannot. Every page
+// works without this file.
 "use strict";
 
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
@@ -103,30 +104,194 @@ document.addEventListener("change", (event) => {
   for (const box of document.querySelectorAll("input[name=id]")) box.checked = event.target.checked;
 });
 
-function follow(board) {
-  const state = document.querySelector("[data-live-state]");
-  const source = new EventSource(board.dataset.live);
-  source.addEventListener("open", () => {
-    state.textContent = "live";
-    state.classList.remove("lost");
-  });
-  source.addEventListener("board", (event) => {
-    const place = board.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-    // Rendered and escaped by the server, as the page itself is.
-    board.innerHTML = event.data;
-    tellTimes(board);
-    tellHours(board);
-    if (place) board.querySelector(`a[href="${CSS.escape(place)}"]`)?.focus({ preventScroll: true });
-    state.textContent = "live";
-    state.classList.remove("lost");
-  });
-  source.addEventListener("error", () => {
-    state.textContent = source.readyState === EventSource.CLOSED ? "not live: reload, or sign in again" : "not live: connecting…";
-    state.classList.add("lost");
-  });
+// What a page of a refusal or failure says: what happened and what to do.
+function told(reply, status) {
+  if (reply.startsWith("{")) return JSON.parse(reply).detail;
+  const page = new DOMParser().parseFromString(reply, "text/html");
+  const said = [...page.querySelectorAll("[data-told]")].map((one) => one.textContent.trim());
+  const words = said.map((one) => (/[.!?]$/.test(one) ? one : `${one}.`)).join(" ");
+  return words || `The dashboard answered ${status}.`;
 }
 
-document.addEventListener("htmx:afterSettle", () => tellTimes(document));
+const UNREACHABLE = "The dashboard does not answer: it is restarting, or the way to it is cut.";
+
+// A change of a page between the two halves of a click would swallow it.
+let pressed = false;
+document.addEventListener("pointerdown", () => { pressed = true; });
+for (const [target, type] of [[document, "pointerup"], [document, "pointercancel"], [window, "blur"]]) {
+  target.addEventListener(type, () => setTimeout(() => { pressed = false; }));
+}
+
+// Where somebody is in a part of the page that is about to be replaced. Returns what puts them there again.
+function place(part) {
+  const key = (one) => [one.tagName, one.getAttribute("href"), one.closest("form")?.getAttribute("action"), one.textContent].join(" ");
+  const at = part.contains(document.activeElement) ? key(document.activeElement) : null;
+  const scrolled = [...part.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
+  return (fresh) => {
+    fresh.querySelectorAll(".scroll").forEach((one, index) => { one.scrollLeft = scrolled[index] ?? 0; });
+    const there = at && [...fresh.querySelectorAll("a, button, summary, [tabindex]")].find((one) => key(one) === at);
+    if (there) there.focus({ preventScroll: true });
+  };
+}
+
+// The overview comes every two seconds; without it for so long, or told so, the page says that it is old.
+const STALE_AFTER = 6000;
+const REOPEN_AFTER = 2000;
+
+function follow(board) {
+  const state = document.querySelector("[data-live-state]");
+  const notice = document.querySelector("[data-stale]");
+  let fresh = Date.now();
+  let why = "";
+
+  function say(element, text) {
+    if (element.textContent !== text) element.textContent = text;
+  }
+
+  function tell() {
+    const stale = why !== "" || Date.now() - fresh > STALE_AFTER;
+    state.classList.toggle("lost", stale);
+    board.classList.toggle("stale", stale);
+    notice.hidden = !stale;
+    if (!stale) return;
+    const since = new Date(fresh).toLocaleTimeString();
+    say(state, `not fresh since ${since}`);
+    say(notice, `${why || "No news has come for some seconds."} What is below is of ${since}; this page goes on by itself.`);
+  }
+
+  function show(html) {
+    fresh = Date.now();
+    why = "";
+    if (!pressed) {
+      const back = place(board);
+      // Rendered and escaped by the server, as the page itself is.
+      board.innerHTML = html;
+      tellTimes(board);
+      tellHours(board);
+      back(board);
+    }
+    say(state, "live");
+    tell();
+  }
+
+  function connect() {
+    const source = new EventSource(board.dataset.live);
+    source.addEventListener("board", (event) => show(event.data));
+    source.addEventListener("stale", (event) => {
+      why = event.data;
+      tell();
+    });
+    // It connects again by itself where the connection broke, but not where it was refused.
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) setTimeout(reopen, REOPEN_AFTER);
+    });
+  }
+
+  async function reopen() {
+    const asked = new AbortController();
+    try {
+      const reply = await fetch(board.dataset.live, { redirect: "manual", signal: asked.signal });
+      if (reply.type === "opaqueredirect") {
+        // The session has ended: this leads to the sign-in page.
+        location.reload();
+        return;
+      }
+      if (reply.ok) {
+        asked.abort();
+        connect();
+        return;
+      }
+      why = told(await reply.text(), reply.status);
+    } catch {
+      why = UNREACHABLE;
+    }
+    tell();
+    setTimeout(reopen, REOPEN_AFTER);
+  }
+
+  connect();
+  setInterval(tell, 1000);
+}
+
+// Parts that are asked for again and again are left alone while somebody is at work in them.
+const AGAIN = "[hx-trigger^=every]";
+
+function written(field) {
+  return field.type === "checkbox" ? field.checked !== field.defaultChecked : field.value !== field.defaultValue;
+}
+
+function busy(part) {
+  const at = document.activeElement;
+  const selected = getSelection();
+  return pressed
+    || document.hidden
+    || part.querySelector("details[open]") !== null
+    || (part.contains(at) && at.matches("input, textarea, select"))
+    || (!selected.isCollapsed && part.contains(selected.anchorNode))
+    || [...part.querySelectorAll("input:not([type=hidden]), textarea")].some(written);
+}
+
+let changed = Date.now();
+let back = null;
+
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (event.detail.elt.matches(AGAIN) && busy(event.detail.elt)) event.preventDefault();
+});
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { elt, target, xhr, isError } = event.detail;
+  if (new URL(xhr.responseURL, location.href).pathname === "/ops/login") {
+    event.detail.shouldSwap = false;
+    location.assign(xhr.responseURL);
+  } else if (elt.matches(AGAIN) && busy(elt)) {
+    event.detail.shouldSwap = false;
+  } else if (!isError) {
+    back = place(target);
+  }
+});
+
+document.addEventListener("htmx:afterSettle", () => {
+  changed = Date.now();
+  tellTimes(document);
+  back?.(document);
+  back = null;
+});
+
+// What came to nothing is said: the page below it is an old one.
+function complain(words, element) {
+  const banner = document.querySelector("[data-fault]");
+  const next = element.matches(AGAIN) ? "It is asked for again by itself." : "Change the filter or press Show to ask again.";
+  banner.textContent = `${words} What is below is as it was at ${new Date(changed).toLocaleTimeString()}. ${next}`;
+  banner.hidden = false;
+}
+
+document.addEventListener("htmx:responseError", ({ detail: { xhr, elt } }) => complain(told(xhr.responseText, xhr.status), elt));
+document.addEventListener("htmx:sendError", (event) => complain(UNREACHABLE, event.detail.elt));
+document.addEventListener("htmx:timeout", (event) => complain(UNREACHABLE, event.detail.elt));
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful) document.querySelector("[data-fault]").hidden = true;
+});
+
+// Instants are chosen in the viewer's zone and sent in UTC; without this file both are UTC.
+function local(instant) {
+  const at = new Date(instant);
+  if (Number.isNaN(at.getTime())) return "";
+  const there = new Date(at.getTime() - at.getTimezoneOffset() * 60000).toISOString();
+  return there.slice(0, at.getTime() % 60000 === 0 ? 16 : 19);
+}
+
+for (const field of document.querySelectorAll("input[data-instant]")) {
+  const sent = document.createElement("input");
+  sent.type = "hidden";
+  sent.name = field.name;
+  sent.value = field.dataset.instant;
+  field.removeAttribute("name");
+  field.value = local(field.dataset.instant);
+  field.closest("label").querySelector("small")?.remove();
+  field.addEventListener("input", () => { sent.value = field.value && new Date(field.value).toISOString(); });
+  field.form.append(sent);
+}
+
 tellTimes(document);
 tellHours(document);
 setInterval(() => tellTimes(document), 10000);

@@ -4,6 +4,7 @@
 mod acting;
 mod away;
 mod fleet;
+mod fresh;
 mod strange_text;
 
 use roost_shared::jobs::actions::{self, By, JobAction};

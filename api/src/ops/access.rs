@@ -21,6 +21,8 @@ use crate::state::AppState;
 
 /// The cookie's name.
 pub const COOKIE: &str = "roost_ops";
+/// The header of what a page asks for by itself to keep itself fresh.
+const REFRESH: &str = "x-roost-refresh";
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A signed-in operator.
@@ -100,7 +102,7 @@ impl Signed {
         }
         let token = cookie(request.headers()).ok_or(Fault::SignIn)?;
         // A page that keeps itself fresh is nobody at work.
-        let touch = request.uri().path() != "/ops/live";
+        let touch = request.uri().path() != "/ops/live" && request.header(REFRESH).is_none();
         Ok((Self::of(state, token, touch).await?, true))
     }
 }

@@ -4,13 +4,13 @@ use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
-use roost_shared::jobs::Outlook;
 use roost_shared::jobs::actions::{self, JobAction};
 use roost_shared::jobs::batches::Batch;
 use roost_shared::jobs::inspect::{self, JobDetail, Relative};
 use roost_shared::jobs::inspections::Inspection;
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::recorder::{self, Flight};
+use roost_shared::jobs::{JobState, Outlook};
 use roost_shared::operators::audit::{self, Written};
 use uuid::Uuid;
 
@@ -184,6 +184,8 @@ struct Page {
     about: Option<&'static str>,
     queue: String,
     state: String,
+    /// It has not ended: the page keeps itself fresh.
+    open: bool,
     stopping: bool,
     last_error: Option<String>,
     facts: Vec<(&'static str, String)>,
@@ -263,6 +265,7 @@ impl Page {
             kind: job.kind.clone(),
             queue: job.queue.clone(),
             state: job.state.clone(),
+            open: JobState::by_name(&job.state).is_some_and(JobState::is_open),
             stopping: job.cancel_requested && job.state == "running",
             last_error: job.last_error.clone(),
             attempts: attempts(&detail, now),

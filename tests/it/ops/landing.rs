@@ -1,4 +1,5 @@
-//! A link into the dashboard that was shared: it survives the sign-in and leads nowhere else.
+//! A link into the dashboard that was shared: it survives the sign-in and leads nowhere else. And a page that only keeps
+//! itself fresh keeps nobody signed in.
 
 use chrono::TimeDelta;
 use roost_shared::operators::{self, Role};
@@ -101,4 +102,28 @@ async fn a_link_or_a_form_of_another_site_does_nothing() {
         admin.post_without_token(&path, &form).await.is(403);
     }
     assert_eq!(super::state_of(app.state.db.pool(), job).await.as_deref(), Some("dead"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_keeps_itself_fresh_keeps_nobody_signed_in() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    let job = put(app.state.db.pool(), "cache.warm", "scheduled", a_warm_cache(), None).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let job = format!("/ops/jobs/{job}");
+    for path in ["/ops/workers", "/ops/queues", &job] {
+        // What asks again says so.
+        let page = viewer.get(path).await.is(200);
+        page.says(&format!("hx-get=\"{path}\" hx-trigger=\"every 2s\""));
+        page.says("hx-headers='{\"x-roost-refresh\":\"1\"}'");
+    }
+    for _ in 0..3 {
+        app.clock.advance(TimeDelta::minutes(9));
+        viewer.refreshes(&job).await.is(200);
+    }
+    app.clock.advance(TimeDelta::minutes(4));
+    assert_eq!(
+        viewer.refreshes("/ops/workers").await.is(303).location,
+        "/ops/login?next=%2Fops%2Fworkers"
+    );
 }

@@ -1,0 +1,102 @@
+//! Pages that keep themselves fresh, and let go of nothing that somebody is at work on.
+
+use roost_shared::operators::Role;
+use roost_tests::browser::Browser;
+use roost_tests::ops::Dashboard;
+use roost_tests::world::World;
+use serde_json::json;
+
+use super::acting::Desk;
+
+/// A worker that is heard of once.
+async fn shows_itself(world: &World, name: &str, host: &str) {
+    sqlx::query(
+        "INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at)
+         VALUES ($1, $2, '1.0', '{cache}', 8, now(), now() + interval '1 hour')",
+    )
+    .bind(name)
+    .bind(host)
+    .execute(world.pool())
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_follow_what_happens_and_leave_alone_what_somebody_writes() {
+    let Some(browser) = Browser::open().await else { return };
+    let world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let desk = Desk::of(&browser, &ops, &world, Role::Operator).await;
+    shows_itself(&world, "w1", "rack-1").await;
+    desk.opens("/ops/workers").await;
+    browser.sees("rack-1").await;
+    browser.script("window.untouched = true; window.held = 0; document.addEventListener('htmx:beforeRequest', (event) => { if (event.defaultPrevented) window.held += 1; })").await;
+
+    // The focus stays where it is, though what has it is another button.
+    let quiet = "button[aria-label='Quiet w1']";
+    browser
+        .script(&format!(
+            "const one = document.querySelector(\"{quiet}\"); one.focus(); one.dataset.old = 1"
+        ))
+        .await;
+    shows_itself(&world, "w2", "rack-2").await;
+    browser.sees("rack-2").await;
+    browser
+        .until("return document.activeElement.getAttribute('aria-label') === 'Quiet w1' && !document.activeElement.dataset.old")
+        .await;
+
+    // Whoever writes is not disturbed.
+    let stop = "/ops/workers/w1/stop";
+    desk.unfolds(stop).await;
+    let reason = format!("form[action='{stop}'] input[name=reason]");
+    browser.fill(&reason, "a new di").await;
+    let held = browser.script("return window.held").await.as_i64().unwrap();
+    shows_itself(&world, "w3", "rack-3").await;
+    browser.until(&format!("return window.held >= {}", held + 2)).await;
+    let typed =
+        format!("const one = document.querySelector(\"{reason}\"); return [one.value, one === document.activeElement]");
+    assert_eq!(browser.script(&typed).await, json!(["a new di", true]));
+    assert!(!browser.text().await.contains("rack-3"));
+    browser.fill(&reason, "sk").await;
+    let value = format!("return document.querySelector(\"{reason}\").value");
+    assert_eq!(browser.script(&value).await, json!("a new disk"));
+    // And once they are done, it goes on.
+    browser.replace(&reason, "").await;
+    browser.click("details[open] > summary").await;
+    browser.sees("rack-3").await;
+
+    desk.opens("/ops/queues").await;
+    browser.script("window.untouched = true").await;
+    sqlx::query("UPDATE queues SET weight = 77 WHERE name = 'cache'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    browser.sees("77").await;
+    assert_eq!(browser.script("return window.untouched").await, json!(true));
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_a_job_follows_it_to_its_end() {
+    let Some(browser) = Browser::open().await else { return };
+    let mut world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    world.guest().await;
+    let job: uuid::Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'mail.send'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    {
+        let desk = Desk::of(&browser, &ops, &world, Role::Viewer).await;
+        desk.opens(&format!("/ops/jobs/{job}")).await;
+    }
+    browser.sees("None has ended yet.").await;
+    browser.script("window.untouched = true").await;
+    world.start_worker();
+    browser.sees("succeeded").await;
+    browser.sees("Attempt 1").await;
+    assert_eq!(browser.script("return window.untouched").await, json!(true));
+    // What has ended does not change by itself, and is not asked for again.
+    assert!(!browser.has("[hx-trigger^=every]").await);
+    browser.close().await;
+}

@@ -286,7 +286,8 @@ impl Browser {
         std::fs::write(folder.join(format!("{name}.png")), bytes).unwrap();
     }
 
-    /// What axe finds wrong with the page, a line a rule; and that nothing is wider than the window.
+    /// What axe finds wrong with the page, a line a rule; and that nothing is wider than the window. On a telephone no
+    /// table has to be moved aside to be read.
     pub async fn faults(&self, axe: &str) -> Vec<String> {
         self.script(&format!("{axe}; return true")).await;
         let body = json!({"script": "const done = arguments[arguments.length - 1];
@@ -304,6 +305,10 @@ impl Browser {
         if over > 0 {
             faults.push(format!("the page is {over} px wider than the window"));
         }
+        let aside = "return innerWidth > 560 ? [] : [...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth)
+            .map((one) => `${one.getAttribute('aria-label')} is ${one.scrollWidth - one.clientWidth} px wider than its place`)";
+        let aside: Vec<String> = serde_json::from_value(self.script(aside).await).unwrap();
+        faults.extend(aside);
         faults
     }
 

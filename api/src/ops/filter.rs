@@ -1,6 +1,6 @@
 //! A job filter as a URL holds it: `state=dead&state=quarantined&kind=payment.capture&since=1h&q=declined`.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
 use roost_shared::jobs::list::JobFilter;
 
 use super::fault::Fault;
@@ -26,6 +26,25 @@ fn since(text: &str) -> Option<TimeDelta> {
     }
 }
 
+/// An instant: RFC 3339, or as a field for dates and times without a script sends it, which is in UTC.
+#[must_use]
+pub fn instant(text: &str) -> Option<DateTime<Utc>> {
+    let written = text.parse().ok();
+    written.or_else(|| {
+        ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M"]
+            .iter()
+            .find_map(|shape| NaiveDateTime::parse_from_str(text, shape).ok())
+            .map(|at| at.and_utc())
+    })
+}
+
+fn bound(params: &Params, name: &str) -> Result<Option<DateTime<Utc>>, Fault> {
+    params
+        .get(name)
+        .map(|text| instant(text).ok_or_else(|| Fault::Bad(format!("{name}: {text:?} cannot be read"))))
+        .transpose()
+}
+
 /// Reads and checks a filter.
 ///
 /// # Errors
@@ -41,8 +60,8 @@ pub fn read(params: &Params, now: DateTime<Utc>) -> Result<JobFilter, Fault> {
             .collect(),
         kind: text("kind"),
         queue: text("queue"),
-        from: params.parsed("from")?,
-        to: params.parsed("to")?,
+        from: bound(params, "from")?,
+        to: bound(params, "to")?,
         attempts: params.parsed("attempts")?,
         effect: text("effect"),
         worker: text("worker"),
@@ -105,11 +124,15 @@ mod tests {
         let hour = read(&Params::parse(b"since=1h"), now).unwrap();
         assert_eq!(hour.from, Some(now - TimeDelta::hours(1)));
         assert_eq!(write(&hour, Some("1h")), "since=1h");
+        let typed = read(&Params::parse(b"from=2030-05-01T10:30&to=2030-05-01T10:30:15"), now).unwrap();
+        assert_eq!(typed.from, "2030-05-01T10:30:00Z".parse().ok());
+        assert_eq!(typed.to, "2030-05-01T10:30:15Z".parse().ok());
         for bad in [
             "state=gone",
             "since=1y",
             "attempts=x",
             "from=today",
+            "to=2030-05-01T25:00",
             "queue=none",
             "effect=done",
             "kind=%00",

@@ -1,6 +1,7 @@
 //! The job list: any filter, in the URL, over all jobs there are.
 
 use askama::Template;
+use chrono::SecondsFormat;
 use poem::web::Data;
 use poem::{Response, handler};
 use roost_shared::jobs::Queue;
@@ -27,6 +28,8 @@ pub struct Row {
     pub kind: String,
     pub state: String,
     pub args: String,
+    /// All of them, masked.
+    pub full_args: String,
     pub attempts: String,
     pub when: String,
     pub verb: &'static str,
@@ -46,9 +49,11 @@ impl Row {
             _ => ("ended", job.finished_at.unwrap_or(job.created_at)),
         };
         let error = job.last_error.clone().unwrap_or_default();
+        let args = kinds::masked(&job.kind, &job.args);
         Self {
             id: job.id.to_string(),
-            args: cut(&brief(&kinds::masked(&job.kind, &job.args)), 80),
+            args: cut(&brief(&args), 80),
+            full_args: args.to_string(),
             kind: job.kind.clone(),
             state: job.state.clone(),
             attempts: format!("{}/{}", job.attempt, most_attempts(job.max_attempts)),
@@ -87,6 +92,36 @@ fn with_asked(mut choices: Vec<Choice>, asked: Option<&str>) -> Vec<Choice> {
     choices
 }
 
+/// An end of a span of time, for its field.
+enum Bound {
+    /// An instant, or none.
+    At {
+        /// In UTC, as a field for dates and times takes it.
+        value: String,
+        /// The same exactly.
+        instant: String,
+    },
+    /// What cannot be read, as it was written: it stays to be mended.
+    Unread(String),
+}
+
+impl Bound {
+    fn of(text: Option<&str>) -> Self {
+        let text = text.unwrap_or_default();
+        match filter::instant(text) {
+            Some(at) => Self::At {
+                value: at.format("%Y-%m-%dT%H:%M:%S").to_string(),
+                instant: at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+            },
+            None if text.is_empty() => Self::At {
+                value: String::new(),
+                instant: String::new(),
+            },
+            None => Self::Unread(text.to_owned()),
+        }
+    }
+}
+
 #[derive(Template)]
 #[template(path = "ops/jobs.html")]
 struct Page {
@@ -99,9 +134,9 @@ struct Page {
     tries: Vec<Choice>,
     effects: Vec<Choice>,
     worker: Option<String>,
-    /// As they were written; `since` stands for `from`.
-    from: String,
-    to: String,
+    /// `since` stands for `from`.
+    from: Bound,
+    to: Bound,
     q: String,
     /// The filter as a query string, for links that keep it.
     kept: String,
@@ -183,12 +218,8 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         ),
         effects: vec![choice("unknown", "outcome unknown", asked("effect", "unknown"))],
         worker: params.get("worker").map(str::to_owned),
-        from: params
-            .get("from")
-            .filter(|_| since.is_none())
-            .unwrap_or_default()
-            .to_owned(),
-        to: params.get("to").unwrap_or_default().to_owned(),
+        from: Bound::of(params.get("from").filter(|_| since.is_none())),
+        to: Bound::of(params.get("to")),
         q: params.get("q").unwrap_or_default().to_owned(),
         older: rows
             .last()

@@ -298,8 +298,8 @@ async fn the_form_says_all_that_the_list_is_filtered_by() {
     for field in [
         "<option value=\"of.another.build\" selected>",
         "<option value=\"3\" selected>",
-        "name=\"from\" value=\"2024-06-10T00:00:00Z\"",
-        "name=\"to\" value=\"2124-06-10T00:00:00Z\"",
+        "name=\"from\" value=\"2024-06-10T00:00:00\" data-instant=\"2024-06-10T00:00:00Z\"",
+        "name=\"to\" value=\"2124-06-10T00:00:00\" data-instant=\"2124-06-10T00:00:00Z\"",
     ] {
         page.says(field);
     }

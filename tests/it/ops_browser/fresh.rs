@@ -100,3 +100,25 @@ async fn the_page_of_a_job_follows_it_to_its_end() {
     assert!(!browser.has("[hx-trigger^=every]").await);
     browser.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_span_of_time_is_chosen_in_the_viewers_zone() {
+    let Some(browser) = Browser::open().await else { return };
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    browser.zone("Asia/Kathmandu").await;
+    let desk = Desk::of(&browser, &ops, &world, Role::Viewer).await;
+    desk.opens("/ops/jobs?from=2030-06-01T12:00:00Z").await;
+    browser.sees("No job matches").await;
+    let field = "const one = document.querySelector('input[data-instant], input[type=datetime-local]');";
+    assert_eq!(
+        browser.script(&format!("{field} return one.value")).await,
+        json!("2030-06-01T17:45")
+    );
+    let chosen = "one.value = '2024-06-01T05:45'; one.dispatchEvent(new Event('input', {bubbles: true})); one.dispatchEvent(new Event('change', {bubbles: true}))";
+    browser.script(&format!("{field} {chosen}")).await;
+    browser
+        .until("return location.search.includes('from=2024-06-01T00%3A00%3A00.000Z')")
+        .await;
+    browser.close().await;
+}

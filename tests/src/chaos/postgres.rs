@@ -1,15 +1,23 @@
 //! Postgres crashes, is restarted, cuts connections, is away: requests get a quick 503, no process dies, nothing is
 //! lost or doubled.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use rand::Rng;
 
-use super::{Run, load::Load, proxy::Mode, testbed::Testbed};
+use super::{
+    Run,
+    load::{Load, Requests},
+    market::Asked,
+    proxy::Mode,
+    testbed::Testbed,
+};
 use crate::services::process::Signal;
 
 const WITHOUT_POSTGRES: [u16; 2] = [201, 503];
+/// A request is answered or refused by then, in milliseconds.
+const REPLY_MS: f64 = 5_000.0;
 
 /// What is done to Postgres.
 #[derive(Clone, Copy, Debug)]
@@ -41,8 +49,7 @@ pub async fn restart(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
             (Duration::from_millis(run.dice.random_range(300..1_500)), blow)
         })
         .collect();
-    let span: Duration = blows.iter().map(|(after, _)| *after).sum();
-    let load = Load::start(testbed, span).await?;
+    let (mut load, requests) = load(testbed).await?;
     let mut cut = 0;
     for (after, blow) in blows {
         tokio::time::sleep(after).await;
@@ -56,14 +63,22 @@ pub async fn restart(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
             Blow::Crash => bounce(testbed, Signal::Quit)?,
             Blow::Stop => bounce(testbed, Signal::Int)?,
         }
+        load.fault_ended();
         run.verdict.faults += 1;
     }
     run.verdict.figure("connections_cut", cut as f64);
     run.verdict
         .require(cut > 0, || "no connection was open when they were cut".to_owned());
-    load.finish(testbed, run, Instant::now(), &WITHOUT_POSTGRES).await?;
-    quick_refusals(run);
-    Ok(())
+    let asked = load.finish(testbed, run, &WITHOUT_POSTGRES).await?;
+    quick_replies(run, &asked);
+    requests.finish(run, REPLY_MS, false).await
+}
+
+async fn load(testbed: &mut Testbed) -> Result<(Load, Requests)> {
+    let load = Load::start(testbed).await?;
+    let flat = load.market.flats.first().copied().unwrap_or_default();
+    let requests = Requests::start(testbed, flat).await?;
+    Ok((load, requests))
 }
 
 fn all_proxies(testbed: &Testbed, mode: Mode) {
@@ -81,7 +96,7 @@ fn bounce(testbed: &mut Testbed, by: Signal) -> Result<()> {
 /// Away for half a minute: first it refuses connections, then it accepts them and says nothing.
 pub async fn down(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let half = run.size.of(Duration::from_secs(4), Duration::from_secs(15));
-    let load = Load::start(testbed, half * 2).await?;
+    let (mut load, requests) = load(testbed).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
     testbed.services.postgres_mut()?.stop(Signal::Quit)?;
     tokio::time::sleep(half).await;
@@ -89,17 +104,20 @@ pub async fn down(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     testbed.services.postgres_mut()?.start_again()?;
     tokio::time::sleep(half).await;
     all_proxies(testbed, Mode::Pass);
+    load.fault_ended();
     run.verdict.faults += 2;
-    load.finish(testbed, run, Instant::now(), &WITHOUT_POSTGRES).await?;
-    quick_refusals(run);
-    Ok(())
+    let asked = load.finish(testbed, run, &WITHOUT_POSTGRES).await?;
+    quick_replies(run, &asked);
+    requests.finish(run, REPLY_MS, true).await
 }
 
-/// Some requests were refused, or this proves nothing; and those that were did not wait long.
-fn quick_refusals(run: &mut Run) {
-    let figure = |name| run.verdict.figures.get(name).copied().unwrap_or(0.0);
-    let (refused, slowest) = (figure("refused_503"), figure("refused_503_max_ms"));
-    run.verdict
-        .require(refused > 0.0, || "no request met the missing Postgres".to_owned());
-    run.verdict.in_time(slowest, 5_000.0, "the slowest 503");
+/// Some bookings were refused, or this proves nothing; and no try of any waited long, whatever it was answered in the end.
+fn quick_replies(run: &mut Run, asked: &[Asked]) {
+    let tries = || asked.iter().flat_map(|one| &one.tries);
+    run.verdict.require(tries().any(|(status, _)| *status == 503), || {
+        "no request met the missing Postgres".to_owned()
+    });
+    let slowest = tries().map(|(_, took)| *took).fold(0.0, f64::max);
+    run.verdict.figure("booking_max_ms", slowest);
+    run.verdict.in_time(slowest, REPLY_MS, "the slowest try of a booking");
 }

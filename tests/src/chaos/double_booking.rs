@@ -1,4 +1,5 @@
-//! Many guests want the same nights at the same time: one gets them.
+//! Many guests want the same nights at the same time: one gets them. What became of those who got some is looked at when
+//! workers have done their part.
 
 use std::{
     sync::{
@@ -13,9 +14,11 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::task::JoinSet;
 
 use super::{
-    Run,
-    market::{Answer, Market, Wish, latency, statuses},
-    testbed::Testbed,
+    Run, audit,
+    audit::Fate,
+    load::DRAIN_LIMIT,
+    market::{Answer, Asked, Market, Wish, latency, statuses},
+    testbed::{Testbed, WorkerPlan},
 };
 
 /// Requests under way at the same time when the ranges are random.
@@ -24,8 +27,16 @@ const CLIENTS: usize = 32;
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     testbed.start_api().await?;
     let market = Market::open(testbed, run.size.of(5, 51), 4).await?;
-    one_night(&market, run).await?;
-    random_ranges(&market, run).await?;
+    let mut asked = one_night(&market, run).await?;
+    asked.extend(random_ranges(&market, run).await?);
+    asked.retain(|one| matches!(one.answer, Answer::Booked(_)));
+    // Only now: the requests have had the machine for themselves.
+    for _ in 0..2 {
+        testbed.start_worker(&WorkerPlan::default())?;
+    }
+    audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
+    audit::jobs(testbed, &mut run.verdict).await?;
+    audit::bookings(testbed, &asked, |_| Fate::Captured, &mut run.verdict).await?;
     let overlaps: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM bookings AS one JOIN bookings AS other
              ON one.property_id = other.property_id AND one.id < other.id AND one.stay && other.stay
@@ -46,7 +57,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
 }
 
 /// All for the same night at once.
-async fn one_night(market: &Market, run: &mut Run) -> Result<()> {
+async fn one_night(market: &Market, run: &mut Run) -> Result<Vec<Asked>> {
     let guests = run.size.of(300, 2_000);
     let began = Instant::now();
     let mut tasks = JoinSet::new();
@@ -81,11 +92,11 @@ async fn one_night(market: &Market, run: &mut Run) -> Result<()> {
     run.verdict.figure("one_night_requests", guests as f64);
     run.verdict.figure("one_night_seconds", seconds);
     run.verdict.figure("one_night_p99_ms", latency(&asked, 409, 0.99));
-    Ok(())
+    Ok(asked)
 }
 
 /// Ranges of one to ten nights anywhere in the next months, on the other flats.
-async fn random_ranges(market: &Market, run: &mut Run) -> Result<()> {
+async fn random_ranges(market: &Market, run: &mut Run) -> Result<Vec<Asked>> {
     let count: usize = run.size.of(1_500, 200_000);
     let (next, seed) = (Arc::new(AtomicUsize::new(0)), run.dice.random::<u64>());
     let began = Instant::now();
@@ -122,7 +133,7 @@ async fn random_ranges(market: &Market, run: &mut Run) -> Result<()> {
     run.verdict.figure("ranges_booked", taken.unwrap_or(0) as f64);
     let rate = count as f64 / began.elapsed().max(Duration::from_millis(1)).as_secs_f64();
     run.verdict.figure("ranges_per_second", rate);
-    Ok(())
+    Ok(asked)
 }
 
 /// The range of this number: the same for the same seed, whoever asks for it.

@@ -9,15 +9,15 @@ use super::{testbed::Testbed, verdict::Verdict};
 
 /// What the sandbox did for one payment.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct AtStripe {
-    pub captured: i64,
-    pub refunded: i64,
-    pub captures: u64,
-    pub still_held: bool,
+struct AtStripe {
+    captured: i64,
+    refunded: i64,
+    captures: u64,
+    still_held: bool,
 }
 
 /// What the sandbox has on record, summed by our payment: several PaymentIntents of one payment count together.
-pub async fn at_stripe(testbed: &Testbed) -> Result<HashMap<Uuid, AtStripe>> {
+async fn at_stripe(testbed: &Testbed) -> Result<HashMap<Uuid, AtStripe>> {
     let record = testbed.sandbox("/_control/record").await?;
     let mut sums: HashMap<Uuid, AtStripe> = HashMap::new();
     for intent in record["payment_intents"].as_array().context("no record")? {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use rand::{Rng, seq::SliceRandom};
 use serde_json::json;
 use uuid::Uuid;
@@ -32,15 +32,43 @@ const KINDS: [&str; 10] = [
     "truncated_json",
     "empty",
 ];
-/// Longer than the client waits for an answer.
+/// An answer later than the client waits for it. The first is carried out at once, the second long after we gave up on it.
+const LATE: [&str; 2] = ["delay_after_commit", "delay"];
 const TOO_LATE: Duration = Duration::from_secs(25);
 
-/// The calls of a booking: method, and the end of the path.
-const CALLS: [(&str, &str); 3] = [("POST", "/payment_intents"), ("POST", "/confirm"), ("POST", "/capture")];
-const RELEASING: (&str, &str) = ("POST", "/cancel");
-const PAYING_BACK: (&str, &str) = ("POST", "/refunds");
-/// The looks at what became of a call, and the starts of their paths. How many there are depends on what went wrong before.
-const READS: [&str; 2] = ["/v1/payment_intents/", "/v1/refunds"];
+/// A call: its method, and the start or the end of its path.
+#[derive(Clone, Copy)]
+struct Call(&'static str, Path, &'static str);
+
+#[derive(Clone, Copy)]
+enum Path {
+    Starts,
+    Ends,
+}
+
+/// The calls of a booking.
+const CALLS: [Call; 3] = [
+    Call("POST", Path::Ends, "/payment_intents"),
+    Call("POST", Path::Ends, "/confirm"),
+    Call("POST", Path::Ends, "/capture"),
+];
+const RELEASING: Call = Call("POST", Path::Ends, "/cancel");
+const PAYING_BACK: Call = Call("POST", Path::Ends, "/refunds");
+/// The looks at what became of a call: each event asks for one, and so does a call whose outcome nobody knows.
+const READING: Call = Call("GET", Path::Starts, "/v1/payment_intents/");
+const READING_REFUNDS: Call = Call("GET", Path::Starts, "/v1/refunds/");
+/// Where no event told of a refund that was answered with a 5xx.
+const SEARCHING_REFUNDS: Call = Call("GET", Path::Ends, "/v1/refunds");
+
+/// What is to go wrong at one call.
+struct Plan {
+    call: Call,
+    kinds: Vec<&'static str>,
+    /// So many requests in a row, at most, for each of them.
+    in_a_row: u64,
+    /// So many requests, at most, are let through first.
+    after: usize,
+}
 
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let (count, each) = run.size.of((40, 1), (600, 10));
@@ -50,40 +78,34 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     }
     testbed.workers_ready().await?;
     let market = Market::open(testbed, 20, 4).await?;
-
-    // Bookings that go through and such that are declined, while authorisations and captures go wrong.
-    for call in CALLS {
-        plan_faults(testbed, run, call, each, count).await?;
-    }
-    let reads = plan_read_faults(testbed, run, each, count).await?;
-    let began = Instant::now();
-    let mut asked = book(
-        &market,
-        count,
-        run.size.of(Duration::from_millis(50), Duration::from_millis(20)),
-    )
-    .await?;
-    audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
-    all_hit(testbed, run).await?;
-
-    // Some of those are cancelled, while refunds go wrong.
-    plan_faults(testbed, run, PAYING_BACK, each, count / 3).await?;
-    let mut given_up: HashSet<Uuid> = HashSet::new();
-    for (number, one) in asked.iter().enumerate() {
-        if let Answer::Booked(id) = one.answer
-            && number % 2 == 0
-            && !is_declined(&one.wish)
-        {
-            market.cancel(one.number, id).await?;
-            given_up.insert(id);
-        }
-    }
-    audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
-    all_hit(testbed, run).await?;
-    // Those that wait for their host are given up before anything was taken, while releases go wrong.
+    // These wait for their host when the trouble begins.
     let requests = market.ask_a_careful_host(run.size.of(24, 150)).await?;
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
-    plan_faults(testbed, run, RELEASING, each, requests.len() / 2).await?;
+
+    // Bookings that go through and such that are declined, while authorisations and captures go wrong, and the reads
+    // between them.
+    let began = Instant::now();
+    let late = run.size.of(1, 2);
+    for call in CALLS {
+        spoil(testbed, run, Plan::every_kind(call, each, late, count / 2)).await?;
+    }
+    let reading = Plan {
+        in_a_row: 1,
+        ..Plan::every_kind(READING, each, late, count / 2)
+    };
+    let mut reads = spoil(testbed, run, reading).await?;
+    // Requests are given up before anything was taken, while releases go wrong.
+    spoil(
+        testbed,
+        run,
+        Plan::every_kind(RELEASING, each, late, requests.len() / 4),
+    )
+    .await?;
+    let every = run.size.of(Duration::from_millis(50), Duration::from_millis(20));
+    let booking = {
+        let market = market.clone();
+        tokio::spawn(async move { book(&market, count, every).await })
+    };
     let mut released: HashSet<Uuid> = HashSet::new();
     for one in &requests {
         if let Answer::Booked(id) = one.answer {
@@ -91,14 +113,41 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
             released.insert(id);
         }
     }
+    let mut asked = booking.await??;
+
+    // Most bookings are given up once they are paid for, while refunds go wrong, and the reads after them.
+    let paid = paid(testbed, &asked, count * 3 / 5).await?;
+    // The first refund of all gets an answer that nobody can tell anything from, and no event: it has to be searched for.
+    let unheard = Plan {
+        call: PAYING_BACK,
+        kinds: vec!["500"],
+        in_a_row: 1,
+        after: 0,
+    };
+    spoil(testbed, run, unheard).await?;
+    spoil(testbed, run, Plan::every_kind(PAYING_BACK, each, late, count / 6)).await?;
+    let reading = Plan {
+        in_a_row: 1,
+        ..Plan::every_kind(READING_REFUNDS, each, late, count / 12)
+    };
+    reads += spoil(testbed, run, reading).await?;
+    let mut searching = Plan {
+        in_a_row: 1,
+        ..Plan::every_kind(SEARCHING_REFUNDS, run.size.of(1, 3), run.size.of(0, late), 0)
+    };
+    // In the short form there are few of these beside that one, and it is to be done some time.
+    searching.kinds.shuffle(&mut run.dice);
+    searching.kinds.truncate(run.size.of(3, usize::MAX));
+    reads += spoil(testbed, run, searching).await?;
+    let mut given_up: HashSet<Uuid> = HashSet::new();
+    for (number, id) in paid {
+        market.cancel(number, id).await?;
+        given_up.insert(id);
+    }
     asked.extend(requests);
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
     all_hit(testbed, run).await?;
-    let spoilt = reads - faults_left(testbed, true).await?;
-    run.verdict.faults += spoilt;
-    run.verdict.figure("reads_spoilt", spoilt as f64);
-    run.verdict
-        .require(spoilt > 0, || "no fault hit a GET: this proves little".to_owned());
+    run.verdict.figure("reads_spoilt", reads as f64);
     run.verdict
         .figure("until_all_settled_seconds", began.elapsed().as_secs_f64());
     run.verdict.figure("bookings", asked.len() as f64);
@@ -117,72 +166,80 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Every kind of fault for this call, spread over so many requests in an order drawn from the seed.
-async fn plan_faults(
-    testbed: &Testbed,
-    run: &mut Run,
-    (method, suffix): (&str, &str),
-    each: usize,
-    requests: usize,
-) -> Result<()> {
-    let mut kinds: Vec<&str> = KINDS.iter().copied().cycle().take(KINDS.len() * each).collect();
-    kinds.shuffle(&mut run.dice);
-    for kind in kinds {
-        let fault = json!({
-            "match": {"method": method, "path_suffix": suffix},
-            "kind": kind, "times": run.dice.random_range(1..=2), "after": run.dice.random_range(0..requests.max(2) / 2),
-        });
-        run.verdict.faults += fault["times"].as_u64().unwrap_or(0);
-        testbed.tell_sandbox("/_control/faults", &fault).await?;
-    }
-    // Each of these takes as long as the client's patience. The second, an authorisation that Stripe carries out long after
-    // we gave up on it, is left to the full form.
-    let late = ["delay_after_commit", "delay"];
-    let booking = CALLS.iter().any(|call| call.1 == suffix);
-    let late_ones = run.size.of(usize::from(booking), 2);
-    for kind in late.into_iter().take(late_ones) {
-        let fault = json!({
-            "match": {"method": method, "path_suffix": suffix},
-            "kind": kind, "after": run.dice.random_range(0..requests.max(2) / 2), "delay_ms": TOO_LATE.as_millis() as u64,
-        });
-        run.verdict.faults += 1;
-        testbed.tell_sandbox("/_control/faults", &fault).await?;
-    }
-    Ok(())
-}
-
-/// Every kind of fault for the reads, early ones first. How many reads they would spoil.
-async fn plan_read_faults(testbed: &Testbed, run: &mut Run, each: usize, requests: usize) -> Result<u64> {
-    let mut planned = 0;
-    for prefix in READS {
-        let mut kinds: Vec<&str> = KINDS.iter().copied().cycle().take(KINDS.len() * each).collect();
-        kinds.shuffle(&mut run.dice);
-        for kind in kinds {
-            let fault = json!({
-                "match": {"method": "GET", "path_prefix": prefix},
-                "kind": kind, "after": run.dice.random_range(0..requests.max(1)),
-            });
-            planned += 1;
-            testbed.tell_sandbox("/_control/faults", &fault).await?;
+impl Plan {
+    /// Every kind of fault so often, each of them once or twice in a row, and so many of the late answers: each of those
+    /// lasts as long as the client's patience.
+    fn every_kind(call: Call, each: usize, late: usize, after: usize) -> Self {
+        let kinds = KINDS.iter().copied().cycle().take(KINDS.len() * each);
+        Self {
+            call,
+            kinds: kinds.chain(LATE.into_iter().take(late)).collect(),
+            in_a_row: 2,
+            after,
         }
     }
+}
+
+/// Plans faults, in an order drawn from the seed. How many requests they will spoil.
+async fn spoil(testbed: &Testbed, run: &mut Run, mut plan: Plan) -> Result<u64> {
+    let Call(method, path, part) = plan.call;
+    let path = match path {
+        Path::Starts => "path_prefix",
+        Path::Ends => "path_suffix",
+    };
+    let mut planned = 0;
+    plan.kinds.shuffle(&mut run.dice);
+    for kind in plan.kinds {
+        let late = LATE.contains(&kind);
+        let times = if late {
+            1
+        } else {
+            run.dice.random_range(1..=plan.in_a_row)
+        };
+        let fault = json!({
+            "match": {"method": method, path: part}, "kind": kind, "times": times,
+            "after": run.dice.random_range(0..=plan.after), "delay_ms": if late { TOO_LATE.as_millis() as u64 } else { 0 },
+        });
+        testbed.tell_sandbox("/_control/faults", &fault).await?;
+        planned += times;
+    }
+    run.verdict.faults += planned;
     Ok(planned)
 }
 
-/// How many requests, reads or others, the faults still to come would spoil.
-async fn faults_left(testbed: &Testbed, reads: bool) -> Result<u64> {
+/// Every fault found its request, or this proves less than it says.
+async fn all_hit(testbed: &Testbed, run: &mut Run) -> Result<()> {
     let left = testbed.sandbox("/_control/faults").await?;
-    let left = left.as_array().into_iter().flatten();
-    let wanted = left.filter(|fault| (fault["match"]["method"] == "GET") == reads);
-    Ok(wanted.map(|fault| fault["times"].as_u64().unwrap_or(1)).sum())
+    let left = left.as_array().context("no list of faults")?;
+    run.verdict.require(left.is_empty(), || {
+        let examples: Vec<String> = left.iter().take(3).map(ToString::to_string).collect();
+        format!("{} faults found no request: {examples:?}", left.len())
+    });
+    Ok(())
 }
 
-/// Every fault found its request, or this proves less than it says. Reads apart: see [`READS`].
-async fn all_hit(testbed: &Testbed, run: &mut Run) -> Result<()> {
-    let left = faults_left(testbed, false).await?;
-    run.verdict
-        .require(left == 0, || format!("{left} faults found no request"));
-    Ok(())
+/// Waits until so many bookings are paid for and both sides have heard of it: numbers and ids.
+async fn paid(testbed: &Testbed, asked: &[Asked], enough: usize) -> Result<Vec<(usize, Uuid)>> {
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    loop {
+        let paid: Vec<Uuid> = sqlx::query_scalar(
+            "SELECT bookings.id FROM bookings JOIN payments ON payments.booking_id = bookings.id
+             WHERE bookings.state = 'confirmed' AND payments.state = 'captured'
+               AND NOT EXISTS (SELECT FROM jobs WHERE args->>'subject_id' = bookings.id::text AND state <> 'succeeded')",
+        )
+        .fetch_all(&testbed.pool)
+        .await?;
+        let paid = asked.iter().filter_map(|one| match one.answer {
+            Answer::Booked(id) if paid.contains(&id) => Some((one.number, id)),
+            _ => None,
+        });
+        let paid: Vec<_> = paid.take(enough).collect();
+        if paid.len() == enough {
+            return Ok(paid);
+        }
+        ensure!(Instant::now() < deadline, "only {} bookings are paid for", paid.len());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Every sixth card is refused.

@@ -59,6 +59,21 @@ pub async fn recovery(testbed: &Testbed, hit: &[(u32, DateTime<Utc>)]) -> Result
     Ok(times.collect())
 }
 
+/// How many attempts at jobs of a kind were lost by the processes that were hit.
+pub async fn lost(testbed: &Testbed, hit: &[(u32, DateTime<Utc>)], kind: &str) -> Result<u64> {
+    let pids: Vec<i32> = hit.iter().map(|(pid, _)| pid.cast_signed()).collect();
+    let lost: i64 = sqlx::query_scalar(
+        // host-pid-start
+        "SELECT count(*) FROM job_attempts WHERE outcome = 'lost' AND job_kind = $1
+             AND (regexp_match(worker, '-([0-9]+)-[^-]*$'))[1]::int = ANY($2)",
+    )
+    .bind(kind)
+    .bind(pids)
+    .fetch_one(&testbed.pool)
+    .await?;
+    Ok(lost.unsigned_abs())
+}
+
 /// The milliseconds from a kill to the good end of the jobs of the harness that were due then and were not in an attempt
 /// that was lost: among them those whose messages a dead worker had in hand.
 ///

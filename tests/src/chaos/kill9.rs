@@ -1,11 +1,18 @@
-//! Workers die by SIGKILL at random moments while bookings and other jobs come in; each is replaced at once.
+//! Workers die by SIGKILL while bookings and other jobs come in, at random moments and in the middle of taking money and of
+//! sending mail; each is replaced at once.
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use rand::Rng;
-use roost_shared::clock::Clock;
+use roost_shared::{
+    clock::Clock,
+    jobs::{
+        Job,
+        catalogue::{AuthorizePayment, CapturePayment, SendMail},
+    },
+};
 use uuid::Uuid;
 
 use super::{
@@ -13,7 +20,8 @@ use super::{
     audit::Fate,
     jobs,
     load::DRAIN_LIMIT,
-    market::Market,
+    market::{Asked, Market},
+    sigstop::{self, Prey},
     testbed::{Testbed, WorkerPlan},
 };
 use crate::bench::figure::percentile;
@@ -27,10 +35,26 @@ const HOLD_MS: std::ops::Range<u64> = 10..120;
 const P99_MS: f64 = 10_000.0;
 const LONGEST_MS: f64 = 15_000.0;
 
+/// What the next victim is in the middle of, kill after kill: three kinds of jobs of a booking that have an effect outside.
+/// None: of anything or nothing.
+const AIMS: [Option<&str>; 8] = [
+    None,
+    Some(AuthorizePayment::KIND),
+    None,
+    Some(SendMail::KIND),
+    None,
+    Some(CapturePayment::KIND),
+    None,
+    Some(SendMail::KIND),
+];
+/// How long a kill waits for somebody to be in the middle of that; then it takes who comes.
+const SIGHT: Duration = Duration::from_secs(2);
+
 /// A kill to come.
 struct Kill {
     after: Duration,
     victim: usize,
+    aim: Option<&'static str>,
 }
 
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
@@ -39,9 +63,11 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let bookings = run.size.of(30, 1_500);
     let marks = run.size.of(300, 12_000);
     let schedule: Vec<Kill> = (0..kills)
-        .map(|_| Kill {
+        .zip(AIMS.into_iter().cycle())
+        .map(|(_, aim)| Kill {
             after: MEAN_GAP.mul_f64(run.dice.random_range(0.1..1.9)),
             victim: run.dice.random_range(0..workers),
+            aim,
         })
         .collect();
     let span = schedule.iter().map(|kill| kill.after).sum::<Duration>();
@@ -61,6 +87,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     }
     testbed.workers_ready().await?;
     let market = Market::open(testbed, run.size.of(10, 50), 4).await?;
+    sigstop::answer_slowly(testbed, &mut run.dice, bookings as usize).await?;
 
     let booking = {
         let (market, every) = (market.clone(), span / bookings);
@@ -78,27 +105,29 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
             anyhow::Ok(nonces)
         })
     };
-    let clock = Clock::default();
     let mut killed: Vec<(u32, DateTime<Utc>)> = Vec::new();
     for kill in schedule {
         tokio::time::sleep(kill.after).await;
-        let Some((plan, worker)) = plans.get(kill.victim).zip(testbed.workers.get_mut(kill.victim)) else {
-            continue;
+        let met = match kill.aim {
+            Some(kind) => sigstop::stop_if_at_work(testbed, Prey { kind, beside: None }, &[], SIGHT).await?,
+            None => None,
         };
-        let at = clock.now();
-        worker.process.kill()?;
-        killed.push((worker.pid(), at));
+        killed.push(replace(testbed, &plans, met.unwrap_or(kill.victim))?);
         run.verdict.faults += 1;
-        let next = testbed.new_worker(plan)?;
-        if let Some(place) = testbed.workers.get_mut(kill.victim) {
-            *place = next;
-        }
     }
-    let (asked, nonces) = (booking.await??, marking.await??);
+    let (mut asked, nonces) = (booking.await??, marking.await??);
     let quiet = Instant::now();
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
     run.verdict
         .figure("drained_after_seconds", quiet.elapsed().as_secs_f64());
+    for (kind, figure) in [
+        (AuthorizePayment::KIND, "authorisations_lost"),
+        (CapturePayment::KIND, "captures_lost"),
+        (SendMail::KIND, "mails_lost"),
+    ] {
+        let lost = hit(testbed, run, &market, &plans, &mut asked, &mut killed, kind).await?;
+        run.verdict.figure(figure, lost as f64);
+    }
 
     audit::jobs(testbed, &mut run.verdict).await?;
     audit::marks(testbed, &nonces, &mut run.verdict).await?;
@@ -128,4 +157,43 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let p99 = run.verdict.recovery_ms.p99;
     run.verdict.in_time(p99, P99_MS, "the p99 from kill to effect");
     Ok(())
+}
+
+/// Kills this worker and starts another in its place. Who was killed, when.
+fn replace(testbed: &mut Testbed, plans: &[WorkerPlan], place: usize) -> Result<(u32, DateTime<Utc>)> {
+    let next = testbed.new_worker(plans.get(place).context("no such plan")?)?;
+    let worker = testbed.workers.get_mut(place).context("no such worker")?;
+    let at = Clock::default().now();
+    worker.process.kill()?;
+    let pid = worker.pid();
+    *worker = next;
+    Ok((pid, at))
+}
+
+/// How many attempts at such jobs the kills have hit: enough of them, because as many more workers die as that takes.
+async fn hit(
+    testbed: &mut Testbed,
+    run: &mut Run,
+    market: &Market,
+    plans: &[WorkerPlan],
+    asked: &mut Vec<Asked>,
+    killed: &mut Vec<(u32, DateTime<Utc>)>,
+    kind: &'static str,
+) -> Result<u64> {
+    let enough = run.size.of(1, 20);
+    for _ in 0..enough {
+        if audit::lost(testbed, killed, kind).await? >= enough {
+            break;
+        }
+        let prey = Prey { kind, beside: None };
+        let place = sigstop::stop_at_work(testbed, market, asked, prey, &[]).await?;
+        killed.push(replace(testbed, plans, place)?);
+        run.verdict.faults += 1;
+        audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
+    }
+    let hit = audit::lost(testbed, killed, kind).await?;
+    run.verdict.require(hit >= enough, || {
+        format!("only {hit} attempts at {kind} were hit: this proves little")
+    });
+    Ok(hit)
 }

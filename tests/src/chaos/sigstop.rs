@@ -1,18 +1,28 @@
-//! A worker stands still for longer than its leases, wakes up and goes on: too late, and it changes nothing.
+//! A worker stands still for longer than its leases, wakes up and goes on: too late, and it changes nothing. Stopped are
+//! such as are in the middle of taking money or of sending a mail just then.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
-use rand::Rng;
-use roost_shared::{clock::Clock, jobs::LEASE};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use roost_shared::{
+    clock::Clock,
+    jobs::{
+        Job, LEASE,
+        catalogue::{AuthorizePayment, CapturePayment, SendMail},
+    },
+};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
     Run, audit,
     audit::Fate,
-    jobs,
+    jobs::{self, Mark},
     load::DRAIN_LIMIT,
-    market::Market,
+    market::{Asked, Market},
     testbed::{Testbed, WorkerPlan},
 };
 use crate::services::process::Signal;
@@ -20,14 +30,16 @@ use crate::services::process::Signal;
 /// Beyond the lease: somebody else must have had time to do the work.
 const STANDSTILL: Duration = LEASE.saturating_add(Duration::from_secs(5));
 
-/// The jobs that come in before a worker is stopped.
-const ROUND: usize = 60;
+/// The harness's jobs, two every so often until workers are stopped: so long that each worker always runs some, and so short
+/// that those which were lost are soon done, one after the other as suspects are.
+const EVERY: Duration = Duration::from_millis(150);
+const HOLD_MS: std::ops::Range<u64> = 600..1_500;
 
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
-    let (workers, rounds) = run.size.of((2, 1), (4, 8));
+    let (workers, rounds) = run.size.of((3, 1), (4, 8));
     testbed.start_api().await?;
     for _ in 0..workers {
-        // So few at once that no worker has room for all of a round.
+        // So few at once that each has some of the jobs.
         testbed.start_worker(&WorkerPlan {
             concurrency: Some(64 / workers),
             ..WorkerPlan::own()
@@ -35,25 +47,44 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     }
     testbed.workers_ready().await?;
     let market = Market::open(testbed, 20, 2).await?;
+    answer_slowly(testbed, &mut run.dice, 100 * rounds).await?;
     let (mut asked, mut nonces, mut stopped) = (Vec::new(), Vec::new(), Vec::new());
     let clock = Clock::default();
     for round in 0..rounds {
-        let victim = run.dice.random_range(0..workers);
-        let holds: Vec<u64> = (0..ROUND).map(|_| run.dice.random_range(500..2_000)).collect();
-        let db = testbed.db()?;
-        nonces.extend(jobs::enqueue(&db, holds.len(), |number| holds.get(number).copied().unwrap_or(0)).await?);
-        let booking = {
-            let (market, first) = (market.clone(), round * 10);
-            tokio::spawn(async move { market.ask_steadily(first, 10, Duration::from_millis(30)).await })
+        let enough = CancellationToken::new();
+        let marking = {
+            let (db, enough) = (testbed.db()?, enough.clone());
+            let mut dice = StdRng::seed_from_u64(run.dice.random());
+            tokio::spawn(async move {
+                let (mut nonces, mut ticks): (Vec<Uuid>, _) = (Vec::new(), tokio::time::interval(EVERY));
+                while !enough.is_cancelled() {
+                    ticks.tick().await;
+                    nonces.extend(jobs::enqueue(&db, 2, |_| dice.random_range(HOLD_MS)).await?);
+                }
+                anyhow::Ok(nonces)
+            })
         };
-        tokio::time::sleep(Duration::from_millis(run.dice.random_range(250..450))).await;
-        let worker = testbed.workers.get_mut(victim).context("no such worker")?;
-        worker.process.signal(Signal::Stop);
-        stopped.push((worker.pid(), clock.now()));
+        let paying = if round % 2 == 0 {
+            CapturePayment::KIND
+        } else {
+            AuthorizePayment::KIND
+        };
+        let mut places = Vec::new();
+        for (kind, beside) in [(paying, Some(Mark::KIND)), (SendMail::KIND, None)] {
+            let prey = Prey { kind, beside };
+            let place = stop_at_work(testbed, &market, &mut asked, prey, &places).await?;
+            let worker = testbed.workers.get(place).context("no such worker")?;
+            stopped.push((worker.pid(), clock.now()));
+            places.push(place);
+            run.verdict.faults += 1;
+        }
+        enough.cancel();
+        nonces.extend(marking.await??);
         tokio::time::sleep(STANDSTILL).await;
-        worker.process.signal(Signal::Cont);
-        run.verdict.faults += 1;
-        asked.extend(booking.await??);
+        for place in places {
+            let worker = testbed.workers.get_mut(place).context("no such worker")?;
+            worker.process.signal(Signal::Cont);
+        }
     }
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
     // A worker that woke up late has said its last word by now.
@@ -63,7 +94,161 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     audit::bookings(testbed, &asked, |_| Fate::Captured, &mut run.verdict).await?;
     let times = audit::recovery(testbed, &stopped).await?;
     run.verdict.recovered(&times, 20_000.0);
+    for (kind, figure) in [
+        (CapturePayment::KIND, "captures_lost"),
+        (AuthorizePayment::KIND, "authorisations_lost"),
+        (SendMail::KIND, "mails_lost"),
+    ] {
+        let lost = audit::lost(testbed, &stopped, kind).await?;
+        run.verdict.figure(figure, lost as f64);
+        // The short form has one round.
+        let wanted = rounds > 1 || kind != AuthorizePayment::KIND;
+        run.verdict.require(lost > 0 || !wanted, || {
+            format!("nobody stood still in the middle of {kind}: this proves little")
+        });
+    }
     stale_writes(testbed, run, &stopped).await
+}
+
+/// What a worker has to be in the middle of to be stopped.
+#[derive(Clone, Copy)]
+pub struct Prey {
+    pub kind: &'static str,
+    /// It has been at one of these as well for a moment.
+    pub beside: Option<&'static str>,
+}
+
+/// How long to wait for somebody to run a job, before more is asked for.
+const SIGHT: Duration = Duration::from_secs(5);
+/// What a worker had told Postgres before it was stopped has arrived by then.
+const UNDERWAY: Duration = Duration::from_millis(50);
+
+/// Stops a worker in the middle of such a job, and returns its place among the workers. Bookings, added to those that were
+/// asked for so far, bring such jobs about. `but`: places of workers that are left alone.
+pub async fn stop_at_work(
+    testbed: &mut Testbed,
+    market: &Market,
+    asked: &mut Vec<Asked>,
+    prey: Prey,
+    but: &[usize],
+) -> Result<usize> {
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    loop {
+        let booking = {
+            let (market, first) = (market.clone(), asked.len());
+            tokio::spawn(async move { market.ask_steadily(first, 5, Duration::from_millis(50)).await })
+        };
+        let stopped = stop_if_at_work(testbed, prey, but, SIGHT).await?;
+        asked.extend(booking.await??);
+        if let Some(place) = stopped {
+            return Ok(place);
+        }
+        ensure!(Instant::now() < deadline, "nobody was met running {}", prey.kind);
+    }
+}
+
+/// Stops a worker in the middle of such a job, if one runs one within this time.
+pub async fn stop_if_at_work(
+    testbed: &mut Testbed,
+    prey: Prey,
+    but: &[usize],
+    within: Duration,
+) -> Result<Option<usize>> {
+    let deadline = Instant::now() + within;
+    while Instant::now() < deadline {
+        // Of those that were begun last most is left.
+        let running: Vec<(Uuid, i64, String)> = sqlx::query_as(
+            "SELECT id, fence, coalesce(lease_owner, '') FROM jobs AS prey
+             WHERE state = 'running' AND kind = $1 AND crash_count = 0
+               AND ($2::text IS NULL OR EXISTS (
+                   SELECT FROM jobs WHERE state = 'running' AND kind = $2 AND lease_owner = prey.lease_owner
+                       AND started_at < now() - interval '100 milliseconds'))
+             ORDER BY started_at DESC",
+        )
+        .bind(prey.kind)
+        .bind(prey.beside)
+        .fetch_all(&testbed.pool)
+        .await?;
+        for (job, fence, owner) in running {
+            let place = testbed.workers.iter().position(|worker| {
+                // host-pid-start
+                owner.rsplit('-').nth(1) == Some(&worker.pid().to_string())
+            });
+            let Some(place) = place.filter(|place| !but.contains(place)) else {
+                continue;
+            };
+            if stop_running(testbed, place, (job, fence), prey.beside).await? {
+                return Ok(Some(place));
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok(None)
+}
+
+/// Stops this worker, and lets it go on if it was done with this job, or with those beside it, before.
+async fn stop_running(
+    testbed: &mut Testbed,
+    place: usize,
+    (job, fence): (Uuid, i64),
+    beside: Option<&str>,
+) -> Result<bool> {
+    let worker = testbed.workers.get_mut(place).context("no such worker")?;
+    worker.process.signal(Signal::Stop);
+    tokio::time::sleep(UNDERWAY).await;
+    // One whose row is locked is just being settled.
+    let running = sqlx::query(
+        "SELECT FROM jobs AS prey WHERE id = $1 AND fence = $2 AND state = 'running'
+             AND ($3::text IS NULL OR EXISTS (
+                 SELECT FROM jobs WHERE state = 'running' AND kind = $3 AND lease_owner = prey.lease_owner))
+         FOR UPDATE SKIP LOCKED",
+    )
+    .bind(job)
+    .bind(fence)
+    .bind(beside)
+    .fetch_optional(&testbed.pool)
+    .await?;
+    if running.is_none() {
+        worker.process.signal(Signal::Cont);
+    }
+    Ok(running.is_some())
+}
+
+/// How long Stripe takes for what asks a card or takes its money, and the mail server with a mail: as long as the real
+/// ones, and so that a worker can be met waiting for them. Both do at once what they are asked to.
+const TAKES_MS: std::ops::Range<u64> = 50..200;
+/// How many different times they take.
+const PACES: usize = 10;
+
+/// Has the sandbox and the mailbox answer so many bookings slowly.
+pub async fn answer_slowly(testbed: &Testbed, dice: &mut StdRng, bookings: usize) -> Result<()> {
+    // It says on its first lines where it is.
+    let log = testbed.logs("mailbox")?;
+    let mailbox = log.lines().find(|line| line.starts_with("http://"));
+    let mailbox = format!(
+        "{}/api/faults",
+        mailbox.context("the mailbox does not say where it is")?
+    );
+    for _ in 0..PACES {
+        for suffix in ["/confirm", "/capture"] {
+            let slow = json!({
+                "match": {"method": "POST", "path_suffix": suffix}, "kind": "delay_after_commit",
+                "times": bookings.div_ceil(PACES), "delay_ms": dice.random_range(TAKES_MS),
+            });
+            testbed.tell_sandbox("/_control/faults", &slow).await?;
+        }
+        let slow: Value = json!({
+            "at": "message", "what": {"delay": dice.random_range(TAKES_MS)}, "times": (2 * bookings).div_ceil(PACES),
+        });
+        testbed
+            .http
+            .post(&mailbox)
+            .json(&slow)
+            .send()
+            .await?
+            .error_for_status()?;
+    }
+    Ok(())
 }
 
 /// Claims that were lost by standing still, and what was written under them all the same: nothing.
@@ -71,11 +256,11 @@ async fn stale_writes(testbed: &Testbed, run: &mut Run, stopped: &[(u32, DateTim
     let stopped: Vec<i32> = stopped.iter().map(|(pid, _)| pid.cast_signed()).collect();
     let (lost, written): (i64, i64) = sqlx::query_as(
         "WITH lost AS (
-             SELECT args->>'nonce' AS nonce, job_attempts.fence FROM job_attempts JOIN jobs ON jobs.id = job_id
-             WHERE outcome = 'lost' AND kind LIKE 'chaos.%' AND split_part(reverse(worker), '-', 2) = ANY(SELECT reverse(pid::text) FROM unnest($1::int[]) AS pid))
+             SELECT job_id, args->>'nonce' AS nonce, job_attempts.fence FROM job_attempts JOIN jobs ON jobs.id = job_id
+             WHERE outcome = 'lost' AND kind LIKE 'chaos.%' AND (regexp_match(worker, '-([0-9]+)-[^-]*$'))[1]::int = ANY($1))
          SELECT (SELECT count(*) FROM lost),
                 (SELECT count(*) FROM lost JOIN chaos_effects AS effect ON effect.nonce::text = lost.nonce AND effect.fence = lost.fence)
-              + (SELECT count(*) FROM lost JOIN effects AS effect ON effect.key = 'chaos:' || lost.nonce AND effect.fence = lost.fence)",
+              + (SELECT count(*) FROM lost JOIN chaos_effect_writes USING (job_id, fence))",
     )
     .bind(stopped)
     .fetch_one(&testbed.pool)

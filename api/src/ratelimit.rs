@@ -1,4 +1,5 @@
-//! How often one client may do something dear. Counted in Redis over fixed windows; without Redis nothing is limited.
+//! How often one client may do something dear. Counted in Redis over fixed windows; without Redis nothing is limited here.
+//! Sign-ins of operators are: [`roost_shared::operators::sign_ins`].
 
 use std::time::Duration;
 

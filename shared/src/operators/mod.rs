@@ -1,12 +1,14 @@
 //! Operators: who works at the job dashboard, with which rights, and how they sign in.
 //!
 //! There is nobody until `roost-api ops create-admin` makes the first. [`accounts`] changes them later, [`sessions`] are
-//! cookies, [`audit`] is what they did, [`SealingKeys`] keep the secrets of their authenticators.
+//! cookies, [`sign_ins`] bounds how fast one can guess, [`audit`] is what they did, [`SealingKeys`] keep the secrets of
+//! their authenticators.
 
 pub mod accounts;
 pub mod audit;
 mod sealing;
 pub mod sessions;
+pub mod sign_ins;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

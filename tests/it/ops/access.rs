@@ -1,10 +1,17 @@
 //! Who gets in, and what they may do.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
+use roost_api::state::{AppConfig, AppState};
 use roost_shared::config::Secret;
+use roost_shared::db;
+use roost_shared::operators::sign_ins::{self, Subject};
 use roost_shared::operators::{self, Role, SealingKeys, audit};
+use roost_shared::redis::Redis;
 use roost_tests::app::{JWT_SECRET, TestApp};
 use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::services::free_address;
 use roost_tests::world::World;
 
 use super::{a_warm_cache, put, state_of};
@@ -62,6 +69,72 @@ async fn sign_ins_are_limited_and_sessions_end() {
     browser.get("/ops").await.is(200);
     app.clock.advance(TimeDelta::minutes(31));
     assert_eq!(browser.get("/ops").await.is(303).location, "/ops/login");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_are_guessed_no_faster_while_redis_is_down() {
+    let app = TestApp::start_with(|settings| settings.logins_per_minute = 3).await;
+    // Two processes, and nothing listens where their Redis should be.
+    let nowhere = format!("redis://{}", free_address().unwrap());
+    let process = || {
+        AppState::new(AppConfig {
+            pool: db::connect(app.database_url(), 4).unwrap(),
+            redis: Redis::new(&nowhere, "test").unwrap(),
+            clock: app.clock.clone(),
+            jwt_secret: Secret::new(JWT_SECRET),
+            jwt_secret_previous: None,
+            settings: (*app.state.settings).clone(),
+        })
+        .unwrap()
+    };
+    let (one, other) = (process(), process());
+    let (one, other) = (Dashboard::start(&one).await, Dashboard::start(&other).await);
+    let email = one.make(Role::Admin).await;
+    for guess in [&one, &other, &one] {
+        guess.signs_in(&email, "a guess", "").await.is(401);
+    }
+    for refused in [&one, &other] {
+        let refused = refused.signs_in(&email, PASSWORD, "").await.is(429);
+        assert_eq!(refused.headers["retry-after"], "60");
+    }
+    let credentials = serde_json::json!({"email": email, "password": PASSWORD});
+    let session = format!("{}/ops/api/session", other.base);
+    let asked = reqwest::Client::new().post(session).json(&credentials).send().await;
+    assert_eq!(asked.unwrap().status().as_u16(), 429);
+    // Somebody else's account is not held up by it.
+    let bystander = one.make(Role::Viewer).await;
+    one.signs_in(&bystander, PASSWORD, "").await.is(303);
+
+    app.clock.advance(TimeDelta::seconds(61));
+    other.signs_in(&email, PASSWORD, "").await.is(303);
+    // What is over is forgotten: the account, the address and both together are left.
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM operator_sign_ins")
+        .fetch_one(app.state.db.pool())
+        .await
+        .unwrap();
+    assert_eq!(kept, 3);
+}
+
+#[tokio::test]
+async fn tries_at_the_same_time_are_counted_one_by_one() {
+    let app = TestApp::start().await;
+    let (minute, now) = (Duration::from_secs(60), app.clock.now());
+    let count = async |names: [&str; 2], now: DateTime<Utc>| {
+        let subjects = names.map(|name| Subject::new(name, 5));
+        sign_ins::count(app.state.db.pool(), &subjects, minute, now)
+            .await
+            .unwrap()
+    };
+    let tried = futures::future::join_all((0..24).map(|try_| {
+        let names = if try_ % 2 == 0 { ["a", "b"] } else { ["b", "a"] };
+        count(names, now)
+    }));
+    let went_on = tried.await.into_iter().filter(|goes_on| *goes_on).count();
+    assert_eq!(went_on, 5);
+    // One that has had its tries stops the other one beside it, and nobody else.
+    assert!(!count(["a", "c"], now).await);
+    assert!(count(["c", "d"], now).await);
+    assert!(count(["a", "b"], now + minute).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

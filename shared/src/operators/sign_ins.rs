@@ -1,0 +1,91 @@
+//! How often somebody tries to sign in, over fixed windows. Counted in Postgres, as the sessions are kept there: the bound
+//! holds while Redis is down, and across all processes.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use sqlx::PgPool;
+
+/// Windows that are over and are forgotten with one try.
+const FORGOTTEN: i64 = 100;
+
+/// Whom tries are counted for: an account, an address, or one from the other.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    hash: Vec<u8>,
+    most: i64,
+}
+
+impl Subject {
+    /// May try so often in a window. Only a hash of the name is stored.
+    #[must_use]
+    pub fn new(name: &str, most: u32) -> Self {
+        Self {
+            hash: Sha256::digest(name.as_bytes()).to_vec(),
+            most: most.into(),
+        }
+    }
+}
+
+/// Counts a try for each of the subjects, in windows of this length. False: one of them has had its tries, so this one must
+/// not go on.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn count(
+    pool: &PgPool,
+    subjects: &[Subject],
+    window: Duration,
+    now: DateTime<Utc>,
+) -> Result<bool, sqlx::Error> {
+    let hashes: Vec<Vec<u8>> = subjects.iter().map(|subject| subject.hash.clone()).collect();
+    let most: Vec<i64> = subjects.iter().map(|subject| subject.most).collect();
+    let over = now - window;
+    // Who has had enough is refused without a write, however often they come.
+    let spent = sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT 1 FROM unnest($1::bytea[], $2::bigint[]) AS asked (subject, most)
+               JOIN operator_sign_ins USING (subject) WHERE began_at > $3 AND tries >= most) AS "spent!""#,
+        &hashes,
+        &most,
+        over
+    )
+    .fetch_one(pool)
+    .await?;
+    if spent {
+        return Ok(false);
+    }
+    // In the order of the subjects, so that two that come at once do not wait for each other.
+    let counted = sqlx::query!(
+        r#"INSERT INTO operator_sign_ins AS known (subject, began_at, tries)
+           SELECT subject, $2, 1 FROM unnest($1::bytea[]) AS subject ORDER BY subject
+           ON CONFLICT (subject) DO UPDATE SET
+               began_at = CASE WHEN known.began_at > $3 THEN known.began_at ELSE EXCLUDED.began_at END,
+               tries = CASE WHEN known.began_at > $3 THEN known.tries + 1 ELSE 1 END
+           RETURNING subject, tries"#,
+        &hashes,
+        now,
+        over
+    )
+    .fetch_all(pool)
+    .await?;
+    forget(pool, over).await?;
+    Ok(counted.iter().all(|row| {
+        let subject = subjects.iter().find(|subject| subject.hash == row.subject);
+        subject.is_none_or(|subject| i64::from(row.tries) <= subject.most)
+    }))
+}
+
+/// Removes some of the windows that are over: more than one try adds.
+async fn forget(pool: &PgPool, over: DateTime<Utc>) -> Result<(), sqlx::Error> {
+    sqlx::query!(
+        "DELETE FROM operator_sign_ins WHERE subject IN (
+             SELECT subject FROM operator_sign_ins WHERE began_at <= $1 ORDER BY began_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        over,
+        FORGOTTEN
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::ApiError;
 
 /// Code and meaning, in the order of the alphabet.
-pub const PROBLEMS: [(&str, &str); 62] = [
+pub const PROBLEMS: [(&str, &str); 63] = [
     (
         "already_answered",
         "The host has answered the review; hosts answer once.",
@@ -148,6 +148,10 @@ pub const PROBLEMS: [(&str, &str); 62] = [
     (
         "review_window_closed",
         "The 14 days after check-out are over, or both sides have written; `closed_at` says when the time ends or ended.",
+    ),
+    (
+        "search_too_slow",
+        "Operators: the database gave the search up; narrow it by kind, state or time.",
     ),
     (
         "stale_signature",

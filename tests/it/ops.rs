@@ -9,6 +9,7 @@ mod landing;
 mod lists;
 mod recorder;
 mod scripts;
+mod searches;
 
 use roost_shared::jobs::catalogue::WarmCache;
 use roost_shared::jobs::kinds::KINDS;

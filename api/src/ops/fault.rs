@@ -160,6 +160,7 @@ impl From<ListError> for Fault {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Filter(error) => error.into(),
+            ListError::TooSlow => Self::Bad(error.to_string()),
             ListError::Database(error) => error.into(),
         }
     }

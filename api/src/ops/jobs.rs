@@ -167,9 +167,8 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
     };
     let rows = match rows {
         Ok(rows) => rows,
-        // Postgres gives a search up that would take too long.
-        Err(list::ListError::Database(sqlx::Error::Database(error))) if error.code().as_deref() == Some("57014") => {
-            refusal = Some("This search takes too long: narrow it by kind, state or time.".to_owned());
+        Err(error @ list::ListError::TooSlow) => {
+            refusal = Some(error.to_string());
             Vec::new()
         }
         Err(error) => return Err(error.into()),

@@ -73,9 +73,25 @@ pub enum ListError {
     /// The filter makes no sense.
     #[error(transparent)]
     Filter(#[from] FilterError),
+    /// Postgres has given the search up.
+    #[error("This search takes too long: narrow it by kind, state or time.")]
+    TooSlow,
     /// Postgres refused or could not be reached.
     #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
+}
+
+impl From<sqlx::Error> for ListError {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            // The statement was cancelled, by its time-out or by hand.
+            sqlx::Error::Database(database) if database.code().as_deref() == Some("57014") => {
+                tracing::warn!(%error, "a search was given up");
+                Self::TooSlow
+            }
+            _ => Self::Database(error),
+        }
+    }
 }
 
 /// The jobs that match and are older than the job `before`, the newest first.

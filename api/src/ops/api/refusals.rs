@@ -8,6 +8,9 @@ use crate::error::ApiError;
 use crate::ops::fault::Fault;
 use crate::problem::FieldError;
 
+/// What somebody can do about a search that Postgres gave up.
+const TOO_SLOW: &str = "takes too long to look for: add a kind, a state or a time, or an id instead of text";
+
 impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
         let detail = fault.to_string();
@@ -46,6 +49,8 @@ impl From<ListError> for ApiError {
     fn from(error: ListError) -> Self {
         match error {
             ListError::Filter(error) => Self::invalid(vec![FieldError::new(error.field, error.message)]),
+            ListError::TooSlow => Self::unprocessable("search_too_slow", error.to_string())
+                .with_errors(vec![FieldError::new("q", TOO_SLOW)]),
             ListError::Database(error) => error.into(),
         }
     }

@@ -152,6 +152,7 @@ fn plain(text: &str) -> String {
 
 async fn print_list(db: &Db, filter: &Filter) -> anyhow::Result<()> {
     let wanted = JobFilter {
+        ids: Vec::new(),
         states: filter.state.clone(),
         kind: filter.kind.clone(),
         queue: filter.queue.map(|queue| queue.name().to_owned()),

@@ -6,11 +6,12 @@ use chrono::{DateTime, Utc};
 use poem::http::{StatusCode, header};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
+use roost_shared::jobs::Outlook;
 use roost_shared::jobs::actions::{self, ActionError, JobAction};
 use roost_shared::jobs::bulk::{self, BulkAction};
-use roost_shared::jobs::inspect;
 use roost_shared::jobs::kinds;
-use roost_shared::jobs::list;
+use roost_shared::jobs::list::{self, JobFilter, JobRow, KindCount};
+use roost_shared::jobs::preview::{self, Previewed};
 use roost_shared::operators::Role;
 use uuid::Uuid;
 
@@ -24,31 +25,54 @@ use super::shell::{Shell, html};
 use super::view::{count, when};
 use crate::state::AppState;
 
-/// More are not ticked one by one.
-const MOST_TICKED: usize = 100;
-/// Rows of the preview.
+/// Jobs of the preview that are told one by one, where not all are.
 pub(super) const SHOWN: i64 = 10;
 
-/// A ticked job and what would become of it.
-struct Ticked {
-    id: String,
-    kind: String,
-    state: String,
-    outlook: String,
+/// A job and what would become of it.
+struct Told {
+    row: Row,
+    lines: Vec<Outlook>,
     fits: bool,
+}
+
+impl Told {
+    fn of(previewed: Previewed, now: DateTime<Utc>) -> Self {
+        Self {
+            row: Row::of(&previewed.job, now),
+            lines: previewed.lines,
+            fits: previewed.fits,
+        }
+    }
+}
+
+/// How many of a kind.
+struct KindLine {
+    kind: String,
+    count: String,
+    moves_money: bool,
+}
+
+impl From<KindCount> for KindLine {
+    fn from(kind: KindCount) -> Self {
+        Self {
+            moves_money: kinds::moves_money(&kind.kind),
+            count: count(kind.count),
+            kind: kind.kind,
+        }
+    }
 }
 
 #[derive(Template)]
 #[template(path = "ops/preview.html")]
-struct Preview {
+struct Page {
     shell: Shell,
     action: &'static str,
-    /// By tick.
-    ticked: Vec<Ticked>,
-    /// By filter: the first of them, and how many there are.
-    rows: Vec<Row>,
+    /// The ticked ones, or the first of those that match.
+    jobs: Vec<Told>,
+    /// How many there are, and of which kinds; of ticked ones no kinds, each is told.
     expected: i64,
     expected_text: String,
+    kinds: Vec<KindLine>,
     /// Whether jobs that are scheduled are not among them, because nobody asked for them.
     leaves_scheduled: bool,
     by_filter: bool,
@@ -61,81 +85,59 @@ fn action_of(params: &Params) -> Result<JobAction, Fault> {
     JobAction::by_name(name).ok_or_else(|| Fault::Bad(format!("action: {name:?} is none")))
 }
 
-fn ticked_ids(params: &Params) -> Result<Vec<Uuid>, Fault> {
-    let ids: Vec<Uuid> = params
-        .all("id")
-        .map(|id| id.parse().map_err(|_| Fault::Bad(format!("id: {id:?} is no job's id"))))
-        .collect::<Result<_, _>>()?;
-    if ids.len() > MOST_TICKED {
-        return Err(Fault::Bad(format!("At most {MOST_TICKED} jobs can be ticked.")));
+/// The ticked jobs as a filter.
+fn ticked(params: &Params) -> Result<JobFilter, Fault> {
+    let ids = params.all("id");
+    let filter = JobFilter {
+        ids: ids
+            .map(|id| id.parse().map_err(|_| Fault::Bad(format!("id: {id:?} is no job's id"))))
+            .collect::<Result<_, _>>()?,
+        ..JobFilter::default()
+    };
+    if filter.ids.is_empty() {
+        return Err(Fault::Bad("Tick some jobs first.".to_owned()));
     }
-    Ok(ids)
+    filter.check()?;
+    Ok(filter)
 }
 
 #[handler]
-pub async fn preview(state: Data<&AppState>, signed: Signed, params: Params) -> Result<Response, Fault> {
+pub async fn preview_page(state: Data<&AppState>, signed: Signed, params: Params) -> Result<Response, Fault> {
     let action = action_of(&params)?;
     signed.require(role_for(action))?;
-    let pool = state.db.pool();
-    let now = state.clock.now();
-    let title = format!("{} many", action.name());
-    let shell = Shell::new(&signed, "jobs", title);
+    let (pool, now) = (state.db.pool(), state.clock.now());
+    let shell = Shell::new(&signed, "jobs", format!("{} many", action.name()));
     if params.get("all").is_some() {
         // A span of time becomes an instant here: what is shown is what is acted on.
         let filter = filter::read(&params, now)?;
-        let narrowed = bulk::narrowed(&filter, action);
-        let expected = list::count(pool, &narrowed).await?;
-        let rows = list::list(pool, &narrowed, None, SHOWN).await?;
-        return html(&Preview {
+        let preview = preview::preview(pool, &filter, action, SHOWN).await?;
+        return html(&Page {
             shell,
             action: action.name(),
-            ticked: Vec::new(),
-            rows: rows.iter().map(|job| Row::of(job, now)).collect(),
-            leaves_scheduled: action == JobAction::RunNow && filter.states.is_empty(),
-            expected,
-            expected_text: count(expected),
+            jobs: preview.sample.into_iter().map(|job| Told::of(job, now)).collect(),
+            expected: preview.expected,
+            expected_text: count(preview.expected),
+            kinds: preview.kinds.into_iter().map(KindLine::from).collect(),
+            leaves_scheduled: preview.leaves_scheduled,
             by_filter: true,
             filter: filter::write(&filter, None),
-            needs_reason: true,
+            needs_reason: preview.needs_reason,
         });
     }
-    let mut ticked = Vec::new();
-    let mut needs_reason = false;
-    for id in ticked_ids(&params)? {
-        if let Some(detail) = inspect::inspect(pool, id).await? {
-            needs_reason |= kinds::moves_money(&detail.job.kind);
-            let fits = action.fits(&detail.job.state);
-            let outlook = match (action, detail.outlook.first()) {
-                _ if !fits => format!("It is {}: nothing is done to it.", detail.job.state),
-                (JobAction::Retry | JobAction::RunNow, Some(line)) => line.text.clone(),
-                (JobAction::Cancel, _) => "It will not run; what it has done stays done.".to_owned(),
-                (JobAction::Delete, _) => "It and its attempts are removed; its effects stay.".to_owned(),
-                (_, None) => String::new(),
-            };
-            ticked.push(Ticked {
-                id: id.to_string(),
-                kind: detail.job.kind,
-                state: detail.job.state,
-                outlook,
-                fits,
-            });
-        }
-    }
-    if ticked.is_empty() {
-        return Err(Fault::Bad("Tick some jobs first.".to_owned()));
-    }
-    let expected = ticked.iter().filter(|job| job.fits).count();
-    html(&Preview {
+    let jobs = preview::selected(pool, &ticked(&params)?, action).await?;
+    let fitting = jobs.iter().filter(|job| job.fits);
+    let expected = fitting.clone().count();
+    html(&Page {
         shell,
         action: action.name(),
-        rows: Vec::new(),
         expected: i64::try_from(expected).unwrap_or(i64::MAX),
         expected_text: expected.to_string(),
-        ticked,
+        needs_reason: fitting.clone().any(|job| kinds::moves_money(&job.job.kind)),
+        jobs: jobs.into_iter().map(|job| Told::of(job, now)).collect(),
+        kinds: Vec::new(),
         leaves_scheduled: false,
         by_filter: false,
         filter: String::new(),
-        needs_reason,
     })
 }
 
@@ -155,8 +157,15 @@ pub async fn begin(state: Data<&AppState>, submission: Submission) -> Result<Res
             .header(header::LOCATION, format!("/ops/bulk/{id}"))
             .finish());
     }
+    let ticked = ticked(form)?;
+    // Before the first is acted on: a refusal leaves none of them changed.
+    let most = i64::try_from(ticked.ids.len()).unwrap_or(i64::MAX);
+    let jobs = list::list(state.db.pool(), &ticked, None, most).await?;
+    let fitting = |job: &&JobRow| action.fits(&job.state);
+    let moves_money = jobs.iter().filter(fitting).any(|job| kinds::moves_money(&job.kind));
+    submission.by().answerable(moves_money)?;
     let (mut done, mut refused) = (0, 0);
-    for id in ticked_ids(form)? {
+    for id in ticked.ids {
         let mut tx = state.db.begin().await?;
         match actions::act(&mut tx, id, action, submission.by()).await {
             Ok(_) => {
@@ -176,7 +185,7 @@ pub async fn begin(state: Data<&AppState>, submission: Submission) -> Result<Res
 
 #[derive(Template)]
 #[template(path = "ops/bulk.html")]
-struct Page {
+struct ProgressPage {
     shell: Shell,
     bulk: BulkAction,
     badge: &'static str,
@@ -211,7 +220,7 @@ pub async fn page(
         .ok_or(Fault::NotFound("bulk action"))?;
     let now = state.clock.now();
     let worked = bulk.done + bulk.refused;
-    html(&Page {
+    html(&ProgressPage {
         shell: Shell::new(&signed, "jobs", format!("{} in bulk", bulk.action)).with_notice(params.get("notice")),
         badge: badge(&bulk),
         filter: bulk.filter.to_string(),

@@ -174,6 +174,7 @@ impl From<ActionError> for Fault {
                 Self::Conflict(error.to_string())
             }
             ActionError::ReasonNeeded
+            | ActionError::InvalidReason
             | ActionError::UnknownKind(_)
             | ActionError::InvalidArgs { .. }
             | ActionError::InvalidSetting { .. } => Self::Bad(error.to_string()),

@@ -52,6 +52,7 @@ fn bound(params: &Params, name: &str) -> Result<Option<DateTime<Utc>>, Fault> {
 pub fn read(params: &Params, now: DateTime<Utc>) -> Result<JobFilter, Fault> {
     let text = |name: &str| params.get(name).map(str::to_owned);
     let mut filter = JobFilter {
+        ids: Vec::new(),
         states: params
             .all("state")
             .flat_map(|value| value.split(','))

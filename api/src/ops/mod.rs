@@ -64,7 +64,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
         .at("/ops/account", get(access::account_page).post(access::confirm_totp))
         .at("/ops/live", get(live::stream))
         .at("/ops/jobs", get(jobs::page))
-        .at("/ops/jobs/bulk", get(bulk::preview).post(bulk::begin))
+        .at("/ops/jobs/bulk", get(bulk::preview_page).post(bulk::begin))
         .at("/ops/bulk/:id", get(bulk::page))
         .at("/ops/bulk/:id/stop", post(bulk::stop))
         .at("/ops/jobs/:id", get(job::page))

@@ -27,11 +27,14 @@ impl By<'_> {
     }
 
     /// Refuses to go on without a reason where there must be one, and a reason that nobody would read.
-    pub(super) fn answerable(&self, moves_money: bool) -> Result<(), ActionError> {
+    ///
+    /// # Errors
+    /// [`ActionError::ReasonNeeded`], [`ActionError::InvalidReason`].
+    pub fn answerable(&self, moves_money: bool) -> Result<(), ActionError> {
         match self.reason() {
             None if moves_money => Err(ActionError::ReasonNeeded),
             Some(reason) if reason.chars().count() > LONGEST_REASON || reason.contains('\0') => {
-                Err(ActionError::ReasonNeeded)
+                Err(ActionError::InvalidReason)
             }
             _ => Ok(()),
         }
@@ -52,9 +55,12 @@ pub enum ActionError {
         /// What was asked for.
         verb: &'static str,
     },
-    /// The job moves money, so the log has to say why; in 500 characters at most.
+    /// The job moves money, so the log has to say why.
     #[error("this touches money: say why, in 1 to {LONGEST_REASON} characters")]
     ReasonNeeded,
+    /// The reason is longer than anybody reads, or cannot be stored.
+    #[error("a reason has {LONGEST_REASON} characters at most, and no U+0000 among them")]
+    InvalidReason,
     /// The job has done nothing at Stripe about which one could ask there.
     #[error("the job has no effect at Stripe to ask about")]
     NothingToAsk,
@@ -202,13 +208,13 @@ fn duplicate(error: sqlx::Error) -> ActionError {
 /// See [`ActionError`]. After [`ActionError::Duplicate`] the transaction is of no more use.
 pub async fn act(tx: &mut Tx, id: Uuid, action: JobAction, by: By<'_>) -> Result<String, ActionError> {
     let job = lock(tx, id).await?;
-    by.answerable(kinds::moves_money(&job.kind))?;
     if !action.fits(&job.state) {
         return Err(ActionError::WrongState {
             state: job.state,
             verb: action.verb(),
         });
     }
+    by.answerable(kinds::moves_money(&job.kind))?;
     let state = match action {
         JobAction::Retry => {
             sqlx::query!(

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::actions::{ActionError, By, JobAction};
 use super::catalogue::RunBulkAction;
 use super::list::{self, JobFilter, ListError};
+use super::preview::needs_reason;
 use super::state::JobState;
 use super::{Lease, LeaseError};
 use crate::db::Tx;
@@ -27,6 +28,12 @@ const STOP: &str = "jobs.bulk.stop";
 #[must_use]
 pub fn is_target_of(entry: &str) -> bool {
     matches!(entry, BEGIN | STOP)
+}
+
+/// Whether an entry of the audit log tells of the beginning of a bulk action: what it did is told under it.
+#[must_use]
+pub fn begins(entry: &str) -> bool {
+    entry == BEGIN
 }
 
 /// An action on many jobs and how far it came.
@@ -112,8 +119,13 @@ fn takes_unasked(action: JobAction, state: JobState) -> bool {
     action != JobAction::RunNow || state == JobState::Retrying
 }
 
+/// Whether jobs that are scheduled match and are left alone all the same.
+pub(super) fn leaves_scheduled(filter: &JobFilter, action: JobAction) -> bool {
+    filter.states.is_empty() && filter.ids.is_empty() && !takes_unasked(action, JobState::Scheduled)
+}
+
 /// The filter, narrowed to the states in which the action makes sense. Without a state, jobs that are scheduled are not
-/// run now: only those that have failed and wait for their next attempt.
+/// run now, unless they are named one by one: only those that have failed and wait for their next attempt.
 #[must_use]
 pub fn narrowed(filter: &JobFilter, action: JobAction) -> JobFilter {
     let mut narrowed = filter.clone();
@@ -121,7 +133,7 @@ pub fn narrowed(filter: &JobFilter, action: JobAction) -> JobFilter {
         .from_states()
         .filter(|state| {
             if filter.states.is_empty() {
-                takes_unasked(action, *state)
+                !filter.ids.is_empty() || takes_unasked(action, *state)
             } else {
                 filter.states.iter().any(|wanted| wanted == state.name())
             }
@@ -139,7 +151,7 @@ pub fn narrowed(filter: &JobFilter, action: JobAction) -> JobFilter {
 /// Writes the action and enqueues the job that works it off. `expected` is what the operator was shown.
 ///
 /// # Errors
-/// See [`BulkError`]. Money may be among the jobs, so a reason is always needed.
+/// See [`BulkError`]. Without a reason only where no job of money can be among those that match.
 pub async fn begin(
     tx: &mut Tx,
     filter: &JobFilter,
@@ -147,11 +159,17 @@ pub async fn begin(
     expected: i64,
     by: By<'_>,
 ) -> Result<Uuid, BulkError> {
-    by.answerable(true)?;
     filter.check().map_err(ListError::from)?;
+    let narrowed = narrowed(filter, action);
+    let matching = if filter.ids.is_empty() {
+        Vec::new()
+    } else {
+        list::count_by_kind(tx.conn(), &narrowed).await?
+    };
+    by.answerable(needs_reason(filter, &matching))?;
     let now = tx.now();
     let id = ids::new(now);
-    let filter = serde_json::to_value(narrowed(filter, action)).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let filter = serde_json::to_value(narrowed).map_err(|error| sqlx::Error::Encode(error.into()))?;
     // The action's own id is younger than every job that was there.
     sqlx::query!(
         "INSERT INTO bulk_actions (id, action, filter, actor, reason, cursor, expected, created_at) VALUES ($1, $2, $3, $4, $5, $1, $6, $7)",
@@ -159,7 +177,7 @@ pub async fn begin(
         action.name(),
         filter,
         by.actor,
-        by.reason,
+        by.reason(),
         expected,
         now
     )
@@ -167,7 +185,7 @@ pub async fn begin(
     .await?;
     let entry = Entry::new(by.actor, BEGIN, &id.to_string())
         .after(json!({"action": action.name(), "filter": filter, "expected": expected}))
-        .because(by.reason);
+        .because(by.reason());
     audit::append(tx, entry).await?;
     tx.enqueue(&RunBulkAction { action_id: id });
     Ok(id)

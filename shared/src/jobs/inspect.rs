@@ -1,18 +1,24 @@
-//! One job as the dashboard shows it: its attempts, its effects on the world, and the booking it belongs to.
+//! One job as the dashboard shows it: its attempts, its effects on the world, and the booking it belongs to; and of many
+//! what running them again would do.
+
+mod subject;
+
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use self::subject::Subject;
 use super::batches::{self, Batch};
 use super::inspections::{self, Inspection, is_at_stripe};
-use super::outlook::{Facts, Outlook, PaymentFacts, RefundFacts, outlook};
-use crate::money::{Currency, Money};
+use super::list::JobRow;
+use super::outlook::{Facts, Outlook, outlook};
 
 /// The newest attempts that are shown.
 const MOST_ATTEMPTS: i64 = 50;
-/// Children that are shown.
+/// The newest children that are shown.
 const MOST_CHILDREN: i64 = 50;
 
 /// Everything there is to know of a job.
@@ -20,8 +26,10 @@ const MOST_CHILDREN: i64 = 50;
 pub struct JobDetail {
     /// The job.
     pub job: Job,
-    /// The newest first.
+    /// The newest first; 50 at most.
     pub attempts: Vec<Attempt>,
+    /// How many there are.
+    pub attempts_total: i64,
     /// The oldest first.
     pub effects: Vec<Effect>,
     /// What Stripe was asked about them, in no order.
@@ -32,8 +40,10 @@ pub struct JobDetail {
     pub outlook: Vec<Outlook>,
     /// The job that enqueued it, if that is still kept.
     pub parent: Option<Relative>,
-    /// Jobs that it enqueued, the first ones first; 50 at most.
+    /// Jobs that it enqueued, the newest first; 50 at most.
     pub children: Vec<Relative>,
+    /// How many there are.
+    pub children_total: i64,
     /// The batch that it is one of.
     pub batch: Option<Batch>,
     /// The batch that it comes after.
@@ -188,19 +198,14 @@ pub async fn inspect(pool: &PgPool, id: Uuid) -> Result<Option<JobDetail>, sqlx:
     )
     .fetch_all(pool)
     .await?;
-    let subject = subject(pool, &job.args).await?;
-    let effects = effects(pool, &job, &subject).await?;
+    let subjects = subject::of(pool, &[&job.args]).await?;
+    let subject = subjects.into_iter().next().unwrap_or_default();
+    let about = [(job.id, job.kind.as_str(), &job.args, &subject)];
+    let effects = subject::effects(pool, &about).await?.pop().unwrap_or_default();
     let keys: Vec<String> = effects.iter().map(|effect| effect.key.clone()).collect();
     let inspections = inspections::of(pool, &keys).await?;
-    let outlook = outlook(&Facts {
-        kind: &job.kind,
-        state: &job.state,
-        last_outcome: attempts.first().map(|attempt| attempt.outcome.as_str()),
-        effects: &effects,
-        inspections: &inspections,
-        payment: subject.payment.as_ref().map(|payment| payment.facts),
-        refund: subject.refund.as_ref().map(|refund| refund.facts),
-    });
+    let last_outcome = attempts.first().map(|attempt| attempt.outcome.as_str());
+    let outlook = subject.outlook(&job.kind, &job.state, last_outcome, &effects, &inspections);
     let batch = match job.batch_id {
         Some(id) => batches::find(pool, id).await?,
         None => None,
@@ -213,8 +218,19 @@ pub async fn inspect(pool: &PgPool, id: Uuid) -> Result<Option<JobDetail>, sqlx:
         Some(id) => relative(pool, id).await?,
         None => None,
     };
+    let attempts_total = match shown(attempts.len(), MOST_ATTEMPTS) {
+        Some(all) => all,
+        None => count_attempts(pool, id).await?,
+    };
+    let children = children(pool, id).await?;
+    let children_total = match shown(children.len(), MOST_CHILDREN) {
+        Some(all) => all,
+        None => count_children(pool, id).await?,
+    };
     Ok(Some(JobDetail {
-        children: children(pool, job.id).await?,
+        attempts_total,
+        children,
+        children_total,
         parent,
         batch,
         follows,
@@ -227,6 +243,62 @@ pub async fn inspect(pool: &PgPool, id: Uuid) -> Result<Option<JobDetail>, sqlx:
     }))
 }
 
+/// What running each of these again would do, in their order. As many statements as for one.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn outlooks(pool: &PgPool, jobs: &[JobRow]) -> Result<Vec<Vec<Outlook>>, sqlx::Error> {
+    let args: Vec<&Value> = jobs.iter().map(|job| &job.args).collect();
+    let subjects = subject::of(pool, &args).await?;
+    let about: Vec<_> = jobs
+        .iter()
+        .zip(&subjects)
+        .map(|(job, subject)| (job.id, job.kind.as_str(), &job.args, subject))
+        .collect();
+    let effects = subject::effects(pool, &about).await?;
+    let keys: Vec<String> = effects.iter().flatten().map(|effect| effect.key.clone()).collect();
+    let inspections = inspections::of(pool, &keys).await?;
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.id).collect();
+    let outcomes: HashMap<Uuid, String> = sqlx::query!(
+        r#"SELECT job AS "job!", newest.outcome FROM unnest($1::uuid[]) AS job
+           CROSS JOIN LATERAL (SELECT outcome FROM job_attempts WHERE job_id = job ORDER BY fence DESC LIMIT 1) AS newest"#,
+        &ids
+    )
+    .fetch_all(pool)
+    .await?
+    .into_iter()
+    .map(|row| (row.job, row.outcome))
+    .collect();
+    let each = jobs.iter().zip(&subjects).zip(&effects);
+    Ok(each
+        .map(|((job, subject), effects)| {
+            let last_outcome = outcomes.get(&job.id).map(String::as_str);
+            subject.outlook(&job.kind, &job.state, last_outcome, effects, &inspections)
+        })
+        .collect())
+}
+
+impl Subject {
+    fn outlook(
+        &self,
+        kind: &str,
+        state: &str,
+        last_outcome: Option<&str>,
+        effects: &[Effect],
+        inspections: &[Inspection],
+    ) -> Vec<Outlook> {
+        outlook(&Facts {
+            kind,
+            state,
+            last_outcome,
+            effects,
+            inspections,
+            payment: self.payment.as_ref().map(|payment| payment.facts),
+            refund: self.refund.as_ref().map(|refund| refund.facts),
+        })
+    }
+}
+
 async fn relative(pool: &PgPool, id: Uuid) -> Result<Option<Relative>, sqlx::Error> {
     sqlx::query_as!(Relative, "SELECT id, kind, state FROM jobs WHERE id = $1", id)
         .fetch_optional(pool)
@@ -236,7 +308,7 @@ async fn relative(pool: &PgPool, id: Uuid) -> Result<Option<Relative>, sqlx::Err
 async fn children(pool: &PgPool, id: Uuid) -> Result<Vec<Relative>, sqlx::Error> {
     sqlx::query_as!(
         Relative,
-        "SELECT id, kind, state FROM jobs WHERE parent_id = $1 ORDER BY id LIMIT $2",
+        "SELECT id, kind, state FROM jobs WHERE parent_id = $1 ORDER BY id DESC LIMIT $2",
         id,
         MOST_CHILDREN
     )
@@ -244,147 +316,19 @@ async fn children(pool: &PgPool, id: Uuid) -> Result<Vec<Relative>, sqlx::Error>
     .await
 }
 
-/// What a job's arguments point at.
-#[derive(Default)]
-struct Subject {
-    booking_id: Option<Uuid>,
-    payment: Option<PaymentOf>,
-    refund: Option<RefundOf>,
+/// How many there are, if fewer came than were asked for.
+fn shown(came: usize, most: i64) -> Option<i64> {
+    i64::try_from(came).ok().filter(|came| *came < most)
 }
 
-struct PaymentOf {
-    id: Uuid,
-    number: i32,
-    facts: PaymentFacts,
+async fn count_attempts(pool: &PgPool, id: Uuid) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM job_attempts WHERE job_id = $1"#, id)
+        .fetch_one(pool)
+        .await
 }
 
-struct RefundOf {
-    id: Uuid,
-    facts: RefundFacts,
-}
-
-async fn subject(pool: &PgPool, args: &Value) -> Result<Subject, sqlx::Error> {
-    let id = |name: &str| args.get(name)?.as_str()?.parse::<Uuid>().ok();
-    let mut subject = Subject {
-        booking_id: id("booking_id"),
-        ..Subject::default()
-    };
-    let mut payment_id = id("payment_id");
-    if let Some(refund_id) = id("refund_id")
-        && let Some(row) = sqlx::query!(
-            r#"SELECT r.payment_id, r.amount_minor, r.state, p.currency AS "currency: Currency"
-               FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.id = $1"#,
-            refund_id
-        )
-        .fetch_optional(pool)
-        .await?
-    {
-        payment_id = Some(row.payment_id);
-        subject.refund = Some(RefundOf {
-            id: refund_id,
-            facts: RefundFacts {
-                amount: Money::new(row.amount_minor, row.currency),
-                succeeded: row.state == "succeeded",
-            },
-        });
-    }
-    if let Some(event_id) = args.get("event_id").and_then(Value::as_str) {
-        // An event is kept under its refund or else its PaymentIntent.
-        payment_id = sqlx::query_scalar!(
-            r#"SELECT p.id AS "id!" FROM stripe_events e JOIN payments p ON p.stripe_payment_intent_id = e.object_id WHERE e.id = $1
-               UNION ALL SELECT r.payment_id FROM stripe_events e JOIN refunds r ON r.stripe_refund_id = e.object_id WHERE e.id = $1"#,
-            event_id
-        )
-        .fetch_optional(pool)
-        .await?;
-    }
-    if let Some(effect_key) = args.get("effect_key").and_then(Value::as_str) {
-        payment_id = sqlx::query_scalar!("SELECT entity_id FROM effects WHERE key = $1", effect_key)
-            .fetch_optional(pool)
-            .await?
-            .flatten();
-    }
-    // A mail is about a booking, a payment, a refund, a message or a user; ids of different tables never collide.
-    payment_id = payment_id.or(id("subject_id"));
-    if let Some(payment_id) = payment_id
-        && let Some(row) = sqlx::query!(
-            r#"SELECT booking_id, number, state, amount_minor, captured_minor, refunded_minor, currency AS "currency: Currency"
-               FROM payments WHERE id = $1"#,
-            payment_id
-        )
-        .fetch_optional(pool)
-        .await?
-    {
-        subject.booking_id = Some(row.booking_id);
-        subject.payment = Some(PaymentOf {
-            id: payment_id,
-            number: row.number,
-            facts: PaymentFacts {
-                state: payment_state(&row.state),
-                amount: Money::new(row.amount_minor, row.currency),
-                captured: Money::new(row.captured_minor, row.currency),
-                refunded: Money::new(row.refunded_minor, row.currency),
-            },
-        });
-    }
-    if let (None, Some(subject_id)) = (subject.booking_id, id("subject_id").or(id("message_id"))) {
-        subject.booking_id = sqlx::query_scalar!(
-            r#"SELECT id AS "id!" FROM bookings WHERE id = $1 UNION ALL SELECT booking_id FROM messages WHERE id = $1
-               UNION ALL SELECT p.booking_id FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.id = $1"#,
-            subject_id
-        )
-        .fetch_optional(pool)
-        .await?;
-    }
-    Ok(subject)
-}
-
-/// The name that a check constraint allows, as one that lives as long as the program.
-fn payment_state(name: &str) -> &'static str {
-    [
-        "pending",
-        "requires_action",
-        "authorized",
-        "captured",
-        "voided",
-        "failed",
-    ]
-    .into_iter()
-    .find(|known| *known == name)
-    .unwrap_or("pending")
-}
-
-async fn effects(pool: &PgPool, job: &Job, subject: &Subject) -> Result<Vec<Effect>, sqlx::Error> {
-    let mut keys = Vec::new();
-    if let Some(payment) = &subject.payment {
-        match job.kind.as_str() {
-            "payment.authorize" => {
-                if let Some(booking_id) = subject.booking_id {
-                    keys.push(format!("authorize:{booking_id}:{}", payment.number));
-                }
-            }
-            "payment.capture" => keys.push(format!("capture:{}", payment.id)),
-            "payment.void" => keys.push(format!("void:{}", payment.id)),
-            _ => {}
-        }
-    }
-    if let Some(refund) = &subject.refund {
-        keys.push(format!("refund:{}", refund.id));
-    }
-    let text = |name: &str| job.args.get(name).and_then(Value::as_str);
-    keys.extend(text("effect_key").map(str::to_owned));
-    if let (Some(mail), Some(subject_id)) = (text("mail"), text("subject_id")) {
-        keys.push(format!("mail:{mail}:{subject_id}"));
-    }
-    sqlx::query_as!(
-        Effect,
-        r#"SELECT key AS "key!", state AS "state!", external_id, error, first_sent_at AS "first_sent_at!", updated_at AS "updated_at!" FROM (
-               SELECT key, state, external_id, error, first_sent_at, updated_at FROM effects WHERE job_id = $1
-               UNION SELECT key, state, external_id, error, first_sent_at, updated_at FROM effects WHERE key = ANY($2)) AS found
-           ORDER BY first_sent_at, key LIMIT 50"#,
-        job.id,
-        &keys
-    )
-    .fetch_all(pool)
-    .await
+async fn count_children(pool: &PgPool, id: Uuid) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(r#"SELECT count(*) AS "count!" FROM jobs WHERE parent_id = $1"#, id)
+        .fetch_one(pool)
+        .await
 }

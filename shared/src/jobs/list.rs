@@ -12,7 +12,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-pub use filter::{FilterError, JobFilter};
+pub use filter::{FilterError, JobFilter, MOST_IDS};
 use filter::{LONGEST_TERM, Search};
 
 /// Every state, in the order of a job's life.
@@ -145,6 +145,27 @@ pub async fn count(pool: &PgPool, filter: &JobFilter) -> Result<i64, ListError> 
         .await?)
 }
 
+/// Jobs of a kind that match.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+pub struct KindCount {
+    /// The kind.
+    pub kind: String,
+    /// How many.
+    pub count: i64,
+}
+
+/// How many match of each kind, the most first.
+///
+/// # Errors
+/// See [`ListError`].
+pub async fn count_by_kind(conn: &mut PgConnection, filter: &JobFilter) -> Result<Vec<KindCount>, ListError> {
+    let matching = Matching::of(&mut *conn, filter).await?;
+    let mut query = QueryBuilder::new("SELECT kind, count(*) AS count FROM (");
+    matching.select(&mut query, "id, kind", None, None);
+    query.push(") AS matching GROUP BY kind ORDER BY count DESC, kind");
+    Ok(query.build_query_as().persistent(false).fetch_all(conn).await?)
+}
+
 /// How Postgres would find a page: for tests.
 ///
 /// # Errors
@@ -212,15 +233,18 @@ impl<'a> Matching<'a> {
             },
             Search::Args(_, term) => Way::Terms(vec![term.clone()]),
             Search::Anything | Search::Text(_) => match &filter.worker {
-                Some(worker) => Way::RunBy(worker.clone()),
-                None => Self::way_without_ids(conn, filter, search == Search::Anything).await?,
+                Some(worker) if filter.ids.is_empty() => Way::RunBy(worker.clone()),
+                _ => Self::way_without_ids(conn, filter, search == Search::Anything).await?,
             },
         };
         Ok(Self { filter, search, way })
     }
 
-    /// The way to jobs of which nothing names one.
+    /// The way to jobs of which the search names none.
     async fn way_without_ids(conn: &mut PgConnection, filter: &JobFilter, any_error: bool) -> Result<Way, sqlx::Error> {
+        if !filter.ids.is_empty() {
+            return Ok(Way::All);
+        }
         if filter.effect.is_some() {
             return Ok(Way::Unknown);
         }
@@ -312,6 +336,10 @@ impl<'a> Matching<'a> {
     fn conditions(&self, query: &mut QueryBuilder<Postgres>, id: &'static str, before: Option<Uuid>) {
         let filter = self.filter;
         let walks = matches!(self.way, Way::Walk(..));
+        if !filter.ids.is_empty() {
+            query.push(" AND ").push(id).push(" = ANY(");
+            query.push_bind(filter.ids.clone()).push(")");
+        }
         if !walks {
             if let Some(kind) = &filter.kind {
                 query.push(" AND kind = ").push_bind(kind.clone());

@@ -5,7 +5,7 @@
 //! [`state`] says what may become of a job.
 //!
 //! For operators: [`overview`], [`failing`], [`history`], [`list`], [`inspect`] and [`recorder`] read, [`inspections`] asks Stripe,
-//! [`actions`], [`settings`] and [`bulk`] change.
+//! [`actions`], [`settings`] and [`bulk`] change, [`preview`] tells what a change of many would do.
 
 pub mod actions;
 pub mod batches;
@@ -27,6 +27,7 @@ mod outlook;
 pub mod overview;
 pub mod presence;
 pub mod pressure;
+pub mod preview;
 mod publish;
 mod rate;
 pub mod recorder;

@@ -229,7 +229,7 @@ async fn each_button_for_jobs_does_what_it_says_and_is_written_down() {
     browser.click(".tools a[href*='action=retry']").await;
     browser.sees("3 jobs match").await;
     for (_, job) in &dead[5..] {
-        assert!(browser.has(&format!("tr[data-href='/ops/jobs/{job}']")).await);
+        assert!(browser.has(&format!(".ticked a[href='/ops/jobs/{job}']")).await);
     }
     desk.submits("/ops/jobs/bulk", &because("and all others"), "in bulk")
         .await;

@@ -5,14 +5,15 @@ use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
-use roost_shared::jobs::actions::JobAction;
 use roost_shared::jobs::bulk::{self, BulkAction};
-use roost_shared::jobs::list::{self, JobFilter, ListError};
+use roost_shared::jobs::kinds;
+use roost_shared::jobs::list::{self, FilterError, JobFilter, KindCount, ListError};
+use roost_shared::jobs::preview::{self, Previewed};
 use roost_shared::operators::Role;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::jobs::{JobView, Verb, states};
+use super::jobs::{JobView, OutlookView, Verb, states};
 use super::{DEFAULT_LIMIT, OpsAuth};
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
@@ -29,6 +30,9 @@ pub struct BulkApi(pub AppState);
 #[oai(deny_unknown_fields, example)]
 struct BulkRequest {
     action: Verb,
+    /// These jobs and no others, 100 at most; what is scheduled is run as well if it is named here
+    #[oai(default)]
+    ids: Vec<Uuid>,
     /// In one of these states; if there is none, all in which the action makes sense, but `run` takes `retrying` alone:
     /// name `scheduled` to run early what waits for a time of its own
     #[oai(default)]
@@ -43,14 +47,15 @@ struct BulkRequest {
     /// Running, and on this worker
     worker: Option<String>,
     q: Option<String>,
-    /// Always needed
-    reason: String,
+    /// Needed unless `kind` is one that moves no money, or `ids` are jobs of such kinds
+    reason: Option<String>,
 }
 
 impl Example for BulkRequest {
     fn example() -> Self {
         Self {
             action: Verb::Retry,
+            ids: Vec::new(),
             states: vec!["dead".to_owned()],
             kind: Some("mail.send".to_owned()),
             queue: None,
@@ -60,7 +65,7 @@ impl Example for BulkRequest {
             effect: None,
             worker: None,
             q: Some("550".to_owned()),
-            reason: "the mail server is back".to_owned(),
+            reason: Some("the mail server is back".to_owned()),
         }
     }
 }
@@ -159,8 +164,12 @@ struct PreviewView {
     action: Verb,
     /// How many match and can have it
     expected: i64,
-    /// The newest of them; 10 at most
-    sample: Vec<JobView>,
+    /// The same by kind, the most first
+    kinds: Vec<KindCountView>,
+    /// The newest of them; 10 at most, or all that `ids` names
+    sample: Vec<PreviewedView>,
+    /// Whether `POST /bulk` needs a reason
+    needs_reason: bool,
     /// Whether jobs that are scheduled are left alone, because no state was asked for
     leaves_scheduled: bool,
 }
@@ -170,15 +179,82 @@ impl Example for PreviewView {
         Self {
             action: Verb::Retry,
             expected: 1_200,
-            sample: vec![JobView::example()],
+            kinds: vec![KindCountView {
+                kind: "mail.send".to_owned(),
+                count: 1_200,
+                moves_money: false,
+            }],
+            sample: vec![PreviewedView {
+                job: JobView::example(),
+                outlook: vec![OutlookView::example()],
+            }],
+            needs_reason: true,
             leaves_scheduled: false,
         }
     }
 }
 
+/// How many of a kind
+#[derive(Object)]
+struct KindCountView {
+    kind: String,
+    count: i64,
+    moves_money: bool,
+}
+
+impl From<KindCount> for KindCountView {
+    fn from(kind: KindCount) -> Self {
+        Self {
+            moves_money: kinds::moves_money(&kind.kind),
+            kind: kind.kind,
+            count: kind.count,
+        }
+    }
+}
+
+/// A job and what the action would do to it
+#[derive(Object)]
+struct PreviewedView {
+    #[oai(flatten)]
+    job: JobView,
+    /// What the action would do
+    outlook: Vec<OutlookView>,
+}
+
+impl From<Previewed> for PreviewedView {
+    fn from(previewed: Previewed) -> Self {
+        Self {
+            job: previewed.job.into(),
+            outlook: previewed.lines.into_iter().map(OutlookView::from).collect(),
+        }
+    }
+}
+
+/// The field as the body names it.
+fn in_body(error: FilterError) -> FilterError {
+    match error.field {
+        "state" => FilterError {
+            field: "states",
+            ..error
+        },
+        _ => error,
+    }
+}
+
+fn job_ids(text: Option<&str>) -> ApiResult<Vec<Uuid>> {
+    let ids = text.iter().flat_map(|text| text.split(',')).filter(|id| !id.is_empty());
+    let ids = ids.map(|id| {
+        id.parse().map_err(|_| {
+            let message = format!("{id:?} is no job's id");
+            ListError::from(FilterError { field: "ids", message })
+        })
+    });
+    Ok(ids.collect::<Result<_, _>>()?)
+}
+
 #[OpenApi]
 impl BulkApi {
-    /// See what an action on all jobs that match would be done to
+    /// See what an action on all jobs that match would do
     ///
     /// Nothing is done. `POST /bulk` with the same filter does it.
     #[oai(path = "/bulk/preview", method = "get", operation_id = "ops_preview_bulk")]
@@ -186,6 +262,8 @@ impl BulkApi {
     async fn preview_bulk(
         &self,
         auth: OpsAuth,
+        /// Ids of jobs, separated by commas: these and no others, 100 at most
+        ids: Query<Option<String>>,
         /// States, separated by commas
         state: Query<Option<String>>,
         kind: Query<Option<String>>,
@@ -208,6 +286,7 @@ impl BulkApi {
         let action = verb.action();
         auth.require(role_for(action))?;
         let filter = JobFilter {
+            ids: job_ids(ids.0.as_deref())?,
             states: states(state.0.as_deref()),
             kind: kind.0,
             queue: queue.0,
@@ -218,15 +297,15 @@ impl BulkApi {
             worker: worker.0,
             q: q.0,
         };
-        filter.check().map_err(ListError::from)?;
-        let narrowed = bulk::narrowed(&filter, action);
-        let pool = self.0.db.pool();
-        let sample = list::list(pool, &narrowed, None, SHOWN).await?;
+        let shown = i64::try_from(filter.ids.len()).map_or(SHOWN, |ids| ids.max(SHOWN));
+        let preview = preview::preview(self.0.db.pool(), &filter, action, shown).await?;
         Ok(Json(PreviewView {
             action: verb,
-            expected: list::count(pool, &narrowed).await?,
-            sample: sample.into_iter().map(JobView::from).collect(),
-            leaves_scheduled: action == JobAction::RunNow && filter.states.is_empty(),
+            expected: preview.expected,
+            kinds: preview.kinds.into_iter().map(KindCountView::from).collect(),
+            sample: preview.sample.into_iter().map(PreviewedView::from).collect(),
+            needs_reason: preview.needs_reason,
+            leaves_scheduled: preview.leaves_scheduled,
         }))
     }
 
@@ -237,6 +316,7 @@ impl BulkApi {
         let action = body.action.action();
         auth.require(role_for(action))?;
         let filter = JobFilter {
+            ids: body.ids,
             states: body.states,
             kind: body.kind,
             queue: body.queue,
@@ -247,9 +327,10 @@ impl BulkApi {
             worker: body.worker,
             q: body.q,
         };
+        filter.check().map_err(|error| ListError::from(in_body(error)))?;
         let expected = list::count(self.0.db.pool(), &bulk::narrowed(&filter, action)).await?;
         let mut tx = self.0.db.begin().await?;
-        let id = bulk::begin(&mut tx, &filter, action, expected, auth.by(Some(&body.reason))).await?;
+        let id = bulk::begin(&mut tx, &filter, action, expected, auth.by(body.reason.as_deref())).await?;
         tx.commit().await?;
         self.bulk_view(id).await
     }

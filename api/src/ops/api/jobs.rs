@@ -5,6 +5,7 @@ use poem_openapi::param::{Path, Query};
 use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object, OpenApi};
+use roost_shared::jobs::Outlook;
 use roost_shared::jobs::actions::{self, JobAction};
 use roost_shared::jobs::inspect;
 use roost_shared::jobs::inspections;
@@ -121,12 +122,30 @@ struct AttemptView {
     error: Option<String>,
 }
 
-/// A sentence about what a retry would do
+/// A sentence about what a retry, or another action, would do
 #[derive(Object)]
-struct OutlookView {
+pub(super) struct OutlookView {
     /// `safe`, `acts`, `asks` or `futile`
     tone: String,
     text: String,
+}
+
+impl Example for OutlookView {
+    fn example() -> Self {
+        Self {
+            tone: "acts".to_owned(),
+            text: "The mail was refused. A retry offers it once more.".to_owned(),
+        }
+    }
+}
+
+impl From<Outlook> for OutlookView {
+    fn from(line: Outlook) -> Self {
+        Self {
+            tone: line.tone.name().to_owned(),
+            text: line.text,
+        }
+    }
 }
 
 /// A job with what belongs to it
@@ -201,10 +220,7 @@ impl Example for JobDetailView {
             actor: None,
             trace_id: Some("4bf92f3577b34da6a3ce929d0e0e4736".to_owned()),
             booking_id: Some(example_id(2)),
-            outlook: vec![OutlookView {
-                tone: "acts".to_owned(),
-                text: "The mail was refused. A retry offers it once more.".to_owned(),
-            }],
+            outlook: vec![OutlookView::example()],
             attempts: vec![AttemptView {
                 attempt: 1,
                 worker: "roost-1-4711-0194be64".to_owned(),
@@ -323,6 +339,7 @@ impl JobsApi {
         limit: Query<Option<i64>>,
     ) -> ApiResult<Json<JobPage>> {
         let filter = JobFilter {
+            ids: Vec::new(),
             states: states(state.0.as_deref()),
             kind: kind.0,
             queue: queue.0,
@@ -384,14 +401,7 @@ impl JobsApi {
                     state: child.state,
                 })
                 .collect(),
-            outlook: detail
-                .outlook
-                .into_iter()
-                .map(|line| OutlookView {
-                    tone: line.tone.name().to_owned(),
-                    text: line.text,
-                })
-                .collect(),
+            outlook: detail.outlook.into_iter().map(OutlookView::from).collect(),
             attempts: detail
                 .attempts
                 .into_iter()

@@ -30,7 +30,7 @@ impl From<Fault> for ApiError {
 impl From<ActionError> for ApiError {
     fn from(error: ActionError) -> Self {
         let field = match &error {
-            ActionError::ReasonNeeded => "reason",
+            ActionError::ReasonNeeded | ActionError::InvalidReason => "reason",
             ActionError::InvalidArgs { .. } | ActionError::UnknownKind(_) => "args",
             ActionError::InvalidSetting { field, .. } => field,
             ActionError::Database(_)

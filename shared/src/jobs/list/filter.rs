@@ -13,6 +13,9 @@ const SHORTEST_TEXT: usize = 3;
 /// Characters of an argument that `job_terms` keeps.
 pub(super) const LONGEST_TERM: u8 = 100;
 
+/// Jobs that can be named one by one.
+pub const MOST_IDS: usize = 100;
+
 /// The state of an effect that has an index.
 const UNKNOWN: &str = "unknown";
 
@@ -20,6 +23,9 @@ const UNKNOWN: &str = "unknown";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct JobFilter {
+    /// One of these jobs, at most [`MOST_IDS`]; any if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<Uuid>,
     /// In one of these states; all if there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub states: Vec<String>,
@@ -82,6 +88,9 @@ impl JobFilter {
     /// A state, queue or number that cannot be, or a text that is too short to look for.
     pub fn check(&self) -> Result<(), FilterError> {
         let wrong = |field, message: String| Err(FilterError { field, message });
+        if self.ids.len() > MOST_IDS {
+            return wrong("ids", format!("at most {MOST_IDS} jobs"));
+        }
         if let Some(state) = self.states.iter().find(|state| !STATES.contains(&state.as_str())) {
             return wrong("state", format!("{state:?} is none of {}", STATES.join(", ")));
         }

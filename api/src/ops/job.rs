@@ -193,6 +193,9 @@ struct Page {
     raw_args: Option<String>,
     outlook: Vec<Outlook>,
     attempts: Vec<AttemptRow>,
+    /// How many there are, if not all are shown; of the children as well.
+    attempts_of: Option<String>,
+    children_of: Option<String>,
     effects: Vec<EffectRow>,
     answers: Vec<AnswerRow>,
     awaits_answer: bool,
@@ -269,6 +272,8 @@ impl Page {
             stopping: job.cancel_requested && job.state == "running",
             last_error: job.last_error.clone(),
             attempts: attempts(&detail, now),
+            attempts_of: beyond(detail.attempts.len(), detail.attempts_total),
+            children_of: beyond(detail.children.len(), detail.children_total),
             effects: effects(&detail, now),
             awaits_answer: answers.iter().any(|answer| answer.awaited),
             answers,
@@ -295,6 +300,13 @@ impl Page {
             shell,
         })
     }
+}
+
+/// How many there are, where not all are shown.
+fn beyond(shown: usize, total: i64) -> Option<String> {
+    i64::try_from(shown)
+        .is_ok_and(|shown| shown < total)
+        .then(|| count(total))
 }
 
 fn pretty(value: &serde_json::Value) -> Result<String, Fault> {

@@ -1,5 +1,7 @@
-//! The flight recorder of a booking: what was asked and refused, which jobs ran, what Stripe told, which mails went out
-//! and how the money moved, on one line of time.
+//! The flight recorder of a booking: what was asked and refused, which jobs ran and which of their attempts failed, what
+//! operators did about them, what Stripe told, which mails went out and how the money moved, on one line of time.
+
+use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
@@ -7,11 +9,13 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::inspections::AtStripe;
-use super::list::{JobFilter, ListError, list};
+use super::list::{JobFilter, JobRow, ListError, list};
 use crate::money::{Currency, Money};
 
-/// More of one source are not shown.
-const MOST: i64 = 200;
+/// The newest of each kind of line that are shown; a line says so where older ones are not.
+const MOST: usize = 200;
+/// One more than are shown: whether there are older ones.
+const ASKED: i64 = 201;
 
 /// Where an entry comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +30,8 @@ pub enum Source {
     Effect,
     /// The ledger.
     Money,
+    /// The audit log of operators.
+    Operator,
 }
 
 impl Source {
@@ -38,6 +44,7 @@ impl Source {
             Self::Stripe => "webhook",
             Self::Effect => "effect",
             Self::Money => "ledger",
+            Self::Operator => "operator",
         }
     }
 }
@@ -89,7 +96,7 @@ pub async fn flight(pool: &PgPool, booking_id: Uuid) -> Result<Option<Flight>, L
     else {
         return Ok(None);
     };
-    let mut moments = transitions(pool, booking_id).await?;
+    let mut moments = newest("transitions", transitions(pool, booking_id).await?);
     moments.extend(jobs(pool, booking_id).await?);
     moments.extend(outside(pool, booking_id).await?);
     moments.sort_by_key(|moment| moment.at);
@@ -102,11 +109,31 @@ pub async fn flight(pool: &PgPool, booking_id: Uuid) -> Result<Option<Flight>, L
     }))
 }
 
+/// The newest of these, which come in the order of [`ASKED`], the newest first; where there are more, with a line before
+/// the oldest one that says so.
+fn newest(what: &str, mut moments: Vec<Moment>) -> Vec<Moment> {
+    let more = moments.len() > MOST;
+    moments.truncate(MOST);
+    moments.reverse();
+    if let Some(oldest) = moments.first().filter(|_| more) {
+        let cut = Moment {
+            at: oldest.at,
+            source: oldest.source,
+            title: format!("older {what} are not shown"),
+            detail: format!("these are the newest {MOST}"),
+            bad: false,
+            job_id: None,
+        };
+        moments.insert(0, cut);
+    }
+    moments
+}
+
 async fn transitions(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::Error> {
     let rows = sqlx::query!(
-        "SELECT at, event, actor, from_state, to_state, accepted, reason FROM booking_events WHERE booking_id = $1 ORDER BY id LIMIT $2",
+        "SELECT at, event, actor, from_state, to_state, accepted, reason FROM booking_events WHERE booking_id = $1 ORDER BY id DESC LIMIT $2",
         booking_id,
-        MOST
+        ASKED
     )
     .fetch_all(pool)
     .await?;
@@ -140,33 +167,109 @@ async fn jobs(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, ListError>
         q: Some(booking_id.to_string()),
         ..JobFilter::default()
     };
-    let rows = list(pool, &filter, None, MOST).await?;
+    let rows = list(pool, &filter, None, ASKED).await?;
+    let by_id: HashMap<Uuid, &JobRow> = rows.iter().map(|row| (row.id, row)).collect();
+    let mut moments = newest("failed attempts", failures(pool, &by_id).await?);
+    moments.extend(newest("actions of operators", actions(pool, &by_id).await?));
+    let ends = rows.iter().map(|row| Moment {
+        at: row.finished_at.or(row.started_at).unwrap_or(row.created_at),
+        source: Source::Job,
+        title: format!("{} {}", row.kind, row.state),
+        detail: joined([Some(format!("attempt {}", row.attempt)), row.last_error.clone()]),
+        bad: matches!(row.state.as_str(), "dead" | "quarantined" | "retrying"),
+        job_id: Some(row.id),
+    });
+    moments.extend(newest("jobs", ends.collect()));
+    Ok(moments)
+}
+
+/// The attempts that failed, without the one that a dead job ended with: the job's own line tells it.
+async fn failures(pool: &PgPool, jobs: &HashMap<Uuid, &JobRow>) -> Result<Vec<Moment>, sqlx::Error> {
+    let ids: Vec<Uuid> = jobs.keys().copied().collect();
+    let rows = sqlx::query!(
+        r#"SELECT job AS "job!", failed.attempt, failed.worker, failed.ended_at, failed.outcome, failed.error
+           FROM unnest($1::uuid[]) AS job CROSS JOIN LATERAL (
+               SELECT attempt, worker, ended_at, outcome, error FROM job_attempts
+               WHERE job_id = job AND outcome IN ('retry', 'failed', 'lost') ORDER BY fence DESC LIMIT $2) AS failed
+           ORDER BY failed.ended_at DESC LIMIT $2"#,
+        &ids,
+        ASKED
+    )
+    .fetch_all(pool)
+    .await?;
+    let ends_with = |id: &Uuid, ended_at: DateTime<Utc>| {
+        let job = jobs.get(id);
+        job.is_some_and(|job| job.finished_at == Some(ended_at))
+    };
+    Ok(rows
+        .into_iter()
+        .filter(|row| !ends_with(&row.job, row.ended_at))
+        .map(|row| Moment {
+            at: row.ended_at,
+            source: Source::Job,
+            title: match jobs.get(&row.job) {
+                Some(job) => format!("{} attempt {} {}", job.kind, row.attempt, failed(&row.outcome)),
+                None => format!("attempt {} {}", row.attempt, failed(&row.outcome)),
+            },
+            detail: joined([row.error, Some(format!("on {}", row.worker))]),
+            bad: true,
+            job_id: Some(row.job),
+        })
+        .collect())
+}
+
+/// How an attempt failed, in words.
+fn failed(outcome: &str) -> &str {
+    match outcome {
+        "retry" => "failed, to be tried again",
+        "lost" => "was lost with its worker",
+        _ => "failed",
+    }
+}
+
+/// What operators did to the jobs.
+async fn actions(pool: &PgPool, jobs: &HashMap<Uuid, &JobRow>) -> Result<Vec<Moment>, sqlx::Error> {
+    let ids: Vec<Uuid> = jobs.keys().copied().collect();
+    let rows = sqlx::query!(
+        r#"SELECT job AS "job!", entry.seq, entry.at, entry.actor, entry.action, entry.reason
+           FROM unnest($1::uuid[]) AS job CROSS JOIN LATERAL (
+               SELECT seq, at, actor, action, reason FROM operator_audit WHERE job_id = job ORDER BY seq DESC LIMIT $2) AS entry
+           ORDER BY entry.seq DESC LIMIT $2"#,
+        &ids,
+        ASKED
+    )
+    .fetch_all(pool)
+    .await?;
     Ok(rows
         .into_iter()
         .map(|row| Moment {
-            at: row.finished_at.or(row.started_at).unwrap_or(row.created_at),
-            source: Source::Job,
-            title: format!("{} {}", row.kind, row.state),
-            detail: joined([Some(format!("attempt {}", row.attempt)), row.last_error]),
-            bad: matches!(row.state.as_str(), "dead" | "quarantined" | "retrying"),
-            job_id: Some(row.id),
+            at: row.at,
+            source: Source::Operator,
+            title: row.action,
+            detail: joined([
+                jobs.get(&row.job).map(|job| job.kind.clone()),
+                Some(format!("by {}", row.actor)),
+                row.reason.map(|reason| format!("because “{reason}”")),
+            ]),
+            bad: false,
+            job_id: Some(row.job),
         })
         .collect())
 }
 
 async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::Error> {
     let payments = sqlx::query!(
-        "SELECT id, stripe_payment_intent_id FROM payments WHERE booking_id = $1 ORDER BY number LIMIT $2",
+        "SELECT id, stripe_payment_intent_id FROM payments WHERE booking_id = $1 ORDER BY number DESC LIMIT $2",
         booking_id,
-        MOST
+        ASKED
     )
     .fetch_all(pool)
     .await?;
     let mut entities: Vec<Uuid> = payments.iter().map(|row| row.id).collect();
     let refunds = sqlx::query!(
-        "SELECT id, stripe_refund_id FROM refunds WHERE payment_id = ANY($1) ORDER BY id LIMIT $2",
+        "SELECT id, stripe_refund_id FROM refunds WHERE payment_id = ANY($1) ORDER BY id DESC LIMIT $2",
         &entities,
-        MOST
+        ASKED
     )
     .fetch_all(pool)
     .await?;
@@ -177,7 +280,7 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
         r#"SELECT DISTINCT digest_id AS "id!" FROM (
                SELECT digest_id FROM messages WHERE booking_id = $1 AND digest_id IS NOT NULL ORDER BY id DESC LIMIT $2) AS newest"#,
         booking_id,
-        MOST
+        ASKED
     )
     .fetch_all(pool)
     .await?;
@@ -191,13 +294,13 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
 
     let mut moments = Vec::new();
     let events = sqlx::query!(
-        "SELECT type, object_id, received_at, handled_at FROM stripe_events WHERE object_id = ANY($1) ORDER BY created_at LIMIT $2",
+        "SELECT type, object_id, received_at, handled_at FROM stripe_events WHERE object_id = ANY($1) ORDER BY created_at DESC LIMIT $2",
         &objects,
-        MOST
+        ASKED
     )
     .fetch_all(pool)
     .await?;
-    moments.extend(events.into_iter().map(|row| Moment {
+    let events = events.into_iter().map(|row| Moment {
         at: row.received_at,
         source: Source::Stripe,
         bad: row.r#type.ends_with("failed"),
@@ -207,33 +310,35 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
             row.handled_at.is_none().then(|| "not handled yet".to_owned()),
         ]),
         job_id: None,
-    }));
+    });
+    moments.extend(newest("webhooks", events.collect()));
     let effects = sqlx::query!(
-        "SELECT key, job_id, state, external_id, error, updated_at FROM effects WHERE entity_id = ANY($1) ORDER BY first_sent_at LIMIT $2",
+        "SELECT key, job_id, state, external_id, error, updated_at FROM effects WHERE entity_id = ANY($1) ORDER BY first_sent_at DESC LIMIT $2",
         &entities,
-        MOST
+        ASKED
     )
     .fetch_all(pool)
     .await?;
-    moments.extend(effects.into_iter().map(|row| Moment {
+    let effects = effects.into_iter().map(|row| Moment {
         at: row.updated_at,
         source: Source::Effect,
         title: format!("{} {}", row.key.split(':').next().unwrap_or_default(), row.state),
         detail: joined([Some(row.key), row.external_id, row.error]),
         bad: matches!(row.state.as_str(), "unknown" | "failed"),
         job_id: Some(row.job_id),
-    }));
-    moments.extend(inspections(pool, &entities).await?);
+    });
+    moments.extend(newest("effects", effects.collect()));
+    moments.extend(newest("questions to Stripe", inspections(pool, &entities).await?));
     let ledger = sqlx::query!(
         r#"SELECT t.created_at, t.key, e.account, e.amount_minor, e.currency AS "currency: Currency"
            FROM ledger_transactions t JOIN ledger_entries e ON e.transaction_id = t.id WHERE t.booking_id = $1
-           ORDER BY t.created_at, e.account LIMIT $2"#,
+           ORDER BY t.created_at DESC, e.account DESC LIMIT $2"#,
         booking_id,
-        MOST
+        ASKED
     )
     .fetch_all(pool)
     .await?;
-    moments.extend(ledger.into_iter().map(|row| Moment {
+    let ledger = ledger.into_iter().map(|row| Moment {
         at: row.created_at,
         source: Source::Money,
         title: format!(
@@ -244,7 +349,8 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
         detail: row.key,
         bad: false,
         job_id: None,
-    }));
+    });
+    moments.extend(newest("entries of the ledger", ledger.collect()));
     Ok(moments)
 }
 
@@ -253,9 +359,9 @@ async fn inspections(pool: &PgPool, entities: &[Uuid]) -> Result<Vec<Moment>, sq
     let rows = sqlx::query!(
         r#"SELECT effect_key, asked_at, asked_by, answered_at, facts AS "facts: Json<AtStripe>", effect_inspections.error, job_id
            FROM effect_inspections JOIN effects ON effects.key = effect_key
-           WHERE entity_id = ANY($1) ORDER BY asked_at LIMIT $2"#,
+           WHERE entity_id = ANY($1) ORDER BY asked_at DESC LIMIT $2"#,
         entities,
-        MOST
+        ASKED
     )
     .fetch_all(pool)
     .await?;

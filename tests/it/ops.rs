@@ -4,6 +4,7 @@ mod access;
 mod accounts;
 mod alarms;
 pub(crate) mod asking;
+mod auditing;
 mod bulk;
 mod landing;
 mod lists;

@@ -1,10 +1,11 @@
-//! What operators did, and whether the log is as it was written.
+//! What operators did, looked for by who, what, to which thing and when; and whether the log is as it was written.
 
 use askama::Template;
+use chrono::{DateTime, Utc};
 use poem::web::Data;
 use poem::{Response, handler};
 use roost_shared::jobs::bulk;
-use roost_shared::operators::audit::{self, Verdict};
+use roost_shared::operators::audit::{self, AuditFilter, Verdict, Written};
 
 use super::access::Signed;
 use super::fault::Fault;
@@ -29,8 +30,34 @@ struct Row {
     after: Option<String>,
     /// The page of the bulk action that a job's entry is part of.
     bulk_href: Option<String>,
+    /// The entries that are told under this one.
+    unfolds: Option<String>,
     reason: Option<String>,
     hash: String,
+}
+
+impl Row {
+    fn of(entry: Written, now: DateTime<Utc>) -> Self {
+        let began = bulk::begins(&entry.action);
+        Self {
+            href: match entry.job_id {
+                Some(job) => Some(format!("/ops/jobs/{job}")),
+                None if bulk::is_target_of(&entry.action) => Some(format!("/ops/bulk/{}", entry.target)),
+                None => None,
+            },
+            unfolds: began.then(|| format!("/ops/audit?bulk={}", entry.target)),
+            seq: entry.seq,
+            at: when(entry.at, now).to_string(),
+            before: entry.before.as_ref().map(ToString::to_string),
+            bulk_href: entry.bulk().map(|bulk| format!("/ops/bulk/{bulk}")),
+            after: entry.after.as_ref().map(ToString::to_string),
+            actor: entry.actor,
+            action: entry.action,
+            target: entry.target,
+            reason: entry.reason,
+            hash: entry.hash.chars().take(12).collect(),
+        }
+    }
 }
 
 #[derive(Template)]
@@ -38,26 +65,93 @@ struct Row {
 struct Page {
     shell: Shell,
     rows: Vec<Row>,
-    older: Option<i64>,
+    /// As they were written.
+    actor: String,
+    action: String,
+    target: String,
+    from: String,
+    to: String,
+    bulk: Option<String>,
+    filtered: bool,
+    refusal: Option<String>,
+    older: Option<String>,
     whole: bool,
     verdict: String,
     /// Whether there are older ones that were not looked at.
     partly: bool,
 }
 
+fn read(params: &Params) -> Result<AuditFilter, Fault> {
+    let text = |name: &str| params.get(name).map(str::to_owned);
+    let filter = AuditFilter {
+        actor: text("actor"),
+        action: text("action"),
+        target: text("target"),
+        from: params.parsed("from")?,
+        to: params.parsed("to")?,
+        bulk: params.parsed("bulk")?,
+    };
+    filter.check()?;
+    Ok(filter)
+}
+
+/// The next page of the same search.
+fn older(params: &Params, last: i64) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    for name in ["actor", "action", "target", "from", "to", "bulk"] {
+        if let Some(value) = params.get(name) {
+            query.append_pair(name, value);
+        }
+    }
+    query.append_pair("before", &last.to_string());
+    format!("/ops/audit?{}", query.finish())
+}
+
 #[handler]
 pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Result<Response, Fault> {
     let pool = state.db.pool();
     let now = state.clock.now();
-    let entries = audit::list(pool, params.parsed("before")?, PAGE).await?;
+    let before = params.parsed("before")?;
+    // What makes no sense is told above an empty list, with the search as it was written.
+    let (filter, refusal) = match read(&params) {
+        Ok(filter) => (filter, None),
+        Err(Fault::Bad(message)) => (AuditFilter::default(), Some(message)),
+        Err(fault) => return Err(fault),
+    };
+    let entries = if refusal.is_none() {
+        audit::find(pool, &filter, before, PAGE).await?
+    } else {
+        Vec::new()
+    };
     let wanted = if params.get("check").is_some() {
         None
     } else {
         Some(CHECKED)
     };
-    let verdict = audit::verify(pool, wanted).await?;
-    let partly = matches!(verdict, Verdict::Whole { since, .. } if since > 1);
-    let (whole, verdict) = match verdict {
+    let (whole, verdict, partly) = told(&audit::verify(pool, wanted).await?);
+    let full = i64::try_from(entries.len()).is_ok_and(|rows| rows == PAGE);
+    let written = |name: &str| params.get(name).unwrap_or_default().to_owned();
+    html(&Page {
+        shell: Shell::new(&signed, "audit", "Audit"),
+        actor: written("actor"),
+        action: written("action"),
+        target: written("target"),
+        from: written("from"),
+        to: written("to"),
+        bulk: filter.bulk.map(|bulk| bulk.to_string()),
+        filtered: !filter.is_empty() || refusal.is_some(),
+        refusal,
+        older: entries.last().filter(|_| full).map(|last| older(&params, last.seq)),
+        rows: entries.into_iter().map(|entry| Row::of(entry, now)).collect(),
+        whole,
+        verdict,
+        partly,
+    })
+}
+
+/// Whether the log is whole, in words, and whether only a part of it was looked at.
+fn told(verdict: &Verdict) -> (bool, String, bool) {
+    match *verdict {
         Verdict::Whole { entries, since } if since > 1 => (
             true,
             format!(
@@ -65,47 +159,18 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
                 count(entries + 1 - since),
                 count(entries)
             ),
+            true,
         ),
-        Verdict::Whole { entries: 1, .. } => (true, "The one entry is as it was written.".to_owned()),
+        Verdict::Whole { entries: 1, .. } => (true, "The one entry is as it was written.".to_owned(), false),
         Verdict::Whole { entries, .. } => (
             true,
             format!("All {} entries are as they were written.", count(entries)),
+            false,
         ),
         Verdict::Broken { seq } => (
             false,
             format!("Entry {seq} is not as it was written, or is missing. What comes after it cannot be trusted."),
+            false,
         ),
-    };
-    let full = i64::try_from(entries.len()).is_ok_and(|rows| rows == PAGE);
-    html(&Page {
-        shell: Shell::new(&signed, "audit", "Audit"),
-        older: entries.last().filter(|_| full).map(|last| last.seq),
-        rows: entries
-            .into_iter()
-            .map(|entry| Row {
-                href: match entry.job_id {
-                    Some(job) => Some(format!("/ops/jobs/{job}")),
-                    None if bulk::is_target_of(&entry.action) => Some(format!("/ops/bulk/{}", entry.target)),
-                    None => None,
-                },
-                seq: entry.seq,
-                at: when(entry.at, now).to_string(),
-                actor: entry.actor,
-                action: entry.action,
-                target: entry.target,
-                before: entry.before.map(|value| value.to_string()),
-                bulk_href: entry
-                    .after
-                    .as_ref()
-                    .and_then(|after| after["bulk"].as_str())
-                    .map(|bulk| format!("/ops/bulk/{bulk}")),
-                after: entry.after.map(|value| value.to_string()),
-                reason: entry.reason,
-                hash: entry.hash.chars().take(12).collect(),
-            })
-            .collect(),
-        whole,
-        verdict,
-        partly,
-    })
+    }
 }

@@ -1,12 +1,16 @@
 //! What operators did, in an order that cannot be changed unseen: each entry's hash covers the entry and the hash
 //! before it, and the end of the chain is kept apart. Postgres chains them in a trigger, so every way in is covered.
 
+mod search;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use crate::db::Tx;
+
+pub use search::{AuditFilter, find, plan};
 
 /// Entries that are checked in one statement.
 const VERIFY_BATCH: i64 = 10_000;
@@ -91,7 +95,7 @@ pub async fn append(tx: &mut Tx, entry: Entry) -> Result<(), sqlx::Error> {
 }
 
 /// A written entry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, FromRow)]
 pub struct Written {
     /// Its place in the chain, from 1.
     pub seq: i64,
@@ -115,7 +119,15 @@ pub struct Written {
     pub hash: String,
 }
 
-/// Entries before `seq`, the newest first.
+impl Written {
+    /// The action on many jobs that it is part of.
+    #[must_use]
+    pub fn bulk(&self) -> Option<&str> {
+        self.after.as_ref()?["bulk"].as_str()
+    }
+}
+
+/// All entries before `seq`, the newest first; [`find`] looks for some.
 ///
 /// # Errors
 /// Postgres could not be reached.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::{a_warm_cache, put, state_of};
 use crate::rehearsal::lease_of;
 
 /// Jobs of the past that wait for their next hour, in this state.
@@ -124,9 +125,24 @@ async fn an_action_whose_job_ends_half_way_is_told_as_stopped_and_goes_on_with_a
     list.says("1 action on all that matched is running");
     list.says(&format!("href=\"{page}\""));
     list.says("500 of 1,200");
-    // Its own entry is 500 entries back; each of them links to it.
+    // The log tells what it did to each under its own entry.
     let audit = admin.get("/ops/audit").await.is(200);
-    audit.says(&format!("<a href=\"{page}\">{{"));
+    audit.says(&format!("<a href=\"{page}\"><code>{action}</code></a>"));
+    audit.is_silent_about("job.run");
+    let unfolds = format!("/ops/audit?bulk={action}");
+    audit.says(&format!("href=\"{unfolds}\""));
+    let each = admin.get(&unfolds).await.is(200);
+    assert_eq!(
+        each.html
+            .matches("<th scope=\"row\" data-label=\"What\">job.run</th>")
+            .count(),
+        50
+    );
+    each.says(&format!("<a href=\"{page}\">{{"));
+    let older = each.html.split("rel=\"next\" href=\"").nth(1).unwrap();
+    let older = older.split('"').next().unwrap().replace("&#38;", "&");
+    assert!(older.starts_with(&unfolds), "{older}");
+    admin.get(&older).await.is(200).says("job.run");
 
     for ends in ["dead", "cancelled"] {
         sqlx::query("UPDATE jobs SET state = $2, finished_at = now() WHERE id = $1")
@@ -281,4 +297,113 @@ async fn scripts_run_list_and_stop_actions_on_all_that_match() {
     };
     assert_eq!((signs_out().await, signs_out().await), (204, 401));
     assert_eq!(get(&path).await["code"], "unauthorized");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_are_named_one_by_one_are_previewed_and_acted_on_by_scripts_as_by_ticks() {
+    let world = World::start().await;
+    let pool = world.pool();
+    let ops = Dashboard::start(&world.state).await;
+    let operator = ops.signed_in(Role::Operator).await;
+    let payment = json!({"payment_id": Uuid::now_v7()});
+    let warm = put(pool, "cache.warm", "dead", a_warm_cache(), Some("no answer")).await;
+    let warmed = put(pool, "cache.warm", "succeeded", a_warm_cache(), None).await;
+    let capture = put(pool, "payment.capture", "quarantined", payment.clone(), None).await;
+    let captured = put(pool, "payment.capture", "succeeded", payment, None).await;
+    let booking = json!({"booking_id": Uuid::now_v7()});
+    let hold = put(pool, "booking.expire_hold", "scheduled", booking, None).await;
+
+    // All lines of each are told, and a reason is asked for because of what will be acted on only.
+    let page = async |ids: &[Uuid]| {
+        let ids: Vec<String> = ids.iter().map(|id| format!("&id={id}")).collect();
+        let path = format!("/ops/jobs/bulk?action=retry{}", ids.concat());
+        operator.get(&path).await.is(200)
+    };
+    let preview = page(&[warm, captured]).await;
+    preview.says("<strong>1</strong> of 2 ticked can have this");
+    preview.says("A run renders the page again.");
+    preview.says("It is succeeded: nothing is done to it.");
+    preview.is_silent_about("needed");
+    let preview = page(&[warm, capture]).await;
+    preview.says("Three workers died while they ran it.");
+    preview.says("Its payment is gone");
+    preview.says("needed");
+    let (id, other) = (warm.to_string(), capture.to_string());
+    let ticked = [("action", "retry"), ("id", &*id), ("id", &*other)];
+    operator.post("/ops/jobs/bulk", &ticked).await.is(422);
+    assert_eq!(
+        state_of(pool, warm).await.as_deref(),
+        Some("dead"),
+        "none without the others"
+    );
+    let all = operator
+        .get("/ops/jobs/bulk?all=1&action=retry&state=quarantined&state=dead")
+        .await;
+    let all = all.is(200);
+    all.says("<strong>moves money</strong>");
+    all.says("Three workers died while they ran it.");
+    all.says("<strong>2</strong> jobs match");
+
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}/ops/api{path}", ops.base);
+    let credentials = json!({"email": "operator@ops.example.com", "password": PASSWORD});
+    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
+    let session: Value = session.json().await.unwrap();
+    let token = session["token"].as_str().unwrap();
+    let get = async |query: &str| -> Value {
+        let sent = http.get(url(&format!("/bulk/preview?{query}"))).bearer_auth(token);
+        sent.send().await.unwrap().json().await.unwrap()
+    };
+    let begin = async |body: Value| -> (u16, Value) {
+        let sent = http.post(url("/bulk")).bearer_auth(token).json(&body);
+        let sent = sent.send().await.unwrap();
+        (sent.status().as_u16(), sent.json().await.unwrap())
+    };
+    let preview = get(&format!("action=retry&ids={warm},{warmed}")).await;
+    assert_eq!(
+        (&preview["expected"], &preview["needs_reason"], &preview["kinds"]),
+        (
+            &json!(1),
+            &json!(false),
+            &json!([{"kind": "cache.warm", "count": 1, "moves_money": false}])
+        ),
+        "{preview}"
+    );
+    assert_eq!(preview["sample"][0]["outlook"][0]["tone"], "safe", "{preview}");
+    let preview = get(&format!("action=retry&ids={warm},{capture}")).await;
+    assert_eq!(
+        (&preview["expected"], &preview["needs_reason"]),
+        (&json!(2), &json!(true))
+    );
+    let preview = get(&format!("action=run&ids={hold}")).await;
+    assert_eq!(
+        (&preview["expected"], &preview["leaves_scheduled"]),
+        (&json!(1), &json!(false))
+    );
+
+    let many: Vec<Uuid> = (0..101).map(|_| Uuid::now_v7()).collect();
+    for (body, field) in [
+        (json!({"action": "retry", "ids": [warm, capture]}), "reason"),
+        (json!({"action": "retry"}), "reason"),
+        (json!({"action": "retry", "ids": many}), "ids"),
+        (
+            json!({"action": "retry", "kind": "cache.warm", "states": ["gone"]}),
+            "states",
+        ),
+    ] {
+        let (status, told) = begin(body).await;
+        assert_eq!((status, &told["errors"][0]["field"]), (422, &json!(field)), "{told}");
+    }
+    assert_eq!(get("action=retry&ids=7").await["errors"][0]["field"], "ids");
+
+    let (status, began) = begin(json!({"action": "retry", "ids": [warm, warmed]})).await;
+    assert_eq!((status, &began["expected"]), (200, &json!(1)), "{began}");
+    world.run_jobs().await;
+    let state = async |id: Uuid| state_of(pool, id).await.unwrap();
+    assert_eq!(
+        (state(warm).await.as_str(), state(capture).await.as_str()),
+        ("succeeded", "quarantined")
+    );
+    let acted_on = "SELECT count(*) FROM operator_audit WHERE action = 'job.retry' AND after ->> 'bulk' IS NOT NULL";
+    assert_eq!(world.counts(acted_on).await, 1);
 }

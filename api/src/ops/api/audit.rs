@@ -6,7 +6,7 @@ use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::jobs::recorder;
-use roost_shared::operators::audit::{self, Verdict};
+use roost_shared::operators::audit::{self, AuditFilter, Verdict, Written};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ pub struct AuditApi(pub AppState);
 /// An entry of the audit log
 #[derive(Object)]
 #[oai(example)]
-struct AuditView {
+pub(super) struct AuditView {
     seq: i64,
     at: DateTime<Utc>,
     actor: String,
@@ -45,6 +45,22 @@ impl Example for AuditView {
             after: Some(json!({"paused": true})),
             reason: Some("Stripe is away".to_owned()),
             hash: "9f2c41d07b1e".to_owned(),
+        }
+    }
+}
+
+impl From<Written> for AuditView {
+    fn from(entry: Written) -> Self {
+        Self {
+            seq: entry.seq,
+            at: entry.at,
+            actor: entry.actor,
+            action: entry.action,
+            target: entry.target,
+            before: entry.before,
+            after: entry.after,
+            reason: entry.reason,
+            hash: entry.hash,
         }
     }
 }
@@ -73,7 +89,7 @@ impl Example for VerdictView {
 #[derive(Object)]
 struct MomentView {
     at: DateTime<Utc>,
-    /// `booking`, `job`, `webhook`, `effect` or `ledger`
+    /// `booking`, `job`, `webhook`, `effect`, `ledger` or `operator`
     source: String,
     title: String,
     detail: String,
@@ -122,29 +138,43 @@ impl Example for FlightView {
 #[OpenApi]
 impl AuditApi {
     /// What operators did, the newest first
+    ///
+    /// What an action on many jobs did to each of them is left out, unless `bulk` or `target` asks for it: its entry
+    /// `jobs.bulk` stands for it.
     #[oai(path = "/audit", method = "get", operation_id = "ops_audit")]
+    #[allow(clippy::too_many_arguments, reason = "each is a parameter of the URL")]
     async fn audit(
         &self,
         _auth: OpsAuth,
+        /// By this operator: the e-mail address, or `cli:` and the user of a terminal
+        actor: Query<Option<String>>,
+        /// `job.retry`, `queue.pause` …
+        action: Query<Option<String>>,
+        /// To the job of this id, or to the queue, kind, worker, schedule or operator of this name
+        target: Query<Option<String>>,
+        /// Written at or after
+        from: Query<Option<DateTime<Utc>>>,
+        /// Written before
+        to: Query<Option<DateTime<Utc>>>,
+        /// Part of this action on many jobs
+        bulk: Query<Option<Uuid>>,
         /// Entries before this one
         before: Query<Option<i64>>,
         /// 1 to 200, 50 if it is not given
         #[oai(validator(minimum(value = "1"), maximum(value = "200")))]
         limit: Query<Option<i64>>,
     ) -> ApiResult<Json<Vec<AuditView>>> {
-        let entries = audit::list(self.0.db.pool(), before.0, limit.0.unwrap_or(DEFAULT_LIMIT)).await?;
-        let views = entries.into_iter().map(|entry| AuditView {
-            seq: entry.seq,
-            at: entry.at,
-            actor: entry.actor,
-            action: entry.action,
-            target: entry.target,
-            before: entry.before,
-            after: entry.after,
-            reason: entry.reason,
-            hash: entry.hash,
-        });
-        Ok(Json(views.collect()))
+        let filter = AuditFilter {
+            actor: actor.0,
+            action: action.0,
+            target: target.0,
+            from: from.0,
+            to: to.0,
+            bulk: bulk.0,
+        };
+        let limit = limit.0.unwrap_or(DEFAULT_LIMIT);
+        let entries = audit::find(self.0.db.pool(), &filter, before.0, limit).await?;
+        Ok(Json(entries.into_iter().map(AuditView::from).collect()))
     }
 
     /// Whether the audit log is as it was written
@@ -164,7 +194,9 @@ impl AuditApi {
         }))
     }
 
-    /// What happened to a booking: transitions, jobs, webhooks, effects, money
+    /// What happened to a booking: transitions, jobs and their failed attempts, what operators did, webhooks, effects, money
+    ///
+    /// The newest 200 of each; where there are older ones, a moment before them says so.
     #[oai(path = "/bookings/:booking_id/flight", method = "get", operation_id = "ops_flight")]
     async fn flight(&self, _auth: OpsAuth, booking_id: Path<Uuid>) -> ApiResult<Json<FlightView>> {
         let flight = recorder::flight(self.0.db.pool(), booking_id.0)

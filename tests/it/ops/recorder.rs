@@ -3,9 +3,9 @@
 use chrono::TimeDelta;
 use roost_shared::messages;
 use roost_shared::operators::Role;
-use roost_tests::ops::Dashboard;
+use roost_tests::ops::{Dashboard, PASSWORD};
 use roost_tests::world::{World, id_of};
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::jobs::{Scene, scene};
@@ -117,4 +117,93 @@ async fn jobs_about_events_and_messages_are_found_by_booking_payment_and_user() 
         .await
         .is(200)
         .says("No job matches");
+}
+
+/// What a script gets from `path`.
+async fn read(ops: &Dashboard, path: &str) -> Value {
+    let http = reqwest::Client::new();
+    let url = |path: &str| format!("{}/ops/api{path}", ops.base);
+    let credentials = json!({"email": "operator@ops.example.com", "password": PASSWORD});
+    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
+    let session: Value = session.json().await.unwrap();
+    let token = session["token"].as_str().unwrap();
+    let asked = http.get(url(path)).bearer_auth(token).send().await.unwrap();
+    asked.json().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_before_and_what_operators_did_stay_on_the_line_and_the_newest_is_never_cut() {
+    let (scene, ops, booking) = paid("pm_card_visa").await;
+    let world = &scene.world;
+    let operator = ops.signed_in(Role::Operator).await;
+    let capture: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'payment.capture'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    // As if it had failed sixty times before, enqueued fifty-five jobs, and died.
+    for story in [
+        "INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome, error)
+         SELECT $1, 'payment.capture', 1000 + n, n, 'w-1', now() - interval '2 hours', now() - interval '2 hours' + n * interval '1 second',
+                CASE WHEN n = 7 THEN 'lost' ELSE 'retry' END, 'no answer to try ' || n
+         FROM generate_series(1, 60) AS n",
+        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, finished_at, parent_id)
+         SELECT gen_random_uuid(), 'cache.warm', 'cache', 50, '{}', 'succeeded', now(), 1, 3, now(), $1 FROM generate_series(1, 55)",
+        "UPDATE jobs SET state = 'dead' WHERE id = $1",
+    ] {
+        sqlx::query(story).bind(capture).execute(world.pool()).await.unwrap();
+    }
+    let retry = format!("/ops/jobs/{capture}/retry");
+    operator.post(&retry, &[("reason", "Stripe is back")]).await.is(303);
+    world.run_jobs().await;
+
+    let flight = operator.get(&format!("/ops/bookings/{booking}")).await.is(200);
+    for moment in [
+        "payment.capture attempt 1 failed, to be tried again",
+        "payment.capture attempt 7 was lost with its worker",
+        "no answer to try 60 · on w-1",
+        "payment.capture succeeded",
+        "job.retry",
+        "by operator@ops.example.com · because “Stripe is back”",
+    ] {
+        flight.says(moment);
+    }
+    flight.is_silent_about("are not shown");
+    let page = operator.get(&format!("/ops/jobs/{capture}")).await.is(200);
+    let job = read(&ops, &format!("/jobs/{capture}")).await;
+    let shown = ["attempts", "children"].map(|of| job[of].as_array().unwrap().len());
+    assert_eq!(shown, [50, 50]);
+    for of in ["attempts_total", "children_total"] {
+        assert!(job[of].as_i64().unwrap() >= 55, "{of}: {job}");
+        page.says(&format!("the newest 50 of {}", job[of]));
+    }
+    assert_eq!(
+        (&job["audit"][0]["action"], &job["audit"][0]["reason"]),
+        (&json!("job.retry"), &json!("Stripe is back"))
+    );
+    assert!(job["priority"].is_i64(), "{job}");
+
+    // More than two hundred of one kind: the newest are there, and a line says that they are not all.
+    sqlx::query(
+        "INSERT INTO booking_events (booking_id, at, event, actor, accepted, reason)
+         SELECT $1, now() + n * interval '1 second', 'knock', 'guest', false, 'knock ' || n FROM generate_series(1, 230) AS n",
+    )
+    .bind(booking)
+    .execute(world.pool())
+    .await
+    .unwrap();
+    let flight = read(&ops, &format!("/bookings/{booking}/flight")).await;
+    let moments = flight["moments"].as_array().unwrap().iter();
+    let knocks: Vec<&str> = moments
+        .filter(|moment| moment["source"] == "booking")
+        .map(|moment| moment["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(knocks.len(), 201);
+    assert_eq!(
+        (knocks[0], knocks[200]),
+        ("older transitions are not shown", "knock refused")
+    );
+    let page = operator.get(&format!("/ops/bookings/{booking}")).await.is(200);
+    page.says("knock 230");
+    page.says("these are the newest 200");
+    page.is_silent_about("knock 30<");
 }

@@ -11,10 +11,11 @@ use roost_shared::jobs::inspect;
 use roost_shared::jobs::inspections;
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::list::{self, JobFilter, JobRow};
-use roost_shared::operators::Role;
+use roost_shared::operators::{Role, audit};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::audit::AuditView;
 use super::effects::EffectView;
 use super::settings::BatchView;
 use super::{DEFAULT_LIMIT, OpsAuth, Reason};
@@ -155,6 +156,8 @@ struct JobDetailView {
     id: Uuid,
     kind: String,
     queue: String,
+    /// Among the due jobs of its queue the lower runs first
+    priority: i16,
     state: String,
     /// Masked by kind
     args: Value,
@@ -170,6 +173,10 @@ struct JobDetailView {
     last_error: Option<String>,
     /// The worker that runs it, or ran it last
     worker: Option<String>,
+    /// Until when that worker has it, unless it renews before
+    lease_until: Option<DateTime<Utc>>,
+    /// When its id was last handed to Redis; none: it was not, or is to be handed there again
+    published_at: Option<DateTime<Utc>>,
     /// In hundredths, where the kind tells
     progress: Option<i16>,
     /// An operator wants it stopped
@@ -183,13 +190,19 @@ struct JobDetailView {
     booking_id: Option<Uuid>,
     /// What a retry would do
     outlook: Vec<OutlookView>,
-    /// The newest first
+    /// The newest first; 50 at most
     attempts: Vec<AttemptView>,
+    /// How many have ended
+    attempts_total: i64,
     effects: Vec<EffectView>,
     /// The job that enqueued it
     parent_id: Option<Uuid>,
-    /// Jobs that it enqueued; 50 at most
+    /// Jobs that it enqueued, the newest first; 50 at most
     children: Vec<RelativeView>,
+    /// How many it enqueued
+    children_total: i64,
+    /// What operators did to it, the newest first; 50 at most, and `GET /audit?target=` has all
+    audit: Vec<AuditView>,
     /// The batch that it is one of
     batch: Option<BatchView>,
     /// The batch that it comes after
@@ -203,6 +216,7 @@ impl Example for JobDetailView {
             id: job.id,
             kind: job.kind,
             queue: job.queue,
+            priority: 50,
             state: job.state,
             args: job.args,
             attempt: job.attempt,
@@ -214,6 +228,8 @@ impl Example for JobDetailView {
             finished_at: job.finished_at,
             last_error: job.last_error.clone(),
             worker: job.worker,
+            lease_until: None,
+            published_at: None,
             progress: None,
             cancel_requested: false,
             dedupe_key: None,
@@ -229,9 +245,12 @@ impl Example for JobDetailView {
                 outcome: "failed".to_owned(),
                 error: job.last_error,
             }],
+            attempts_total: 1,
             effects: Vec::new(),
             parent_id: None,
             children: Vec::new(),
+            children_total: 0,
+            audit: vec![AuditView::example()],
             batch: None,
             follows: None,
         }
@@ -365,6 +384,7 @@ impl JobsApi {
         let detail = inspect::inspect(self.0.db.pool(), job_id.0)
             .await?
             .ok_or_else(|| ApiError::not_found("job"))?;
+        let audit = audit::of_job(self.0.db.pool(), job_id.0).await?;
         let effects = detail.effects.iter();
         let effects = effects.map(|effect| EffectView::of(effect, &detail)).collect();
         let job = detail.job;
@@ -374,6 +394,7 @@ impl JobsApi {
             id: job.id,
             kind: job.kind,
             queue: job.queue,
+            priority: job.priority,
             state: job.state,
             attempt: job.attempt,
             max_attempts: job.max_attempts,
@@ -384,12 +405,17 @@ impl JobsApi {
             finished_at: job.finished_at,
             last_error: job.last_error,
             worker: job.lease_owner,
+            lease_until: job.lease_until,
+            published_at: job.published_at,
             progress: job.progress,
             cancel_requested: job.cancel_requested,
             dedupe_key: job.dedupe_key,
             actor: job.actor,
             booking_id: detail.booking_id,
             parent_id: job.parent_id,
+            audit: audit.into_iter().map(AuditView::from).collect(),
+            attempts_total: detail.attempts_total,
+            children_total: detail.children_total,
             batch: detail.batch.map(BatchView::from),
             follows: detail.follows.map(BatchView::from),
             children: detail

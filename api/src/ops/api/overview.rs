@@ -262,7 +262,7 @@ impl OverviewApi {
                     count: one.count,
                 })
                 .collect(),
-            queues: queue_views(queues),
+            queues: queue_views(queues, &workers),
             kinds: kinds.into_iter().map(KindView::from).collect(),
             last_hour,
             last_day,

@@ -27,10 +27,14 @@ pub(super) struct QueueView {
     paused: bool,
     /// Up to 10,000
     due: i64,
+    /// Of those, not handed to Redis
+    unpublished: i64,
     /// Up to 10,000
     running: i64,
     oldest_due_seconds: f64,
     publish_lag_seconds: f64,
+    /// The workers that are alive and serve it; one that is quiet takes nothing new
+    workers: Vec<String>,
 }
 
 impl Example for QueueView {
@@ -39,9 +43,11 @@ impl Example for QueueView {
             name: "payments".to_owned(),
             paused: false,
             due: 12,
+            unpublished: 0,
             running: 3,
             oldest_due_seconds: 0.8,
             publish_lag_seconds: 0.0,
+            workers: vec!["roost-1-4711-0194be64".to_owned()],
         }
     }
 }
@@ -102,7 +108,7 @@ impl QueuesApi {
     /// The queues
     #[oai(path = "/queues", method = "get", operation_id = "ops_list_queues")]
     async fn queues(&self, _auth: OpsAuth) -> ApiResult<Json<Vec<QueueView>>> {
-        Ok(Json(queue_views(overview::queues(self.0.db.pool()).await?)))
+        self.queue_views().await
     }
 
     /// Pause a queue
@@ -189,17 +195,29 @@ impl QueuesApi {
         let mut tx = self.0.db.begin().await?;
         actions::set_paused(&mut tx, name, paused, auth.by(reason)).await?;
         tx.commit().await?;
-        Ok(Json(queue_views(overview::queues(self.0.db.pool()).await?)))
+        self.queue_views().await
+    }
+
+    async fn queue_views(&self) -> ApiResult<Json<Vec<QueueView>>> {
+        let pool = self.0.db.pool();
+        let workers = overview::workers(pool).await?;
+        Ok(Json(queue_views(overview::queues(pool).await?, &workers)))
     }
 }
 
-pub(super) fn queue_views(queues: Vec<overview::QueueState>) -> Vec<QueueView> {
+pub(super) fn queue_views(queues: Vec<overview::QueueState>, workers: &[overview::WorkerState]) -> Vec<QueueView> {
     queues
         .into_iter()
         .map(|queue| QueueView {
+            workers: workers
+                .iter()
+                .filter(|worker| worker.is_alive() && worker.queues.contains(&queue.name))
+                .map(|worker| worker.name.clone())
+                .collect(),
             name: queue.name,
             paused: queue.paused,
             due: queue.due,
+            unpublished: queue.unpublished,
             running: queue.running,
             oldest_due_seconds: queue.oldest_due_seconds,
             publish_lag_seconds: queue.publish_lag_seconds,

@@ -9,9 +9,11 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
+use roost_shared::jobs::actions::{self, ActionError, By};
 use roost_shared::jobs::state::{Event, Lifecycle};
 use roost_shared::jobs::{self, JobState, Lease, Outcome, Queue, Settlement, relay};
 use roost_tests::world::World;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::rehearsal::{Keyed, Rehearse, claimant, leases_end, world};
@@ -245,6 +247,26 @@ impl Model {
         self.happens(lease.job_id, Event::HandBack(lease.fence));
     }
 
+    /// An operator changes the arguments of one after the other. This build cannot check those of a test's kinds, and says so of none that it would
+    /// not have changed anyway.
+    async fn edit(&mut self, world: &World) {
+        let Some(turn) = self.steps.len().checked_rem(self.jobs.len()) else {
+            return;
+        };
+        let id = self.jobs.keys().copied().nth(turn).unwrap();
+        let mut tx = world.state.db.begin().await.unwrap();
+        let by = By {
+            actor: "test",
+            reason: Some("the wrong key"),
+        };
+        let refusal = actions::edit_args(&mut tx, id, &json!({}), by).await.unwrap_err();
+        match self.jobs[&id].life.after(Event::Edit) {
+            Some(_) => assert!(matches!(refusal, ActionError::UnknownKind(_)), "{refusal}"),
+            None => assert!(matches!(refusal, ActionError::WrongState { .. }), "{refusal}"),
+        }
+        self.happens(id, Event::Edit);
+    }
+
     async fn step(&mut self, world: &World) {
         let steps = [
             "enqueue",
@@ -337,6 +359,7 @@ async fn jobs_move_as_the_machine_says_whatever_the_order() {
         };
         for _ in 0..STEPS {
             model.step(&world).await;
+            model.edit(&world).await;
             model.compare(&world, seed).await;
         }
         assert!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use roost_shared::db::{self, Db};
 use roost_shared::jobs::actions::By;
-use roost_shared::jobs::settings::{self, WorkerWish};
+use roost_shared::jobs::settings::{self, Keep, WorkerWish};
 use roost_shared::jobs::{Publisher, Queue};
 use roost_tests::world::World;
 use roost_worker::{Context, Registry, Worker};
@@ -18,7 +18,7 @@ use crate::rehearsal::{Rehearse, enqueue, registry, runs, world};
 
 const BY: By<'static> = By {
     actor: "test",
-    reason: None,
+    reason: Some("to see what comes of it"),
 };
 
 async fn tell(world: &World, name: &str, wish: WorkerWish) {
@@ -82,12 +82,16 @@ async fn jobs_are_kept_by_state_as_long_as_is_set() {
     let world = World::start().await;
     let mut tx = world.state.db.begin().await.unwrap();
     for (state, hours) in [("succeeded", 1), ("cancelled", 48), ("dead", 24), ("quarantined", 72)] {
-        settings::set_retention(&mut tx, state, hours * 3_600, BY)
+        settings::set_retention(&mut tx, state, Keep::Seconds(hours * 3_600), BY)
             .await
             .unwrap();
     }
     for (state, seconds) in [("succeeded", 3_599), ("dead", i32::MAX), ("running", 7_200)] {
-        assert!(settings::set_retention(&mut tx, state, seconds, BY).await.is_err());
+        assert!(
+            settings::set_retention(&mut tx, state, Keep::Seconds(seconds), BY)
+                .await
+                .is_err()
+        );
     }
     tx.commit().await.unwrap();
     // Of each state one that ended 30 hours ago, with an attempt; more than a batch of those that succeeded.

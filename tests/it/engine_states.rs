@@ -11,6 +11,7 @@ use roost_shared::jobs::list::JobFilter;
 use roost_shared::jobs::state::{Ending, Event, Lifecycle};
 use roost_shared::jobs::{self, Claimant, Job, JobState, Lease, LeaseError, Outcome, Queue, Settlement, limits, relay};
 use roost_tests::world::World;
+use serde_json::json;
 use sqlx::Row;
 use uuid::Uuid;
 
@@ -406,6 +407,36 @@ async fn operators_do_what_the_machine_says() {
             None => is_deleted(&world, &table, &moved).await,
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_edit_what_the_machine_says() {
+    let world = world().await;
+    let table = Table::fresh(&world).await;
+    // Of a kind whose arguments this build can check.
+    sqlx::query("UPDATE jobs SET kind = 'cache.warm', args = '{}', dedupe_key = NULL")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let args = json!({"property_id": Uuid::now_v7()});
+    let mut moved = Vec::new();
+    for id in table.ids() {
+        let mut tx = world.state.db.begin().await.unwrap();
+        match actions::edit_args(&mut tx, id, &args, BY).await {
+            Ok(()) => {
+                tx.commit().await.unwrap();
+                moved.push(id);
+            }
+            Err(error) => assert!(matches!(error, ActionError::WrongState { .. }), "{error}"),
+        }
+    }
+    table.follows(&world, Event::Edit, &moved).await;
+    let edited: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM jobs WHERE args = $1 ORDER BY id")
+        .bind(&args)
+        .fetch_all(world.pool())
+        .await
+        .unwrap();
+    assert_eq!(edited, moved);
 }
 
 async fn is_deleted(world: &World, table: &Table, moved: &[Uuid]) {

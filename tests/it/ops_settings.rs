@@ -114,8 +114,21 @@ async fn limits_and_keeping_are_set_within_bounds_and_written_down() {
     admin.post("/ops/queues/none/settings", &CACHE).await.is(404);
     // Payments are slowed down for a reason only; a kind that moves money as well.
     admin.post("/ops/queues/payments/settings", &CACHE).await.is(422);
+    let reason = [("reason", &*"x".repeat(501))];
+    let refused = admin.post("/ops/queues/cache/pause", &reason).await.is(422);
+    refused.says("500 characters at most");
+    refused.is_silent_about("money");
     let with_reason: Vec<(&str, &str)> = CACHE.iter().copied().chain([("reason", "Stripe is slow")]).collect();
     admin.post("/ops/queues/payments/settings", &with_reason).await.is(303);
+    // So they are when the limit is loosened or lifted.
+    for (field, value) in [("concurrency", "30"), ("concurrency", ""), ("rate_limit", "")] {
+        let form: Vec<(&str, &str)> = CACHE
+            .iter()
+            .map(|one| if one.0 == field { (field, value) } else { *one })
+            .collect();
+        let refused = admin.post("/ops/queues/payments/settings", &form).await.is(422);
+        refused.says("say why");
+    }
     admin
         .post("/ops/kinds/payment.refund/limits", &CACHE[..3])
         .await
@@ -135,7 +148,8 @@ async fn limits_and_keeping_are_set_within_bounds_and_written_down() {
     assert_eq!(kinds, 0);
     admin.post("/ops/retention/dead", &[("days", "30")]).await.is(303);
     for days in ["0", "4000", "99999999"] {
-        admin.post("/ops/retention/dead", &[("days", days)]).await.is(422);
+        let refused = admin.post("/ops/retention/dead", &[("days", days)]).await.is(422);
+        refused.says("days is from 1 to 3650");
     }
     admin.post("/ops/retention/running", &[("days", "3")]).await.is(404);
     let entries = audit::list(world.pool(), None, 5).await.unwrap();
@@ -168,24 +182,49 @@ async fn a_worker_is_told_to_be_quiet_and_to_stop() {
     let ops = Dashboard::start(&world.state).await;
     let operator = ops.signed_in(Role::Operator).await;
     let worker = world.only_worker().await;
-    let tell = async |wish: &str| operator.post(&format!("/ops/workers/{worker}/{wish}"), &[]).await;
+    let reason = [("reason", "a new disk")];
+    let tell = async |wish: &str| operator.post(&format!("/ops/workers/{worker}/{wish}"), &reason).await;
+    // It serves payments: nobody keeps it from them without a word, but anybody has it go on.
+    for wish in ["quiet", "stop"] {
+        let told = operator.post(&format!("/ops/workers/{worker}/{wish}"), &[]).await;
+        told.is(422).says("say why");
+    }
     tell("quiet").await.is(303);
     operator.get("/ops/workers").await.is(200).says(">quiet<");
     tell("explode").await.is(404);
-    tell("resume").await.is(303);
+    operator
+        .post(&format!("/ops/workers/{worker}/resume"), &[])
+        .await
+        .is(303);
     operator.get("/ops/workers").await.is(200).is_silent_about(">quiet<");
     tell("stop").await.is(303);
     operator.get("/ops/workers").await.is(200).says(">stopping<");
     world.stop_worker().await;
     tell("quiet").await.is(404);
     operator.post("/ops/workers/nobody/stop", &[]).await.is(404);
-    let actions: Vec<String> = audit::list(world.pool(), None, 3)
-        .await
-        .unwrap()
-        .into_iter()
-        .map(|entry| entry.action)
+    let entries = audit::list(world.pool(), None, 3).await.unwrap();
+    let written: Vec<(&str, Option<&str>)> = entries
+        .iter()
+        .map(|entry| (entry.action.as_str(), entry.reason.as_deref()))
         .collect();
-    assert_eq!(actions, ["worker.stop", "worker.resume", "worker.quiet"]);
+    let because = Some("a new disk");
+    assert_eq!(
+        written,
+        [
+            ("worker.stop", because),
+            ("worker.resume", None),
+            ("worker.quiet", because)
+        ]
+    );
+    // One that serves no queue of money is told without a word.
+    sqlx::query(
+        "INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at)
+         VALUES ('warmer', 'rack-7', '1.0', '{cache,notifications}', 8, now(), now())",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    operator.post("/ops/workers/warmer/quiet", &[]).await.is(303);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -306,13 +345,34 @@ async fn scripts_set_the_same_over_json() {
             .0,
         403
     );
+    let (_, problem) = send(
+        "PUT",
+        "/settings/retention/succeeded",
+        admin,
+        json!({"keep_seconds": 7}),
+    )
+    .await;
+    assert_eq!(problem["errors"][0]["field"], "keep_seconds", "{problem}");
     let (status, kept) = send("PUT", "/settings/retention/succeeded", admin, kept).await;
     assert_eq!((status, kept.as_array().unwrap().len()), (200, 4));
     let quiet = format!("/workers/{worker}/quiet");
     assert_eq!(send("POST", &quiet, viewer, json!({})).await.0, 403);
+    let (status, problem) = send("POST", &quiet, operator, json!({})).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("reason")));
+    let reason = json!({"reason": "x".repeat(501)});
+    let (status, problem) = send("POST", &quiet, operator, reason).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("reason")));
+    assert!(!problem["detail"].as_str().unwrap().contains("money"), "{problem}");
     assert_eq!(
-        send("POST", &quiet, operator, json!({})).await,
+        send("POST", &quiet, operator, json!({"reason": "a new disk"})).await,
         (200, json!({"name": worker, "quiet": true, "stop": false}))
+    );
+    let (_, queues) = send("GET", "/queues", viewer, Value::Null).await;
+    let queue = &queues[0];
+    assert_eq!(
+        (&queue["unpublished"], &queue["workers"]),
+        (&json!(0), &json!([worker])),
+        "{queue}"
     );
     let (_, workers) = send("GET", "/workers", viewer, Value::Null).await;
     assert_eq!(workers[0]["quiet"], true);
@@ -394,11 +454,12 @@ async fn a_terminal_sets_the_same() {
     refuses(&["limit", "payments", "--concurrency", "1"], "say why").await;
     refuses(&["limit", "mail.send", "--weight", "7"], "its queue has").await;
     refuses(&["limit", "nothing", "--concurrency", "1"], "no such kind").await;
-    says(&["worker", "quiet", &worker], "quiet").await;
+    refuses(&["worker", "quiet", &worker], "say why").await;
+    says(&["worker", "quiet", &worker, "--reason", "a new disk"], "quiet").await;
     says(&["workers"], "quiet").await;
     says(&["worker", "resume", &worker], "resume").await;
     says(&["keep", "dead", "30"], "dead         30.0 days").await;
-    refuses(&["keep", "dead", "0"], "keep_seconds").await;
+    refuses(&["keep", "dead", "0"], "days is from 1 to 3650").await;
     says(&["keep"], "succeeded    7.0 days").await;
     refuses(&["batch", &Uuid::now_v7().to_string()], "no such batch").await;
     let entries = audit::list(world.pool(), None, 20).await.unwrap();

@@ -1,18 +1,20 @@
 //! The forms that change how queues, kinds and workers behave and how long jobs are kept.
 
+use askama::Template;
+use poem::http::StatusCode;
 use poem::web::{Data, Path};
 use poem::{Response, handler};
+use roost_shared::jobs::actions::ActionError;
 use roost_shared::jobs::schedules::{self, ScheduleSettings};
-use roost_shared::jobs::settings::{self, Limits, QueueSettings, WorkerWish};
+use roost_shared::jobs::settings::{self, Keep, Limits, QueueSettings, WorkerWish};
 use roost_shared::operators::Role;
 
 use super::access::Submission;
 use super::acting::back;
 use super::fault::Fault;
 use super::params::Params;
+use super::shell::{Shell, html};
 use crate::state::AppState;
-
-const SECONDS_OF_A_DAY: i32 = 86_400;
 
 /// The least role for changing how long jobs are kept: what is pruned is gone.
 pub(super) const KEEPER: Role = Role::Admin;
@@ -92,9 +94,19 @@ pub async fn retention(
     submission.signed.require(KEEPER)?;
     let days = number(&submission.form, "days")?;
     let mut tx = state.db.begin().await?;
-    settings::set_retention(&mut tx, &name, days.saturating_mul(SECONDS_OF_A_DAY), submission.by()).await?;
+    settings::set_retention(&mut tx, &name, Keep::Days(days), submission.by()).await?;
     tx.commit().await?;
     Ok(back("/ops/queues", "Set: the next hourly pruning goes by it."))
+}
+
+/// Asks for the reason that was not given: the button that quiets a worker has no field for it.
+#[derive(Template)]
+#[template(path = "ops/why.html")]
+struct WhyPage<'a> {
+    shell: Shell,
+    refusal: String,
+    worker: &'a str,
+    wish: &'static str,
 }
 
 #[handler]
@@ -106,8 +118,20 @@ pub async fn worker(
     submission.signed.require(SETTER)?;
     let wish = WorkerWish::by_name(&wish).ok_or(Fault::NotFound("action"))?;
     let mut tx = state.db.begin().await?;
-    settings::tell_worker(&mut tx, &name, wish, submission.by()).await?;
-    tx.commit().await?;
+    match settings::tell_worker(&mut tx, &name, wish, submission.by()).await {
+        Ok(_) => tx.commit().await?,
+        Err(needed @ ActionError::ReasonNeeded) => {
+            let mut page = html(&WhyPage {
+                shell: Shell::new(&submission.signed, "workers", "Why?"),
+                refusal: needed.to_string(),
+                worker: &name,
+                wish: wish.name(),
+            })?;
+            page.set_status(StatusCode::UNPROCESSABLE_ENTITY);
+            return Ok(page);
+        }
+        Err(error) => return Err(error.into()),
+    }
     let word = match wish {
         WorkerWish::Quiet => "It takes nothing new within two seconds; what runs goes on.",
         WorkerWish::Resume => "It takes jobs again within two seconds.",

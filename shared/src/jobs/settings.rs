@@ -16,6 +16,8 @@ const LONGEST_TARGET_SECONDS: i32 = 7 * 86_400;
 const HIGHEST_WEIGHT: i32 = 100;
 /// From an hour to ten years.
 const KEPT_SECONDS: std::ops::RangeInclusive<i32> = 3_600..=315_360_000;
+const KEPT_DAYS: std::ops::RangeInclusive<i32> = 1..=3_650;
+const SECONDS_OF_A_DAY: i32 = 86_400;
 
 /// Limits of a queue or a kind, across all workers. None: no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,12 @@ impl Limits {
 
     fn any(&self) -> bool {
         self.concurrency.is_some() || self.rate_limit.is_some()
+    }
+
+    /// Whether these limit as the others do.
+    fn differ(&self, other: &Self) -> bool {
+        let rate = |limits: &Self| limits.rate_limit.map(|limit| (limit, limits.rate_seconds));
+        self.concurrency != other.concurrency || rate(self) != rate(other)
     }
 
     fn facts(&self) -> Value {
@@ -129,6 +137,12 @@ pub fn queue_moves_money(queue: &str) -> bool {
     matches!(queue, "payments" | "confirmation")
 }
 
+/// Whether keeping a worker of these queues from its jobs needs a reason.
+#[must_use]
+pub fn worker_moves_money(queues: &[String]) -> bool {
+    queues.iter().any(|queue| queue_moves_money(queue))
+}
+
 /// How a queue is set.
 ///
 /// # Errors
@@ -155,13 +169,14 @@ pub async fn queue(tx: &mut Tx, name: &str) -> Result<QueueSettings, ActionError
 /// Sets a queue. What runs goes on.
 ///
 /// # Errors
-/// There is no such queue, a value is out of its range, or a queue that moves money is limited without a reason.
+/// There is no such queue, a value is out of its range, or the limits of a queue that moves money change without a reason:
+/// set they keep cards waiting, lifted they charge all that have waited.
 pub async fn set_queue(tx: &mut Tx, name: &str, settings: QueueSettings, by: By<'_>) -> Result<(), ActionError> {
-    by.answerable(settings.limits.any() && queue_moves_money(name))?;
     settings.limits.check()?;
     within("target_seconds", settings.target_seconds, 1..=LONGEST_TARGET_SECONDS)?;
     within("weight", settings.weight, 1..=HIGHEST_WEIGHT)?;
     let before = queue(tx, name).await?;
+    by.answerable(queue_moves_money(name) && settings.limits.differ(&before.limits))?;
     sqlx::query!(
         "UPDATE queues SET concurrency = $2, rate_limit = $3, rate_seconds = $4, target_seconds = $5, weight = $6 WHERE name = $1",
         name,
@@ -210,13 +225,13 @@ pub const NO_LIMITS: Limits = Limits {
 /// Limits a kind, or lifts its limits.
 ///
 /// # Errors
-/// This build does not know the kind, a value is out of its range, or a kind that moves money is limited without a
-/// reason.
+/// This build does not know the kind, a value is out of its range, or the limits of a kind that moves money change without
+/// a reason.
 pub async fn set_kind(tx: &mut Tx, name: &str, limits: Limits, by: By<'_>) -> Result<(), ActionError> {
     let known = kinds::kind(name).ok_or(ActionError::NotFound("kind"))?;
-    by.answerable(limits.any() && known.moves_money)?;
     limits.check()?;
     let before = kind(tx, name).await?;
+    by.answerable(known.moves_money && limits.differ(&before))?;
     if limits.any() {
         sqlx::query!(
             "INSERT INTO kinds (name, queue, concurrency, rate_limit, rate_seconds) VALUES ($1, $2, $3, $4, $5)
@@ -243,14 +258,32 @@ pub async fn set_kind(tx: &mut Tx, name: &str, limits: Limits, by: By<'_>) -> Re
     Ok(())
 }
 
+/// How long jobs are to be kept, in the unit that was asked for: a refusal names that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// 3,600 to 315,360,000.
+    Seconds(i32),
+    /// 1 to 3,650.
+    Days(i32),
+}
+
+impl Keep {
+    fn seconds(self) -> Result<i32, ActionError> {
+        match self {
+            Self::Seconds(seconds) => within("keep_seconds", seconds, KEPT_SECONDS).map(|()| seconds),
+            Self::Days(days) => within("days", days, KEPT_DAYS).map(|()| days * SECONDS_OF_A_DAY),
+        }
+    }
+}
+
 /// Sets how long jobs that ended in `state` are kept with their attempts. What is too old goes with the next hourly
 /// pruning.
 ///
 /// # Errors
 /// Jobs do not end in such a state, or the time is out of its range.
-pub async fn set_retention(tx: &mut Tx, state: &str, keep_seconds: i32, by: By<'_>) -> Result<(), ActionError> {
+pub async fn set_retention(tx: &mut Tx, state: &str, keep: Keep, by: By<'_>) -> Result<(), ActionError> {
     by.answerable(false)?;
-    within("keep_seconds", keep_seconds, KEPT_SECONDS)?;
+    let keep_seconds = keep.seconds()?;
     let before = sqlx::query_scalar!(
         "SELECT keep_seconds FROM job_retention WHERE state = $1 FOR UPDATE",
         state
@@ -276,16 +309,17 @@ pub async fn set_retention(tx: &mut Tx, state: &str, keep_seconds: i32, by: By<'
 /// Tells a worker what to do, and returns whether it is to be quiet and to stop now.
 ///
 /// # Errors
-/// No such worker is there any more.
+/// No such worker is there any more; to quiet or stop one that serves a queue that moves money needs a reason, as a pause of
+/// that queue does.
 pub async fn tell_worker(tx: &mut Tx, name: &str, wish: WorkerWish, by: By<'_>) -> Result<(bool, bool), ActionError> {
-    by.answerable(false)?;
     let before = sqlx::query!(
-        "SELECT quiet, stop FROM workers WHERE name = $1 AND stopped_at IS NULL FOR UPDATE",
+        "SELECT quiet, stop, queues FROM workers WHERE name = $1 AND stopped_at IS NULL FOR UPDATE",
         name
     )
     .fetch_optional(tx.conn())
     .await?
     .ok_or(ActionError::NotFound("worker"))?;
+    by.answerable(wish != WorkerWish::Resume && worker_moves_money(&before.queues))?;
     let (quiet, stop) = match wish {
         WorkerWish::Quiet => (true, before.stop),
         WorkerWish::Resume => (false, before.stop),

@@ -91,12 +91,13 @@ impl JobState {
         }
     }
 
-    /// Whether its arguments may be changed: nobody runs it, and it has not done its work.
+    /// Whether its arguments may be changed: nobody runs it, and it has not done its work. A message in Redis carries its id
+    /// only, and who claims it reads the arguments then.
     #[must_use]
     pub const fn is_editable(self) -> bool {
         match self {
-            Self::Scheduled | Self::Retrying | Self::Dead | Self::Quarantined | Self::Cancelled => true,
-            Self::Queued | Self::Running | Self::Succeeded => false,
+            Self::Scheduled | Self::Queued | Self::Retrying | Self::Dead | Self::Quarantined | Self::Cancelled => true,
+            Self::Running | Self::Succeeded => false,
         }
     }
 }
@@ -191,6 +192,8 @@ pub enum Event {
     RunNow,
     /// An operator calls it off.
     Cancel,
+    /// An operator changes its arguments.
+    Edit,
 }
 
 /// What the transitions of a job depend on.
@@ -266,6 +269,7 @@ impl Lifecycle {
                 .state
                 .permits(JobAction::RunNow)
                 .then(|| self.waiting(JobState::Queued)),
+            Event::Edit => self.state.is_editable().then_some(self),
             Event::Cancel if self.state == JobState::Running => Some(Self {
                 cancel_requested: true,
                 ..self

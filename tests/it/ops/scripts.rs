@@ -212,3 +212,38 @@ async fn a_terminal_has_the_same_rules() {
     assert_eq!(actions, ["queue.resume", "queue.pause", "job.cancel", "job.retry"]);
     assert!(entries.iter().all(|entry| entry.actor == "cli:ada"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_of_a_due_job_are_replaced_although_its_message_is_under_way() {
+    let mut world = World::without_worker().await;
+    let (ada, ben) = (world.guest().await, world.guest().await);
+    let ops = Dashboard::start(&world.state).await;
+    let admin = ops.signed_in(Role::Admin).await;
+    let mail_to = async |user: &str| -> Uuid {
+        sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'mail.send' AND args ->> 'subject_id' = $1")
+            .bind(user)
+            .fetch_one(world.pool())
+            .await
+            .unwrap()
+    };
+    let (wrong, own) = (mail_to(&ada.id).await, mail_to(&ben.id).await);
+    let published =
+        "SELECT count(*) FROM jobs WHERE kind = 'mail.send' AND state = 'queued' AND published_at IS NOT NULL";
+    world
+        .eventually("Redis has both", async || world.counts(published).await == 2)
+        .await;
+    let args = json!({"mail": "verify-email", "subject_id": ben.id}).to_string();
+    let edit = format!("/ops/jobs/{wrong}/edit");
+    admin.post(&format!("/ops/jobs/{own}/cancel"), &[]).await.is(303);
+    let page = admin.get(&format!("/ops/jobs/{wrong}")).await.is(200);
+    page.says("Edit arguments…");
+    admin.post(&edit, &[("args", &args)]).await.is(303);
+    assert_eq!(state_of(world.pool(), wrong).await.as_deref(), Some("queued"));
+
+    world.start_worker();
+    world.run_jobs().await;
+    assert_eq!((world.mails_to(&ada).len(), world.mails_to(&ben).len()), (0, 1));
+    assert_eq!(state_of(world.pool(), wrong).await.as_deref(), Some("succeeded"));
+    // What is done is not edited any more.
+    admin.post(&edit, &[("args", &args)]).await.is(409);
+}

@@ -129,9 +129,15 @@ async fn schedules(desk: &Desk<'_>, browser: &Browser, world: &World) {
 async fn workers(desk: &Desk<'_>, browser: &Browser, world: &World, name: &str) {
     desk.opens("/ops/workers").await;
     let tell = |wish: &str| format!("/ops/workers/{name}/{wish}");
-    desk.submits(&tell("quiet"), &[], "It takes nothing new within two seconds")
-        .await;
-    desk.is_written("worker.quiet", name, None).await;
+    // It serves payments, so its page asks why.
+    desk.submits(&tell("quiet"), &[], "say why").await;
+    desk.submits(
+        &tell("quiet"),
+        &[("reason", "a new disk")],
+        "It takes nothing new within two seconds",
+    )
+    .await;
+    desk.is_written("worker.quiet", name, Some("a new disk")).await;
     browser.sees("Resume").await;
     world.workers_heed().await;
     let guest = world.guest().await;

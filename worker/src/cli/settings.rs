@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use roost_shared::db::Db;
 use roost_shared::jobs::actions::By;
-use roost_shared::jobs::settings::{self, Limits, WorkerWish};
+use roost_shared::jobs::settings::{self, Keep, Limits, WorkerWish};
 use roost_shared::jobs::{Queue, batches, overview, retention};
 use uuid::Uuid;
 
@@ -244,7 +244,7 @@ pub(super) async fn keep(db: &Db, kept: &Kept) -> anyhow::Result<()> {
             reason: kept.reason.as_deref(),
         };
         let mut tx = db.begin().await?;
-        settings::set_retention(&mut tx, state, days.saturating_mul(SECONDS_OF_A_DAY), by).await?;
+        settings::set_retention(&mut tx, state, Keep::Days(days), by).await?;
         tx.commit().await?;
     }
     for kept in retention::kept(db.pool()).await? {

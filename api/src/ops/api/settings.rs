@@ -6,7 +6,7 @@ use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object, OpenApi};
 use roost_shared::jobs::batches::{self, Batch};
-use roost_shared::jobs::settings::{self, Limits, QueueSettings, WorkerWish};
+use roost_shared::jobs::settings::{self, Keep, Limits, QueueSettings, WorkerWish};
 use roost_shared::jobs::{overview, retention};
 use uuid::Uuid;
 
@@ -35,7 +35,7 @@ struct QueueSettingsBody {
     target_seconds: i32,
     /// 1 to 100: while a heavier queue comes near its target, this one has its share of the slots only
     weight: i32,
-    /// Needed to limit payments or confirmation
+    /// Needed to change a limit of payments or confirmation
     reason: Option<String>,
 }
 
@@ -63,7 +63,7 @@ struct KindLimitsBody {
     /// In any span of so many seconds
     #[oai(default = "one")]
     rate_seconds: i32,
-    /// Needed to limit a kind that moves money
+    /// Needed to change a limit of a kind that moves money
     reason: Option<String>,
 }
 
@@ -353,12 +353,20 @@ impl SettingsApi {
     ) -> ApiResult<Json<Vec<KeptView>>> {
         auth.require(KEEPER)?;
         let mut tx = self.0.db.begin().await?;
-        settings::set_retention(&mut tx, &state, body.keep_seconds, auth.by(body.reason.as_deref())).await?;
+        settings::set_retention(
+            &mut tx,
+            &state,
+            Keep::Seconds(body.keep_seconds),
+            auth.by(body.reason.as_deref()),
+        )
+        .await?;
         tx.commit().await?;
         self.retention(auth).await
     }
 
     /// Tell a worker to take nothing new, to go on, or to end; effective within two seconds
+    ///
+    /// Needs a reason unless it goes on or serves no queue that moves money.
     #[oai(path = "/workers/:name/:wish", method = "post", operation_id = "ops_tell_worker")]
     async fn tell_worker(
         &self,

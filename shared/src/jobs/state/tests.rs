@@ -39,6 +39,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Event(Event::Retry)),
         1 => Just(Step::Event(Event::RunNow)),
         1 => Just(Step::Event(Event::Cancel)),
+        1 => Just(Step::Event(Event::Edit)),
         1 => age().prop_map(Step::Renew),
         1 => age().prop_map(Step::HandBack),
         6 => (age(), prop::sample::select(Ending::ALL.to_vec())).prop_map(|(age, ending)| Step::Settle(age, ending)),
@@ -147,7 +148,7 @@ impl Reference {
                     _ => state,
                 })
             }
-            Event::Publish | Event::Unpublish | Event::Renew(_) | Event::Want => None,
+            Event::Publish | Event::Unpublish | Event::Renew(_) | Event::Want | Event::Edit => None,
         }
     }
 }
@@ -198,6 +199,10 @@ proptest! {
             prop_assert_eq!(holders, usize::from(after.state == JobState::Running), "leases that hold");
             if matches!(event, Event::Publish | Event::Unpublish | Event::Renew(_)) {
                 prop_assert_eq!(Lifecycle { published: job.published, ..after }, job, "Redis decides nothing");
+            }
+            if event == Event::Edit {
+                prop_assert!(job.state != JobState::Running && job.state != JobState::Succeeded, "edited too late");
+                prop_assert_eq!(after, job, "other arguments are no other life");
             }
             if let Event::Settle(fence, _) | Event::HandBack(fence) | Event::Renew(fence) = event {
                 prop_assert!(job.is_held_by(fence), "a stale worker wrote");

@@ -93,15 +93,22 @@ async fn release_stray(ctx: &Context, lease: &Lease, intent: &Intent) -> Result<
     let Some(payment) = payment_of_stray(ctx, intent).await? else {
         return Ok(());
     };
+    let key = format!("void:{}", intent.id);
     match intent.status {
-        IntentStatus::Canceled => return Ok(()),
+        // Perhaps by an attempt before this one that came to no end.
+        IntentStatus::Canceled => {
+            let mut tx = ctx.db.begin().await?;
+            effects::close(&mut tx, &key, true).await?;
+            lease.guard(&mut tx).await?;
+            tx.commit().await?;
+            return Ok(());
+        }
         IntentStatus::Succeeded => {
             tracing::error!(payment_id = %payment.id, intent_id = intent.id, "a PaymentIntent that is not the payment's took money");
             return Ok(());
         }
         _ => {}
     }
-    let key = format!("void:{}", intent.id);
     let effect = stripe_call::begin(ctx, lease, &key, payment.id).await?;
     let sent_key = stripe_call::idempotency_key(&key, &effect);
     match stripe_call::call(ctx, lease, &key, ctx.stripe.void(&sent_key, &intent.id)).await? {

@@ -10,7 +10,7 @@ async fn whatever_a_worker_dies_of_its_job_comes_to_the_same_end() {
     // target/debug/deps/it
     let target = test.ancestors().nth(3).unwrap();
     std::fs::write(target.join("crash-matrix.md"), matrix.table()).unwrap();
-    println!("{}", matrix.table());
+    println!("{}\n{}", matrix.table(), matrix.verdict.figures());
     assert!(matrix.verdict.is_clean(), "{:#?}", matrix.verdict.violations);
     assert_eq!(matrix.wrong(), Vec::<String>::new());
 }

@@ -6,7 +6,6 @@ use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::crash_point::{self, Boundary};
 use super::lease::{Lease, LeaseError};
 use crate::db::Tx;
 
@@ -51,7 +50,6 @@ pub async fn begin(
     .fetch_optional(pool)
     .await?
     .ok_or(LeaseError::Lost)
-    .inspect(|_| crash_point::reach(lease.job_id, Boundary::AfterIntent))
 }
 
 /// What an attempt before this one kept with [`keep`]. The effect is locked.

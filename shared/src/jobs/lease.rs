@@ -103,7 +103,9 @@ impl Lease {
         )
         .fetch_optional(tx.conn())
         .await?;
-        row.map(|_| ()).ok_or(LeaseError::Lost)
+        row.ok_or(LeaseError::Lost)?;
+        crash_point::reach(self.job_id, Boundary::BeforeStep);
+        Ok(())
     }
 }
 

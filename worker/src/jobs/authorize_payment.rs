@@ -65,7 +65,7 @@ fn is_wanted(ctx: &Context, booking: &Booking, payment: &Payment) -> bool {
 
 async fn create(ctx: &Context, lease: &Lease, payment: &Payment) -> Result<Result<Intent, Decline>, JobError> {
     let key = payments::authorize_key(payment);
-    let effect = stripe_call::begin(ctx, lease, &key, payment.id).await?;
+    let effect = stripe_call::begin(ctx, lease, "create", &key, payment.id).await?;
     let request = Authorization {
         booking_id: payment.booking_id,
         payment_id: payment.id,
@@ -74,7 +74,7 @@ async fn create(ctx: &Context, lease: &Lease, payment: &Payment) -> Result<Resul
         payment_method: &payment.payment_method,
     };
     let sent_key = stripe_call::idempotency_key(&format!("{key}:create"), &effect);
-    match stripe_call::call(ctx, lease, &key, ctx.stripe.create(&sent_key, &request)).await? {
+    match stripe_call::call(ctx, lease, "create", &key, ctx.stripe.create(&sent_key, &request)).await? {
         Ok(intent) => Ok(Ok(intent)),
         Err(failure) => Ok(Err(reason(failure))),
     }
@@ -97,9 +97,9 @@ async fn bind(ctx: &Context, lease: &Lease, payment: &Payment, intent: &Intent) 
 
 async fn confirm(ctx: &Context, lease: Lease, payment: &Payment, intent_id: &str) -> Result<Done, JobError> {
     let key = payments::authorize_key(payment);
-    let effect = stripe_call::begin(ctx, &lease, &key, payment.id).await?;
+    let effect = stripe_call::begin(ctx, &lease, "confirm", &key, payment.id).await?;
     let sent_key = stripe_call::idempotency_key(&key, &effect);
-    match stripe_call::call(ctx, &lease, &key, ctx.stripe.confirm(&sent_key, intent_id)).await? {
+    match stripe_call::call(ctx, &lease, "confirm", &key, ctx.stripe.confirm(&sent_key, intent_id)).await? {
         Ok(intent) => accepted(ctx, lease, payment, &intent).await,
         // Confirmed or cancelled behind our back: what it is now decides.
         Err(Failure::UnexpectedState(_)) => {

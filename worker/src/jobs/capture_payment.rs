@@ -31,7 +31,7 @@ impl Handler for CapturePayment {
         let intent_id = payment.stripe_payment_intent_id.as_deref();
         let intent_id =
             intent_id.ok_or_else(|| JobError::Fail("an authorised payment without a PaymentIntent".to_owned()))?;
-        let effect = stripe_call::begin(ctx, &lease, &key, payment.id).await?;
+        let effect = stripe_call::begin(ctx, &lease, "capture", &key, payment.id).await?;
         // A second try looks first: the first may have been done.
         let mut intent = if effect.fresh {
             None
@@ -43,7 +43,9 @@ impl Handler for CapturePayment {
             .is_none_or(|intent| intent.status == IntentStatus::RequiresCapture)
         {
             let sent_key = stripe_call::idempotency_key(&key, &effect);
-            intent = match stripe_call::call(ctx, &lease, &key, ctx.stripe.capture(&sent_key, intent_id)).await? {
+            intent = match stripe_call::call(ctx, &lease, "capture", &key, ctx.stripe.capture(&sent_key, intent_id))
+                .await?
+            {
                 Ok(intent) => Some(intent),
                 // Captured, cancelled or lapsed behind our back: what it is now decides.
                 Err(Failure::UnexpectedState(_)) => Some(ctx.stripe.intent(intent_id).await?),

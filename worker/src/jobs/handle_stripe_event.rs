@@ -109,9 +109,9 @@ async fn release_stray(ctx: &Context, lease: &Lease, intent: &Intent) -> Result<
         }
         _ => {}
     }
-    let effect = stripe_call::begin(ctx, lease, &key, payment.id).await?;
+    let effect = stripe_call::begin(ctx, lease, "void", &key, payment.id).await?;
     let sent_key = stripe_call::idempotency_key(&key, &effect);
-    match stripe_call::call(ctx, lease, &key, ctx.stripe.void(&sent_key, &intent.id)).await? {
+    match stripe_call::call(ctx, lease, "void", &key, ctx.stripe.void(&sent_key, &intent.id)).await? {
         Ok(_) | Err(Failure::UnexpectedState(_)) => {}
         Err(failure) => return Err(failure.into()),
     }

@@ -44,7 +44,7 @@ impl Handler for RefundPayment {
         let intent_id = payment.stripe_payment_intent_id.as_deref();
         let intent_id =
             intent_id.ok_or_else(|| JobError::Fail("a captured payment without a PaymentIntent".to_owned()))?;
-        let effect = stripe_call::begin(ctx, &lease, &key, payment.id).await?;
+        let effect = stripe_call::begin(ctx, &lease, "refund", &key, payment.id).await?;
         if let Some(reply) = made_already(ctx, &effect, &refund, intent_id).await? {
             return record(ctx, lease, &refund, &payment, &reply).await;
         }
@@ -55,7 +55,7 @@ impl Handler for RefundPayment {
             amount_minor: refund.amount_minor,
             currency: payment.currency,
         };
-        match stripe_call::call(ctx, &lease, &key, ctx.stripe.refund(&sent_key, &request)).await? {
+        match stripe_call::call(ctx, &lease, "refund", &key, ctx.stripe.refund(&sent_key, &request)).await? {
             Ok(reply) => record(ctx, lease, &refund, &payment, &reply).await,
             Err(failure @ (Failure::UnexpectedState(_) | Failure::Refused(_) | Failure::Declined(..))) => {
                 give_up(ctx, lease, &refund, &payment, &failure.to_string()).await

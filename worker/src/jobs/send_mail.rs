@@ -36,6 +36,7 @@ impl Handler for SendMail {
         };
         let now = ctx.clock().now();
         let effect = effects::begin(ctx.db.pool(), &lease, &key, self.subject_id, now).await?;
+        crash_point::reach(lease.job_id, Boundary::AfterIntent("send"));
         if effect.state == "done" {
             return Ok(DONE);
         }
@@ -52,7 +53,7 @@ impl Handler for SendMail {
         let message_id = ctx.mailer.message_id(&key);
         match ctx.mailer.send(to, &rendered, &message_id, now).await {
             Ok(()) => {
-                crash_point::reach(lease.job_id, Boundary::AfterCall);
+                crash_point::reach(lease.job_id, Boundary::AfterCall("send"));
                 Ok(Done::With(vec![FinishedEffect {
                     key,
                     entity_id: Some(self.subject_id),

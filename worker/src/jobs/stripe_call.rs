@@ -14,9 +14,17 @@ use crate::context::Context;
 use crate::error::JobError;
 use crate::handler::Done;
 
-/// Commits the intent to do `key` for a payment.
-pub(super) async fn begin(ctx: &Context, lease: &Lease, key: &str, payment_id: Uuid) -> Result<Effect, JobError> {
-    Ok(effects::begin(ctx.db.pool(), lease, key, payment_id, ctx.clock().now()).await?)
+/// Commits the intent to do `key` for a payment. `name`: what is going to be asked of Stripe.
+pub(super) async fn begin(
+    ctx: &Context,
+    lease: &Lease,
+    name: &'static str,
+    key: &str,
+    payment_id: Uuid,
+) -> Result<Effect, JobError> {
+    let effect = effects::begin(ctx.db.pool(), lease, key, payment_id, ctx.clock().now()).await?;
+    crash_point::reach(lease.job_id, Boundary::AfterIntent(name));
+    Ok(effect)
 }
 
 /// Stripe forgets idempotency keys after a day; until then the same key is safe.
@@ -41,12 +49,13 @@ pub(super) fn idempotency_key(key: &str, effect: &Effect) -> String {
 pub(super) async fn call<T>(
     ctx: &Context,
     lease: &Lease,
+    name: &'static str,
     key: &str,
     request: impl Future<Output = Result<T, Failure>> + Send,
 ) -> Result<Result<T, Failure>, JobError> {
     let failure = match request.await {
         Ok(reply) => {
-            crash_point::reach(lease.job_id, Boundary::AfterCall);
+            crash_point::reach(lease.job_id, Boundary::AfterCall(name));
             return Ok(Ok(reply));
         }
         Err(failure) => failure,

@@ -92,7 +92,7 @@ pub(super) async fn release(ctx: &Context, lease: &Lease, payment: &Payment) -> 
         tx.commit().await?;
     }
     let key = payments::void_key(payment.id);
-    let effect = stripe_call::begin(ctx, lease, &key, payment.id).await?;
+    let effect = stripe_call::begin(ctx, lease, "void", &key, payment.id).await?;
     if !effect.fresh {
         let intent = ctx.stripe.intent(intent_id).await?;
         if matches!(intent.status, IntentStatus::Canceled | IntentStatus::Succeeded) {
@@ -100,7 +100,7 @@ pub(super) async fn release(ctx: &Context, lease: &Lease, payment: &Payment) -> 
         }
     }
     let sent_key = stripe_call::idempotency_key(&key, &effect);
-    match stripe_call::call(ctx, lease, &key, ctx.stripe.void(&sent_key, intent_id)).await? {
+    match stripe_call::call(ctx, lease, "void", &key, ctx.stripe.void(&sent_key, intent_id)).await? {
         Ok(intent) => Ok(intent),
         Err(Failure::UnexpectedState(_)) => Ok(ctx.stripe.intent(intent_id).await?),
         Err(failure) => Err(failure.into()),

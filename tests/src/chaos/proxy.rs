@@ -1,11 +1,14 @@
-//! A TCP proxy on the way to a server that passes, delays, holds back, refuses or cuts.
+//! A TCP proxy on the way to a server that passes, delays, holds back, refuses or cuts. Before a Postgres it can tell at
+//! which statement it did ([`frontend`]).
+
+mod frontend;
 
 use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,6 +20,9 @@ use tokio::{
     sync::watch,
     task::JoinHandle,
 };
+
+use frontend::Frontend;
+pub use frontend::{Sent, Verb};
 
 /// What happens to bytes on their way, and to new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +37,7 @@ pub enum Mode {
 }
 
 /// Where in the conversation everything is to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Edge {
     /// Before the client's piece reaches the server.
     Before,
@@ -39,11 +45,27 @@ pub enum Edge {
     After,
 }
 
-/// Stops everything at the given piece from a client, counted from 0.
-#[derive(Clone, Copy, Debug)]
+/// Stops everything at something that a client sends.
+#[derive(Clone)]
 struct Wire {
-    piece: u64,
+    at: At,
     edge: Edge,
+}
+
+#[derive(Clone)]
+enum At {
+    /// This piece, counted from 0.
+    Piece(u64),
+    /// The first message that is like this.
+    Message(Arc<dyn Fn(&Sent) -> bool + Send + Sync>),
+}
+
+/// What was held back: the messages of a client's piece, or the answer to them.
+#[derive(Clone, Debug)]
+pub struct Hit {
+    pub edge: Edge,
+    /// None: what it was about is no statement, such as the greetings of a new connection.
+    pub sent: Vec<Sent>,
 }
 
 struct Switches {
@@ -54,6 +76,21 @@ struct Switches {
     wire: watch::Sender<Option<Wire>>,
     pieces: AtomicU64,
     tripped: watch::Sender<bool>,
+    hit: Mutex<Option<Hit>>,
+    /// Whether clients that come from now on are understood.
+    reads: AtomicBool,
+    record: Mutex<Option<Vec<Sent>>>,
+}
+
+/// One connection.
+#[derive(Default)]
+struct Line {
+    /// If it is to be understood.
+    frontend: Option<Frontend>,
+    /// What its latest piece said.
+    latest: Vec<Sent>,
+    /// The answer to that is what the wire is for.
+    awaited: bool,
 }
 
 /// The proxy; dropped, it ends with its connections.
@@ -74,6 +111,9 @@ impl Proxy {
             wire: watch::Sender::new(None),
             pieces: AtomicU64::new(0),
             tripped: watch::Sender::new(false),
+            hit: Mutex::default(),
+            reads: AtomicBool::new(false),
+            record: Mutex::default(),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&switches)));
         Ok(Self {
@@ -111,14 +151,44 @@ impl Proxy {
         open
     }
 
-    /// Counts the clients' pieces from now on and holds everything back from the given one.
-    pub fn trip_at(&self, piece: u64, edge: Edge) {
-        self.switches.pieces.store(0, Ordering::SeqCst);
-        self.switches.tripped.send_replace(false);
-        self.switches.wire.send_replace(Some(Wire { piece, edge }));
+    /// Understands the clients that connect from now on: the server is a Postgres.
+    pub fn read_statements(&self) {
+        self.switches.reads.store(true, Ordering::SeqCst);
     }
 
-    /// Waits until that piece has come.
+    /// Keeps what clients say about statements from now on.
+    pub fn record(&self) {
+        *lock(&self.switches.record) = Some(Vec::new());
+    }
+
+    /// What was kept, in the order in which it came; and keeps no more.
+    pub fn recorded(&self) -> Vec<Sent> {
+        lock(&self.switches.record).take().unwrap_or_default()
+    }
+
+    /// Counts the clients' pieces from now on and holds everything back from the given one.
+    pub fn trip_at(&self, piece: u64, edge: Edge) {
+        self.arm(At::Piece(piece), edge);
+    }
+
+    /// Holds everything back from the first message that is like this. Needs [`Self::read_statements`].
+    pub fn trip_at_message(&self, is_it: impl Fn(&Sent) -> bool + Send + Sync + 'static, edge: Edge) {
+        self.arm(At::Message(Arc::new(is_it)), edge);
+    }
+
+    fn arm(&self, at: At, edge: Edge) {
+        self.switches.pieces.store(0, Ordering::SeqCst);
+        lock(&self.switches.hit).take();
+        self.switches.tripped.send_replace(false);
+        self.switches.wire.send_replace(Some(Wire { at, edge }));
+    }
+
+    /// What was held back, once it was.
+    pub fn hit(&self) -> Option<Hit> {
+        lock(&self.switches.hit).clone()
+    }
+
+    /// Waits until that piece or message has come.
     pub async fn tripped(&self) {
         let mut tripped = self.switches.tripped.subscribe();
         // The sender lives as long as we do.
@@ -148,6 +218,10 @@ async fn accept(listener: TcpListener, switches: Arc<Switches>) {
 async fn relay(mut client: TcpStream, switches: Arc<Switches>) {
     let mut cut = switches.cuts.subscribe();
     let mut mode = switches.mode.subscribe();
+    let line = Mutex::new(Line {
+        frontend: switches.reads.load(Ordering::SeqCst).then(Frontend::default),
+        ..Line::default()
+    });
     let carried = async {
         let mode_now = *mode.borrow_and_update();
         match mode_now {
@@ -170,7 +244,7 @@ async fn relay(mut client: TcpStream, switches: Arc<Switches>) {
                 let Some(piece) = piece else {
                     return to_server.shutdown().await;
                 };
-                trip(&switches);
+                trip(&switches, &line, piece);
                 hold(&switches).await;
                 to_server.write_all(piece).await?;
             }
@@ -183,7 +257,7 @@ async fn relay(mut client: TcpStream, switches: Arc<Switches>) {
                 let Some(piece) = piece else {
                     return to_client.shutdown().await;
                 };
-                trip_after(&switches);
+                trip_after(&switches, &line);
                 hold(&switches).await;
                 to_client.write_all(piece).await?;
             }
@@ -195,8 +269,10 @@ async fn relay(mut client: TcpStream, switches: Arc<Switches>) {
         }
     };
     let reset = tokio::select! {
-        carried = carried => carried.is_err(),
+        // First: what was held back when the connection was cut must not get through because all may pass again.
+        biased;
         _ = cut.changed() => true,
+        carried = carried => carried.is_err(),
     };
     if reset {
         // Zero linger makes closing send RST and not an orderly FIN.
@@ -205,23 +281,59 @@ async fn relay(mut client: TcpStream, switches: Arc<Switches>) {
 }
 
 /// Counts a piece on its way to the server, and stops everything if it is the one.
-fn trip(switches: &Switches) {
-    let piece = switches.pieces.fetch_add(1, Ordering::SeqCst);
-    let wire = *switches.wire.borrow();
-    if wire.is_some_and(|wire| wire.edge == Edge::Before && piece >= wire.piece) {
-        switches.mode.send_replace(Mode::Hang);
-        switches.tripped.send_replace(true);
+fn trip(switches: &Switches, line: &Mutex<Line>, piece: &[u8]) {
+    let number = switches.pieces.fetch_add(1, Ordering::SeqCst);
+    let mut line = lock(line);
+    let sent = line.frontend.as_mut().map(|frontend| frontend.read(piece));
+    line.latest = sent.unwrap_or_default();
+    if let Some(record) = &mut *lock(&switches.record) {
+        record.extend(line.latest.iter().cloned());
+    }
+    let wire = switches.wire.borrow().clone();
+    let Some(Wire { at, edge }) = wire else { return };
+    let is_it = match at {
+        At::Piece(piece) => number >= piece,
+        At::Message(is_it) => line.latest.iter().any(|sent| is_it(sent)),
+    };
+    line.awaited = is_it;
+    if is_it && edge == Edge::Before {
+        stop(switches, edge, &line);
     }
 }
 
 /// The same for the answer to that piece.
-fn trip_after(switches: &Switches) {
-    let wire = *switches.wire.borrow();
-    let pieces = switches.pieces.load(Ordering::SeqCst);
-    if wire.is_some_and(|wire| wire.edge == Edge::After && pieces > wire.piece) {
-        switches.mode.send_replace(Mode::Hang);
-        switches.tripped.send_replace(true);
+fn trip_after(switches: &Switches, line: &Mutex<Line>) {
+    let wire = switches.wire.borrow().clone();
+    let Some(Wire { edge: Edge::After, at }) = wire else {
+        return;
+    };
+    let line = lock(line);
+    let is_it = match at {
+        // It may be one that has no answer of its own.
+        At::Piece(piece) => switches.pieces.load(Ordering::SeqCst) > piece,
+        At::Message(_) => line.awaited,
+    };
+    if is_it {
+        stop(switches, Edge::After, &line);
     }
+}
+
+/// Only the first stops anything: from then on all is held back.
+fn stop(switches: &Switches, edge: Edge, line: &Line) {
+    switches.mode.send_replace(Mode::Hang);
+    switches.tripped.send_if_modified(|tripped| {
+        if !*tripped {
+            *lock(&switches.hit) = Some(Hit {
+                edge,
+                sent: line.latest.clone(),
+            });
+        }
+        !std::mem::replace(tripped, true)
+    });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn hold(switches: &Switches) {

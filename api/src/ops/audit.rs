@@ -9,6 +9,7 @@ use roost_shared::operators::audit::{self, AuditFilter, Verdict, Written};
 
 use super::access::Signed;
 use super::fault::Fault;
+use super::filter::{Bound, bound};
 use super::params::Params;
 use super::shell::{Shell, html};
 use super::view::{count, when};
@@ -69,8 +70,8 @@ struct Page {
     actor: String,
     action: String,
     target: String,
-    from: String,
-    to: String,
+    from: Bound,
+    to: Bound,
     bulk: Option<String>,
     filtered: bool,
     refusal: Option<String>,
@@ -87,8 +88,8 @@ fn read(params: &Params) -> Result<AuditFilter, Fault> {
         actor: text("actor"),
         action: text("action"),
         target: text("target"),
-        from: params.parsed("from")?,
-        to: params.parsed("to")?,
+        from: bound(params, "from")?,
+        to: bound(params, "to")?,
         bulk: params.parsed("bulk")?,
     };
     filter.check()?;
@@ -136,8 +137,8 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         actor: written("actor"),
         action: written("action"),
         target: written("target"),
-        from: written("from"),
-        to: written("to"),
+        from: Bound::of(params.get("from")),
+        to: Bound::of(params.get("to")),
         bulk: filter.bulk.map(|bulk| bulk.to_string()),
         filtered: !filter.is_empty() || refusal.is_some(),
         refusal,

@@ -1,6 +1,6 @@
 //! A job filter as a URL holds it: `state=dead&state=quarantined&kind=payment.capture&since=1h&q=declined`.
 
-use chrono::{DateTime, NaiveDateTime, TimeDelta, Utc};
+use chrono::{DateTime, NaiveDateTime, SecondsFormat, TimeDelta, Utc};
 use roost_shared::jobs::list::JobFilter;
 
 use super::fault::Fault;
@@ -38,7 +38,43 @@ pub fn instant(text: &str) -> Option<DateTime<Utc>> {
     })
 }
 
-fn bound(params: &Params, name: &str) -> Result<Option<DateTime<Utc>>, Fault> {
+/// An end of a span of time, for its field.
+pub enum Bound {
+    /// An instant, or none.
+    At {
+        /// In UTC, as a field for dates and times takes it.
+        value: String,
+        /// The same exactly.
+        instant: String,
+    },
+    /// What cannot be read, as it was written: it stays to be mended.
+    Unread(String),
+}
+
+impl Bound {
+    /// From what was written.
+    #[must_use]
+    pub fn of(text: Option<&str>) -> Self {
+        let text = text.unwrap_or_default();
+        match instant(text) {
+            Some(at) => Self::At {
+                value: at.format("%Y-%m-%dT%H:%M:%S").to_string(),
+                instant: at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
+            },
+            None if text.is_empty() => Self::At {
+                value: String::new(),
+                instant: String::new(),
+            },
+            None => Self::Unread(text.to_owned()),
+        }
+    }
+}
+
+/// An instant that a parameter names.
+///
+/// # Errors
+/// It cannot be read.
+pub fn bound(params: &Params, name: &str) -> Result<Option<DateTime<Utc>>, Fault> {
     params
         .get(name)
         .map(|text| instant(text).ok_or_else(|| Fault::Bad(format!("{name}: {text:?} cannot be read"))))

@@ -1,7 +1,6 @@
 //! The job list: any filter, in the URL, over all jobs there are.
 
 use askama::Template;
-use chrono::SecondsFormat;
 use poem::web::Data;
 use poem::{Response, handler};
 use roost_shared::jobs::Queue;
@@ -12,7 +11,7 @@ use roost_shared::jobs::list::{self, JobRow, STATES};
 use super::access::Signed;
 use super::bulk;
 use super::fault::Fault;
-use super::filter::{self, SINCE};
+use super::filter::{self, Bound, SINCE};
 use super::params::Params;
 use super::shell::{Shell, html};
 use super::view::{brief, cut, most_attempts, when};
@@ -90,36 +89,6 @@ fn with_asked(mut choices: Vec<Choice>, asked: Option<&str>) -> Vec<Choice> {
         choices.push(choice(asked, asked, true));
     }
     choices
-}
-
-/// An end of a span of time, for its field.
-enum Bound {
-    /// An instant, or none.
-    At {
-        /// In UTC, as a field for dates and times takes it.
-        value: String,
-        /// The same exactly.
-        instant: String,
-    },
-    /// What cannot be read, as it was written: it stays to be mended.
-    Unread(String),
-}
-
-impl Bound {
-    fn of(text: Option<&str>) -> Self {
-        let text = text.unwrap_or_default();
-        match filter::instant(text) {
-            Some(at) => Self::At {
-                value: at.format("%Y-%m-%dT%H:%M:%S").to_string(),
-                instant: at.to_rfc3339_opts(SecondsFormat::AutoSi, true),
-            },
-            None if text.is_empty() => Self::At {
-                value: String::new(),
-                instant: String::new(),
-            },
-            None => Self::Unread(text.to_owned()),
-        }
-    }
 }
 
 #[derive(Template)]

@@ -115,11 +115,13 @@ async fn at_every_message(
     asked: &mut Vec<Asked>,
 ) -> Result<()> {
     // The short form looks at some of them, others with another seed.
-    let step = run.size.of(6, 1);
+    let step = run.size.of(9, 1);
     for edge in [Edge::Before, Edge::After] {
         let mut message = run.dice.random_range(0..step);
         let mut hit = true;
         while hit && message < MOST_MESSAGES {
+            // On a new connection every statement is prepared first, and the greetings are messages too.
+            testbed.api_postgres_proxy.cut();
             testbed.api_postgres_proxy.trip_at(message, edge);
             // Answered without so many messages: every one has had its turn.
             hit = until_it_trips(testbed, run, market, coverage, asked).await?;

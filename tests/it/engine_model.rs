@@ -260,6 +260,8 @@ impl Model {
             reason: Some("the wrong key"),
         };
         let refusal = actions::edit_args(&mut tx, id, &json!({}), by).await.unwrap_err();
+        // Nothing was written; the row is free again before the next step, whose claims pass locked rows over.
+        tx.commit().await.unwrap();
         match self.jobs[&id].life.after(Event::Edit) {
             Some(_) => assert!(matches!(refusal, ActionError::UnknownKind(_)), "{refusal}"),
             None => assert!(matches!(refusal, ActionError::WrongState { .. }), "{refusal}"),

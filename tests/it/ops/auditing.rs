@@ -161,7 +161,7 @@ async fn pages_and_scripts_search_the_log_alike() {
         assert_eq!(told, actions, "{query}");
         let page = operator.get(&format!("/ops/audit?{query}")).await.is(200);
         for action in actions {
-            page.says(&format!("data-label=\"What\">{action}</th>"));
+            page.says(&format!("<th scope=\"row\">{action}</th>"));
         }
         if actions.is_empty() {
             page.says("No entry matches");

@@ -132,12 +132,7 @@ async fn an_action_whose_job_ends_half_way_is_told_as_stopped_and_goes_on_with_a
     let unfolds = format!("/ops/audit?bulk={action}");
     audit.says(&format!("href=\"{unfolds}\""));
     let each = admin.get(&unfolds).await.is(200);
-    assert_eq!(
-        each.html
-            .matches("<th scope=\"row\" data-label=\"What\">job.run</th>")
-            .count(),
-        50
-    );
+    assert_eq!(each.html.matches("<th scope=\"row\">job.run</th>").count(), 50);
     each.says(&format!("<a href=\"{page}\">{{"));
     let older = each.html.split("rel=\"next\" href=\"").nth(1).unwrap();
     let older = older.split('"').next().unwrap().replace("&#38;", "&");

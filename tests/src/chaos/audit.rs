@@ -274,7 +274,7 @@ pub async fn bookings(
 }
 
 /// Nothing is told by two mails; what is told is told by a repetition of the same.
-pub async fn told_once(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
+async fn told_once(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
     let twice: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM (SELECT FROM jobs WHERE kind = 'mail.send' GROUP BY args HAVING count(*) > 1) AS again",
     )

@@ -234,8 +234,7 @@ impl Scene {
             Answer::Booked(id) => fates.get(&id).copied().unwrap_or(Fate::Captured),
             Answer::Refused(..) => Fate::Captured,
         };
-        audit::bookings(testbed, &self.asked, fate, verdict).await?;
-        audit::told_once(testbed, verdict).await
+        audit::bookings(testbed, &self.asked, fate, verdict).await
     }
 
     /// The last crashes may be just before it.

@@ -47,7 +47,7 @@ async fn signs_in_here(browser: &Browser, email: &str) {
 }
 
 const OLD: &str = "return document.querySelector('#board.stale') !== null";
-const FRESH: &str = "return document.querySelector('#board.stale') === null && document.querySelector('[data-live-state]').textContent === 'live'";
+const FRESH: &str = "return document.querySelector('#board.stale') === null && document.querySelector('[data-live-state]')?.textContent === 'live'";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_overview_says_that_postgres_is_away_and_goes_on_when_it_is_back() {

@@ -188,22 +188,18 @@ async fn failures(pool: &PgPool, jobs: &HashMap<Uuid, &JobRow>) -> Result<Vec<Mo
     let ids: Vec<Uuid> = jobs.keys().copied().collect();
     let rows = sqlx::query!(
         r#"SELECT job AS "job!", failed.attempt, failed.worker, failed.ended_at, failed.outcome, failed.error
-           FROM unnest($1::uuid[]) AS job CROSS JOIN LATERAL (
+           FROM unnest($1::uuid[]) AS job JOIN jobs ON jobs.id = job CROSS JOIN LATERAL (
                SELECT attempt, worker, ended_at, outcome, error FROM job_attempts
-               WHERE job_id = job AND outcome IN ('retry', 'failed', 'lost') ORDER BY fence DESC LIMIT $2) AS failed
+               WHERE job_id = job AND outcome IN ('retry', 'failed', 'lost') AND ended_at IS DISTINCT FROM jobs.finished_at
+               ORDER BY fence DESC LIMIT $2) AS failed
            ORDER BY failed.ended_at DESC LIMIT $2"#,
         &ids,
         ASKED
     )
     .fetch_all(pool)
     .await?;
-    let ends_with = |id: &Uuid, ended_at: DateTime<Utc>| {
-        let job = jobs.get(id);
-        job.is_some_and(|job| job.finished_at == Some(ended_at))
-    };
     Ok(rows
         .into_iter()
-        .filter(|row| !ends_with(&row.job, row.ended_at))
         .map(|row| Moment {
             at: row.ended_at,
             source: Source::Job,

@@ -28,8 +28,8 @@ impl Subject {
     }
 }
 
-/// Counts a try for each of the subjects, in windows of this length. False: one of them has had its tries, so this one must
-/// not go on.
+/// Counts a try for each of the subjects in turn, in windows of this length. False: one of them has had its tries, so this
+/// one must not go on, and is not counted for those after it.
 ///
 /// # Errors
 /// Postgres could not be reached.
@@ -56,25 +56,25 @@ pub async fn count(
     if spent {
         return Ok(false);
     }
-    // In the order of the subjects, so that two that come at once do not wait for each other.
-    let counted = sqlx::query!(
-        r#"INSERT INTO operator_sign_ins AS known (subject, began_at, tries)
-           SELECT subject, $2, 1 FROM unnest($1::bytea[]) AS subject ORDER BY subject
-           ON CONFLICT (subject) DO UPDATE SET
-               began_at = CASE WHEN known.began_at > $3 THEN known.began_at ELSE EXCLUDED.began_at END,
-               tries = CASE WHEN known.began_at > $3 THEN known.tries + 1 ELSE 1 END
-           RETURNING subject, tries"#,
-        &hashes,
-        now,
-        over
-    )
-    .fetch_all(pool)
-    .await?;
+    for subject in subjects {
+        let tries = sqlx::query_scalar!(
+            "INSERT INTO operator_sign_ins AS known (subject, began_at, tries) VALUES ($1, $2, 1)
+             ON CONFLICT (subject) DO UPDATE SET
+                 began_at = CASE WHEN known.began_at > $3 THEN known.began_at ELSE EXCLUDED.began_at END,
+                 tries = CASE WHEN known.began_at > $3 THEN known.tries + 1 ELSE 1 END
+             RETURNING tries",
+            &subject.hash,
+            now,
+            over
+        )
+        .fetch_one(pool)
+        .await?;
+        if i64::from(tries) > subject.most {
+            return Ok(false);
+        }
+    }
     forget(pool, over).await?;
-    Ok(counted.iter().all(|row| {
-        let subject = subjects.iter().find(|subject| subject.hash == row.subject);
-        subject.is_none_or(|subject| i64::from(row.tries) <= subject.most)
-    }))
+    Ok(true)
 }
 
 /// Removes some of the windows that are over: more than one try adds.

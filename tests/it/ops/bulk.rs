@@ -381,6 +381,7 @@ async fn jobs_that_are_named_one_by_one_are_previewed_and_acted_on_by_scripts_as
         (json!({"action": "retry", "ids": [warm, capture]}), "reason"),
         (json!({"action": "retry"}), "reason"),
         (json!({"action": "retry", "ids": many}), "ids"),
+        (json!({"action": "retry", "ids": [], "reason": "none was found"}), "ids"),
         (
             json!({"action": "retry", "kind": "cache.warm", "states": ["gone"]}),
             "states",
@@ -389,7 +390,10 @@ async fn jobs_that_are_named_one_by_one_are_previewed_and_acted_on_by_scripts_as
         let (status, told) = begin(body).await;
         assert_eq!((status, &told["errors"][0]["field"]), (422, &json!(field)), "{told}");
     }
-    assert_eq!(get("action=retry&ids=7").await["errors"][0]["field"], "ids");
+    for ids in ["7", "", ","] {
+        let told = get(&format!("action=retry&ids={ids}")).await;
+        assert_eq!(told["errors"][0]["field"], "ids", "{ids:?}");
+    }
 
     let (status, began) = begin(json!({"action": "retry", "ids": [warm, warmed]})).await;
     assert_eq!((status, &began["expected"]), (200, &json!(1)), "{began}");

@@ -1,6 +1,6 @@
 //! Settling: how attempts ended goes to Postgres, in batches.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,16 +38,13 @@ async fn settle_batch(engine: &Engine, batch: Vec<Finished>) {
         .into_iter()
         .map(|one| (one.settlement, (one.kind, one.place)))
         .unzip();
-    let ends: Vec<(Lease, Ending)> = settlements
-        .iter()
-        .map(|one| (one.lease, one.outcome.ending()))
-        .collect();
-    let done: HashSet<Uuid> = settle_surely(engine.pool(), settlements).await.into_iter().collect();
-    for ((lease, ending), (kind, _)) in ends.iter().zip(&places) {
+    let leases: Vec<Lease> = settlements.iter().map(|one| one.lease).collect();
+    let done: HashMap<Uuid, Ending> = settle_surely(engine.pool(), settlements).await.into_iter().collect();
+    for (lease, (kind, _)) in leases.iter().zip(&places) {
         crash_point::reach(lease.job_id, Boundary::BeforeAck);
         // Renewed until here: while Postgres is away the job must not be taken for lost.
         engine.forget(lease);
-        if done.contains(&lease.job_id) {
+        if let Some(ending) = done.get(&lease.job_id) {
             count_attempt(*kind, ending.name());
         } else {
             counter!("roost_stale_settlements_total", "kind" => *kind).increment(1);
@@ -57,8 +54,9 @@ async fn settle_batch(engine: &Engine, batch: Vec<Finished>) {
 }
 
 /// Settles, however long Postgres is away: the work is done and must not be forgotten while this process lives. A
-/// settlement that Postgres cannot store ends its own job, not the settling of the others.
-async fn settle_surely(pool: &PgPool, settlements: Vec<Settlement>) -> Vec<Uuid> {
+/// settlement that Postgres cannot store ends its own job, not the settling of the others. Returns how each ended that
+/// was not too late.
+async fn settle_surely(pool: &PgPool, settlements: Vec<Settlement>) -> Vec<(Uuid, Ending)> {
     match settle_or_refuse(pool, &settlements).await {
         Ok(settled) => settled,
         Err(_) if settlements.len() > 1 => {
@@ -83,11 +81,15 @@ async fn settle_surely(pool: &PgPool, settlements: Vec<Settlement>) -> Vec<Uuid>
 }
 
 /// Tries until Postgres has answered; an answer about the data itself is returned.
-async fn settle_or_refuse(pool: &PgPool, settlements: &[Settlement]) -> Result<Vec<Uuid>, sqlx::Error> {
+async fn settle_or_refuse(pool: &PgPool, settlements: &[Settlement]) -> Result<Vec<(Uuid, Ending)>, sqlx::Error> {
     let mut wait = Duration::from_millis(50);
     loop {
         let error = match settle_once(pool, settlements).await {
-            Ok(settled) => return Ok(settled),
+            Ok(settled) => {
+                let settled: HashSet<Uuid> = settled.into_iter().collect();
+                let of_these = settlements.iter().filter(|one| settled.contains(&one.lease.job_id));
+                return Ok(of_these.map(|one| (one.lease.job_id, one.outcome.ending())).collect());
+            }
             Err(error) if is_about_the_data(&error) => return Err(error),
             Err(error) => error,
         };

@@ -30,9 +30,8 @@ pub struct BulkApi(pub AppState);
 #[oai(deny_unknown_fields, example)]
 struct BulkRequest {
     action: Verb,
-    /// These jobs and no others, 100 at most; what is scheduled is run as well if it is named here
-    #[oai(default)]
-    ids: Vec<Uuid>,
+    /// These jobs and no others, 1 to 100; what is scheduled is run as well if it is named here
+    ids: Option<Vec<Uuid>>,
     /// In one of these states; if there is none, all in which the action makes sense, but `run` takes `retrying` alone:
     /// name `scheduled` to run early what waits for a time of its own
     #[oai(default)]
@@ -55,7 +54,7 @@ impl Example for BulkRequest {
     fn example() -> Self {
         Self {
             action: Verb::Retry,
-            ids: Vec::new(),
+            ids: None,
             states: vec!["dead".to_owned()],
             kind: Some("mail.send".to_owned()),
             queue: None,
@@ -241,15 +240,24 @@ fn in_body(error: FilterError) -> FilterError {
     }
 }
 
-fn job_ids(text: Option<&str>) -> ApiResult<Vec<Uuid>> {
-    let ids = text.iter().flat_map(|text| text.split(',')).filter(|id| !id.is_empty());
-    let ids = ids.map(|id| {
+fn job_ids(text: Option<&str>) -> ApiResult<Option<Vec<Uuid>>> {
+    let Some(text) = text else { return Ok(None) };
+    let ids = text.split(',').filter(|id| !id.is_empty()).map(|id| {
         id.parse().map_err(|_| {
             let message = format!("{id:?} is no job's id");
             ListError::from(FilterError { field: "ids", message })
         })
     });
-    Ok(ids.collect::<Result<_, _>>()?)
+    Ok(Some(ids.collect::<Result<_, _>>()?))
+}
+
+/// The ids of a filter. A selection that came out empty does not mean all jobs.
+fn named(ids: Option<Vec<Uuid>>) -> ApiResult<Vec<Uuid>> {
+    if ids.as_ref().is_some_and(Vec::is_empty) {
+        let message = "name at least one job, or leave ids out".to_owned();
+        return Err(ListError::from(FilterError { field: "ids", message }).into());
+    }
+    Ok(ids.unwrap_or_default())
 }
 
 #[OpenApi]
@@ -262,7 +270,7 @@ impl BulkApi {
     async fn preview_bulk(
         &self,
         auth: OpsAuth,
-        /// Ids of jobs, separated by commas: these and no others, 100 at most
+        /// Ids of jobs, separated by commas: these and no others, 1 to 100
         ids: Query<Option<String>>,
         /// States, separated by commas
         state: Query<Option<String>>,
@@ -286,7 +294,7 @@ impl BulkApi {
         let action = verb.action();
         auth.require(role_for(action))?;
         let filter = JobFilter {
-            ids: job_ids(ids.0.as_deref())?,
+            ids: named(job_ids(ids.0.as_deref())?)?,
             states: states(state.0.as_deref()),
             kind: kind.0,
             queue: queue.0,
@@ -316,7 +324,7 @@ impl BulkApi {
         let action = body.action.action();
         auth.require(role_for(action))?;
         let filter = JobFilter {
-            ids: body.ids,
+            ids: named(body.ids)?,
             states: body.states,
             kind: body.kind,
             queue: body.queue,

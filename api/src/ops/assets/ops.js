@@ -117,20 +117,22 @@ const UNREACHABLE = "The dashboard does not answer: it is restarting, or the way
 
 // A change of a page between the two halves of a click would swallow it.
 let pressed = false;
-document.addEventListener("pointerdown", () => { pressed = true; });
+document.addEventListener("pointerdown", (event) => { pressed = event.button === 0; });
 for (const [target, type] of [[document, "pointerup"], [document, "pointercancel"], [window, "blur"]]) {
   target.addEventListener(type, () => setTimeout(() => { pressed = false; }));
 }
 
 // Where somebody is in a part of the page that is about to be replaced. Returns what puts them there again.
 function place(part) {
-  const key = (one) => [one.tagName, one.getAttribute("href"), one.closest("form")?.getAttribute("action"), one.textContent].join(" ");
+  const key = (one) => [one.tagName, one.getAttribute("href"), one.closest("form")?.getAttribute("action"), one.getAttribute("aria-label") ?? one.textContent].join(" ");
+  const alike = (within, wanted) => [...within.querySelectorAll("a, button, summary, [tabindex]")].filter((one) => key(one) === wanted);
   const at = part.contains(document.activeElement) ? key(document.activeElement) : null;
+  // Rows have buttons of the same name.
+  const nth = at ? alike(part, at).indexOf(document.activeElement) : -1;
   const scrolled = [...part.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
   return (fresh) => {
     fresh.querySelectorAll(".scroll").forEach((one, index) => { one.scrollLeft = scrolled[index] ?? 0; });
-    const there = at && [...fresh.querySelectorAll("a, button, summary, [tabindex]")].find((one) => key(one) === at);
-    if (there) there.focus({ preventScroll: true });
+    if (nth >= 0) alike(fresh, at)[nth]?.focus({ preventScroll: true });
   };
 }
 
@@ -138,15 +140,16 @@ function place(part) {
 const STALE_AFTER = 6000;
 const REOPEN_AFTER = 2000;
 
+// The same words once more are nothing new to who has them read out.
+function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 function follow(board) {
   const state = document.querySelector("[data-live-state]");
   const notice = document.querySelector("[data-stale]");
   let fresh = Date.now();
   let why = "";
-
-  function say(element, text) {
-    if (element.textContent !== text) element.textContent = text;
-  }
 
   function tell() {
     const stale = why !== "" || Date.now() - fresh > STALE_AFTER;
@@ -160,16 +163,15 @@ function follow(board) {
   }
 
   function show(html) {
+    if (pressed) return;
     fresh = Date.now();
     why = "";
-    if (!pressed) {
-      const back = place(board);
-      // Rendered and escaped by the server, as the page itself is.
-      board.innerHTML = html;
-      tellTimes(board);
-      tellHours(board);
-      back(board);
-    }
+    const back = place(board);
+    // Rendered and escaped by the server, as the page itself is.
+    board.innerHTML = html;
+    tellTimes(board);
+    tellHours(board);
+    back(board);
     say(state, "live");
     tell();
   }
@@ -246,14 +248,15 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   } else if (elt.matches(AGAIN) && busy(elt)) {
     event.detail.shouldSwap = false;
   } else if (!isError) {
-    back = place(target);
+    back = { id: target.id, to: place(target) };
   }
 });
 
 document.addEventListener("htmx:afterSettle", () => {
   changed = Date.now();
   tellTimes(document);
-  back?.(document);
+  const part = back && document.getElementById(back.id);
+  if (part) back.to(part);
   back = null;
 });
 
@@ -261,7 +264,7 @@ document.addEventListener("htmx:afterSettle", () => {
 function complain(words, element) {
   const banner = document.querySelector("[data-fault]");
   const next = element.matches(AGAIN) ? "It is asked for again by itself." : "Change the filter or press Show to ask again.";
-  banner.textContent = `${words} What is below is as it was at ${new Date(changed).toLocaleTimeString()}. ${next}`;
+  say(banner, `${words} What is below is as it was at ${new Date(changed).toLocaleTimeString()}. ${next}`);
   banner.hidden = false;
 }
 

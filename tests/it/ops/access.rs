@@ -125,13 +125,10 @@ async fn tries_at_the_same_time_are_counted_one_by_one() {
             .await
             .unwrap()
     };
-    let tried = futures::future::join_all((0..24).map(|try_| {
-        let names = if try_ % 2 == 0 { ["a", "b"] } else { ["b", "a"] };
-        count(names, now)
-    }));
+    let tried = futures::future::join_all((0..24).map(|_| count(["a", "b"], now)));
     let went_on = tried.await.into_iter().filter(|goes_on| *goes_on).count();
     assert_eq!(went_on, 5);
-    // One that has had its tries stops the other one beside it, and nobody else.
+    // One that has had its tries stops those after it, which are not counted, and nobody else.
     assert!(!count(["a", "c"], now).await);
     assert!(count(["c", "d"], now).await);
     assert!(count(["a", "b"], now + minute).await);

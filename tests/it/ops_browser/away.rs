@@ -1,5 +1,7 @@
 //! What pages say while Postgres, the dashboard or the session behind them is gone, and that they go on afterwards.
 
+use std::time::{Duration, Instant};
+
 use roost_api::state::{AppConfig, AppState};
 use roost_shared::config::Secret;
 use roost_shared::db;
@@ -46,6 +48,24 @@ async fn signs_in_here(browser: &Browser, email: &str) {
     browser.click("button.main").await;
 }
 
+/// Presses Show until the list is that of the filter and no fault is told: a try right after an outage may meet its end.
+async fn shows_none(browser: &Browser) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        browser.click(".filter button").await;
+        let answered = Instant::now() + Duration::from_secs(4);
+        while Instant::now() < answered {
+            let page = browser.text().await;
+            if page.contains("No job matches") && !page.contains("does not answer") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no list comes up in:\n{page}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
 const OLD: &str = "return document.querySelector('#board.stale') !== null";
 const FRESH: &str = "return document.querySelector('#board.stale') === null && document.querySelector('[data-live-state]')?.textContent === 'live'";
 
@@ -119,16 +139,13 @@ async fn a_filter_that_came_to_nothing_says_so_and_one_of_an_ended_session_survi
     let faults = browser.faults(super::AXE).await;
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     postgres.set(Mode::Pass);
-    browser.click(".filter button").await;
-    browser.sees("No job matches").await;
-    browser.sees_no_more("Postgres does not answer").await;
+    shows_none(&browser).await;
 
     front.set(Mode::Refuse);
     browser.click(".filter button").await;
     browser.sees("The dashboard does not answer").await;
     front.set(Mode::Pass);
-    browser.click(".filter button").await;
-    browser.sees_no_more("The dashboard does not answer").await;
+    shows_none(&browser).await;
 
     signs_all_out(&world).await;
     browser.fill("#q", " nor this").await;

@@ -1,5 +1,8 @@
 //! `make chaos`: see [`roost_tests::chaos`].
 
+// One scenario runs the API in this process, whose futures are deep.
+#![recursion_limit = "256"]
+
 use std::process::ExitCode;
 
 use anyhow::Result;

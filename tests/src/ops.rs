@@ -12,6 +12,7 @@ use reqwest::{Client, Response, StatusCode};
 use roost_api::server::{self, Running};
 use roost_api::state::AppState;
 use roost_shared::operators::{self, NewOperator, Role};
+use serde_json::{Value, json};
 
 /// The password of every operator.
 pub const PASSWORD: &str = "a password for operators";
@@ -116,6 +117,16 @@ impl Dashboard {
         let after = home.html.split("name=\"csrf\" value=\"").nth(1).unwrap();
         browser.csrf = after.split('"').next().unwrap().to_owned();
         browser
+    }
+
+    /// What a script sends as a bearer to `/ops/api`, signed in as this operator.
+    pub async fn token(&self, email: &str) -> String {
+        let credentials = json!({"email": email, "password": PASSWORD});
+        let sent = plain()
+            .post(format!("{}/ops/api/session", self.base))
+            .json(&credentials);
+        let session: Value = sent.send().await.unwrap().json().await.unwrap();
+        session["token"].as_str().unwrap().to_owned()
     }
 
     /// What the sign-in form answers.

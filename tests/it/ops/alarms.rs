@@ -8,7 +8,7 @@ use roost_shared::operators::Role;
 use roost_shared::redis::Redis;
 use roost_tests::app::{JWT_SECRET, TestApp};
 use roost_tests::mailbox::{Fault, Misbehaviour, Stage};
-use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::ops::Dashboard;
 use roost_tests::services::Services;
 use roost_tests::services::process::Signal;
 use roost_tests::stripe::{self, FaultKind};
@@ -21,12 +21,8 @@ use super::{a_warm_cache, put};
 async fn overview(ops: &Dashboard, email: &str) -> Value {
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}/ops/api{path}", ops.base);
-    let credentials = json!({"email": email, "password": PASSWORD});
-    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
-    let session: Value = session.json().await.unwrap();
-    let asked = http
-        .get(url("/overview"))
-        .bearer_auth(session["token"].as_str().unwrap());
+    let token = ops.token(email).await;
+    let asked = http.get(url("/overview")).bearer_auth(token);
     let asked = asked.send().await.unwrap();
     assert_eq!(asked.status().as_u16(), 200);
     asked.json().await.unwrap()

@@ -5,7 +5,7 @@ use roost_shared::jobs::{inspect, inspections};
 use roost_shared::operators::Role;
 use roost_shared::stripe::IntentStatus;
 use roost_tests::app::Actor;
-use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::ops::Dashboard;
 use roost_tests::stripe::{Fault, FaultKind};
 use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
@@ -301,19 +301,16 @@ async fn scripts_and_terminals_ask_as_well() {
     let email = ops.make(Role::Operator).await;
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}/ops/api{path}", ops.base);
-    let credentials = json!({"email": email, "password": PASSWORD});
-    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
-    let session: Value = session.json().await.unwrap();
-    let token = session["token"].as_str().unwrap();
+    let token = ops.token(&email).await;
     let asked = http
         .post(url(&format!("/jobs/{job}/ask")))
-        .bearer_auth(token)
+        .bearer_auth(&token)
         .json(&json!({}))
         .send();
     let asked: Value = asked.await.unwrap().json().await.unwrap();
     assert_eq!(asked["effects"][0]["inspection"]["asked_by"], email, "{asked}");
     world.run_jobs().await;
-    let found = http.get(url(&format!("/jobs/{job}"))).bearer_auth(token).send();
+    let found = http.get(url(&format!("/jobs/{job}"))).bearer_auth(&token).send();
     let found: Value = found.await.unwrap().json().await.unwrap();
     let inspection = &found["effects"][0]["inspection"];
     assert_eq!(
@@ -332,11 +329,11 @@ async fn scripts_and_terminals_ask_as_well() {
         "{found}"
     );
 
-    let in_doubt = http.get(url("/jobs?effect=unknown")).bearer_auth(token).send();
+    let in_doubt = http.get(url("/jobs?effect=unknown")).bearer_auth(&token).send();
     let in_doubt: Value = in_doubt.await.unwrap().json().await.unwrap();
     assert_eq!(in_doubt["items"].as_array().map(Vec::len), Some(1), "{in_doubt}");
     assert_eq!(in_doubt["items"][0]["id"], job.to_string());
-    let refused = http.get(url("/jobs?effect=done")).bearer_auth(token).send();
+    let refused = http.get(url("/jobs?effect=done")).bearer_auth(&token).send();
     let refused: Value = refused.await.unwrap().json().await.unwrap();
     assert_eq!(refused["errors"][0]["field"], "effect", "{refused}");
     let (done, listed) = on_a_terminal(&world, &["list", "--effect", "unknown"]).await;

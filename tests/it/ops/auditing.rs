@@ -4,8 +4,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use roost_shared::operators::Role;
 use roost_shared::operators::audit::{self, AuditFilter};
 use roost_tests::app::TestApp;
-use roost_tests::ops::{Dashboard, PASSWORD};
-use serde_json::{Value, json};
+use roost_tests::ops::Dashboard;
+use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -128,14 +128,11 @@ async fn pages_and_scripts_search_the_log_alike() {
     admin.post("/ops/queues/cache/pause", &[]).await.is(303);
     admin.post("/ops/queues/cache/resume", &[]).await.is(303);
 
-    let credentials = json!({"email": "operator@ops.example.com", "password": PASSWORD});
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}/ops/api{path}", ops.base);
-    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
-    let session: Value = session.json().await.unwrap();
-    let token = session["token"].as_str().unwrap();
+    let token = ops.token("operator@ops.example.com").await;
     let get = async |query: &str| -> Value {
-        let sent = http.get(url(&format!("/audit?{query}"))).bearer_auth(token);
+        let sent = http.get(url(&format!("/audit?{query}"))).bearer_auth(&token);
         sent.send().await.unwrap().json().await.unwrap()
     };
     let ended = (app.clock.now() - TimeDelta::hours(1)).format("%Y-%m-%dT%H:%M:%SZ");

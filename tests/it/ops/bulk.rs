@@ -341,16 +341,13 @@ async fn jobs_that_are_named_one_by_one_are_previewed_and_acted_on_by_scripts_as
 
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}/ops/api{path}", ops.base);
-    let credentials = json!({"email": "operator@ops.example.com", "password": PASSWORD});
-    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
-    let session: Value = session.json().await.unwrap();
-    let token = session["token"].as_str().unwrap();
+    let token = ops.token("operator@ops.example.com").await;
     let get = async |query: &str| -> Value {
-        let sent = http.get(url(&format!("/bulk/preview?{query}"))).bearer_auth(token);
+        let sent = http.get(url(&format!("/bulk/preview?{query}"))).bearer_auth(&token);
         sent.send().await.unwrap().json().await.unwrap()
     };
     let begin = async |body: Value| -> (u16, Value) {
-        let sent = http.post(url("/bulk")).bearer_auth(token).json(&body);
+        let sent = http.post(url("/bulk")).bearer_auth(&token).json(&body);
         let sent = sent.send().await.unwrap();
         (sent.status().as_u16(), sent.json().await.unwrap())
     };

@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 use roost_shared::messages;
 use roost_shared::operators::Role;
-use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::ops::Dashboard;
 use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -123,10 +123,7 @@ async fn jobs_about_events_and_messages_are_found_by_booking_payment_and_user() 
 async fn read(ops: &Dashboard, path: &str) -> Value {
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}/ops/api{path}", ops.base);
-    let credentials = json!({"email": "operator@ops.example.com", "password": PASSWORD});
-    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
-    let session: Value = session.json().await.unwrap();
-    let token = session["token"].as_str().unwrap();
+    let token = ops.token("operator@ops.example.com").await;
     let asked = http.get(url(path)).bearer_auth(token).send().await.unwrap();
     asked.json().await.unwrap()
 }

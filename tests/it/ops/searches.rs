@@ -5,7 +5,7 @@ use std::str::FromStr;
 use roost_shared::db::Db;
 use roost_shared::operators::Role;
 use roost_tests::app::TestApp;
-use roost_tests::ops::{Dashboard, PASSWORD};
+use roost_tests::ops::Dashboard;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 
@@ -26,12 +26,9 @@ async fn a_search_that_takes_too_long_says_so_wherever_it_is_asked_for() {
     );
     let ops = Dashboard::start(&state).await;
     let operator = ops.signed_in(Role::Operator).await;
-    let credentials = json!({"email": "operator@ops.example.com", "password": PASSWORD});
     let http = reqwest::Client::new();
     let url = |path: &str| format!("{}/ops/api{path}", ops.base);
-    let session = http.post(url("/session")).json(&credentials).send().await.unwrap();
-    let session: Value = session.json().await.unwrap();
-    let token = session["token"].as_str().unwrap();
+    let token = ops.token("operator@ops.example.com").await;
 
     let mut lock = app.state.db.pool().begin().await.unwrap();
     sqlx::query("LOCK TABLE effects IN ACCESS EXCLUSIVE MODE")
@@ -48,7 +45,7 @@ async fn a_search_that_takes_too_long_says_so_wherever_it_is_asked_for() {
             .json(&json!({"action": "retry", "effect": "unknown", "reason": "Stripe is back"})),
     ];
     for request in asked {
-        let reply = request.bearer_auth(token).send().await.unwrap();
+        let reply = request.bearer_auth(&token).send().await.unwrap();
         assert_eq!(reply.status().as_u16(), 422);
         let problem: Value = reply.json().await.unwrap();
         assert_eq!(

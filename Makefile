@@ -43,7 +43,7 @@ test: ## Run all tests on private servers: unit, integration, docs (ARGS="name" 
 bench: ## Measure, release build, one JSON line a figure
 	@.config/provision --bench
 	@$(CARGO) build --workspace --locked --release
-	@exec "$(target_dir)/release/roost-dev" beside --durable -- "$(target_dir)/release/bench" $(ARGS)
+	@exec "$(target_dir)/release/roost-dev" beside --durable $(if $(findstring --statements,$(ARGS)),--counted) -- "$(target_dir)/release/bench" $(ARGS)
 
 chaos: provision ## Break it on private servers, release build, one JSON line a scenario (SCENARIO=kill9 SEED=1 ARGS=--short)
 	@$(CARGO) build --workspace --locked --release

@@ -133,7 +133,8 @@ pub struct ServeArgs {
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     head_timeout: u64,
 
-    /// Seconds that a connection may wait for its next request: longer than a proxy in front keeps it
+    /// Seconds that a connection may wait for its next request, and a WebSocket be without an operation: longer than a
+    /// proxy in front keeps it
     #[arg(long, env = "API_IDLE_TIMEOUT", value_name = "SECONDS", default_value_t = 75,
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     idle_timeout: u64,

@@ -261,7 +261,11 @@ const RESPONSES: [Refusal; 12] = [
         "Who asks is not known: `unauthorized`, `invalid_token`, `token_expired`",
         Some((WWW_AUTHENTICATE, "The scheme to authenticate with")),
     ),
-    (StatusCode::FORBIDDEN, "Known, and not allowed: `forbidden`", None),
+    (
+        StatusCode::FORBIDDEN,
+        "Known, and not allowed: `forbidden`, `own_case`",
+        None,
+    ),
     (
         StatusCode::NOT_FOUND,
         "No such thing, or not yours to know of: `not_found`",

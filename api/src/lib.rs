@@ -41,7 +41,7 @@ use poem::{Endpoint, EndpointExt, IntoResponse, Response, Route};
 use poem_openapi::{LicenseObject, OpenApiService, ServerObject};
 use serde_json::Value;
 
-use crate::middleware::guard::{self, guard};
+use crate::middleware::guard::{self, GRAPHQL_PATH, guard};
 use crate::openapi::Routes;
 use crate::rest::auth::AuthApi;
 use crate::rest::booking_events::BookingEventsApi;
@@ -133,7 +133,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
             )
             .at("/docs", poem::get(make_sync(move |_| docs_page(docs.clone()))))
             .at("/problems/:code", poem::get(problems::page))
-            .at("/graphql", graphql::route(&state))
+            .at(GRAPHQL_PATH, graphql::route(&state))
             .nest_no_strip("/", service)
             .data(state.clone())
             .around(move |endpoint, request| guard(endpoint, Arc::clone(&routes), guard::TIMEOUT, request))

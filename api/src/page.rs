@@ -1,6 +1,8 @@
 //! Lists in pages. A page ends with a cursor: the sort key of its last item, so that nothing is skipped or repeated
 //! when rows come and go in between.
 
+use std::marker::PhantomData;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use poem::http::{Uri, header};
@@ -114,7 +116,7 @@ impl<K: Serialize + DeserializeOwned> PageRequest<K> {
         rows.truncate(self.limit);
         let next_cursor = rows.last().filter(|_| more).map(|last| encode(&key(last)));
         let next = next_cursor.as_deref().map(|cursor| next_link(&self.uri, cursor));
-        Paged(Page {
+        Paged::new(Page {
             items: rows.into_iter().map(view).collect(),
             next,
             next_cursor,
@@ -133,14 +135,37 @@ pub struct Page<T: ToJSON + ParseFromJSON + Type + Send + Sync> {
     pub next_cursor: Option<String>,
 }
 
-/// A [`Page`] with the same link in its `Link` header.
+/// A [`Page`] with the same link in its `Link` header; or what has more to say than a page, `B`.
 #[derive(Debug)]
-pub struct Paged<T: ToJSON + ParseFromJSON + Type + Send + Sync>(pub Page<T>);
+pub struct Paged<T, B = Page<T>> {
+    body: B,
+    next: Option<String>,
+    items: PhantomData<T>,
+}
 
-impl<T: ToJSON + ParseFromJSON + Type + Send + Sync> IntoResponse for Paged<T> {
+impl<T: ToJSON + ParseFromJSON + Type + Send + Sync> Paged<T> {
+    fn new(page: Page<T>) -> Self {
+        Self {
+            next: page.next.clone(),
+            body: page,
+            items: PhantomData,
+        }
+    }
+
+    /// The same page with more to say.
+    pub fn with<B>(self, more: impl FnOnce(Page<T>) -> B) -> Paged<T, B> {
+        Paged {
+            body: more(self.body),
+            next: self.next,
+            items: PhantomData,
+        }
+    }
+}
+
+impl<T: Send, B: ToJSON + Send> IntoResponse for Paged<T, B> {
     fn into_response(self) -> Response {
-        let link = self.0.next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
-        let response = Json(self.0).into_response();
+        let link = self.next.map(|next| format!("<{next}>; rel=\"next\""));
+        let response = Json(self.body).into_response();
         match link {
             Some(link) => response.with_header(header::LINK, link).into_response(),
             None => response,
@@ -148,7 +173,7 @@ impl<T: ToJSON + ParseFromJSON + Type + Send + Sync> IntoResponse for Paged<T> {
     }
 }
 
-impl<T: ToJSON + ParseFromJSON + Type + Send + Sync> ApiResponse for Paged<T> {
+impl<T, B: ToJSON + Type> ApiResponse for Paged<T, B> {
     fn meta() -> MetaResponses {
         MetaResponses {
             responses: vec![MetaResponse {
@@ -157,7 +182,7 @@ impl<T: ToJSON + ParseFromJSON + Type + Send + Sync> ApiResponse for Paged<T> {
                 status_range: None,
                 content: vec![MetaMediaType {
                     content_type: "application/json",
-                    schema: <Json<Page<T>> as Payload>::schema_ref(),
+                    schema: <Json<B> as Payload>::schema_ref(),
                 }],
                 headers: vec![MetaHeader {
                     name: "LINK".to_owned(),
@@ -171,7 +196,7 @@ impl<T: ToJSON + ParseFromJSON + Type + Send + Sync> ApiResponse for Paged<T> {
     }
 
     fn register(registry: &mut Registry) {
-        Page::<T>::register(registry);
+        B::register(registry);
     }
 }
 
@@ -210,7 +235,7 @@ mod tests {
         let rows = vec![(5, "a".to_owned()), (4, "b".to_owned()), (3, "c".to_owned())];
         let first = page(2, None).unwrap();
         assert_eq!(first.fetch(), 3);
-        let Paged(first) = first.reply(rows, Clone::clone, |row| row.1);
+        let first = first.reply(rows, Clone::clone, |row| row.1).body;
         assert_eq!(first.items, ["a", "b"]);
         let cursor = first.next_cursor.unwrap();
         assert_eq!(
@@ -219,7 +244,7 @@ mod tests {
         );
         let second = page(2, Some(&cursor)).unwrap();
         assert_eq!(second.after(), Some(&(4, "b".to_owned())));
-        let Paged(last) = second.reply(vec![(3, "c".to_owned())], Clone::clone, |row| row.1);
+        let last = second.reply(vec![(3, "c".to_owned())], Clone::clone, |row| row.1).body;
         assert_eq!((last.items.len(), last.next, last.next_cursor), (1, None, None));
     }
 

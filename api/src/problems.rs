@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::ApiError;
 
 /// Code and meaning, in the order of the alphabet.
-pub const PROBLEMS: [(&str, &str); 63] = [
+pub const PROBLEMS: [(&str, &str); 66] = [
     (
         "already_answered",
         "The host has answered the review; hosts answer once.",
@@ -42,6 +42,10 @@ pub const PROBLEMS: [(&str, &str); 63] = [
     (
         "dates_taken",
         "Some of the nights are booked; `conflict` says which stay is in the way.",
+    ),
+    (
+        "duplicate_job",
+        "Operators: another job that does the same work has not ended yet.",
     ),
     ("email_taken", "Another account has this e-mail address."),
     ("forbidden", "You may not do this."),
@@ -104,6 +108,10 @@ pub const PROBLEMS: [(&str, &str); 63] = [
     ("not_found", "There is no such thing, or it is not yours to know of."),
     ("not_payable", "The booking's state takes no payment."),
     (
+        "nothing_to_ask",
+        "Operators: the job has done nothing at Stripe about which one could ask there.",
+    ),
+    (
         "open_bookings",
         "Bookings as guest or host are open; an account cannot be deleted before they end.",
     ),
@@ -114,6 +122,10 @@ pub const PROBLEMS: [(&str, &str); 63] = [
     (
         "overloaded",
         "Too many requests of this kind are waiting; try again after Retry-After.",
+    ),
+    (
+        "own_case",
+        "Moderators decide about nothing that they wrote, or that was written about them.",
     ),
     ("own_property", "Hosts do not book their own properties."),
     ("own_review", "Nobody reports what they wrote themselves."),

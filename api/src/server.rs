@@ -17,13 +17,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::middleware::guard;
+use crate::prefer;
 use crate::state::AppState;
 
 pub use connections::Bounds;
 
 /// How long running requests may take to finish once the process is told to stop: longer than one may take at all.
 pub const GRACE: Duration = Duration::from_secs(35);
-const _: () = assert!(GRACE.as_secs() > guard::TIMEOUT.as_secs());
+const _: () = assert!(GRACE.as_secs() > guard::TIMEOUT.as_secs() + prefer::LONGEST_WAIT.as_secs());
 
 /// A listening server. Dropped, it goes on; call [`Running::stop`].
 #[derive(Debug)]

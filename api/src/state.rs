@@ -18,6 +18,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::PropertyCache;
+use crate::graphql::OpenSockets;
 use crate::ratelimit::RateLimiter;
 use crate::rest::booking_events::OpenStreams;
 use crate::server::Bounds;
@@ -92,6 +93,8 @@ pub struct AppState {
     pub announcements: Announcements,
     /// The event streams that are open.
     pub streams: OpenStreams,
+    /// The WebSockets that are open.
+    pub sockets: OpenSockets,
     /// Cancelled when the server stops: what would go on for long ends then.
     pub stopping: CancellationToken,
     /// How this deployment is set up.
@@ -126,6 +129,7 @@ impl AppState {
             limiter: RateLimiter::new(config.redis.clone()),
             announcements: Announcements::spawn(config.redis.clone()),
             streams: OpenStreams::default(),
+            sockets: OpenSockets::new(config.settings.connections.open),
             stopping: CancellationToken::new(),
             redis: config.redis,
             settings: Arc::new(config.settings),

@@ -21,16 +21,20 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 /// round trip for every statement, and a request that goes away during it would take the connection with it.
 const TRIED_AFTER: Duration = Duration::from_secs(1);
 
+/// Postgres gives a statement up after that.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// Opens a pool. Connections are made when they are needed; waiting for one ends after three seconds.
 ///
 /// # Errors
 /// The URL is not a Postgres URL.
 pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, sqlx::Error> {
     let options: PgConnectOptions = url.parse()?;
+    let statement_timeout = format!("{}s", STATEMENT_TIMEOUT.as_secs());
     let options = options
         .application_name("roost")
         .options([
-            ("statement_timeout", "15s"),
+            ("statement_timeout", statement_timeout.as_str()),
             ("idle_in_transaction_session_timeout", "30s"),
             // Postgres finds out that this machine has vanished, and lets go of what its transactions had locked.
             ("tcp_keepalives_idle", "15"),

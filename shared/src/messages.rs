@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::db::Tx;
 use crate::ids;
 use crate::jobs::catalogue::NotifyOfMessage;
-use crate::notifications::{self, Event};
+use crate::notifications;
 
 /// How long a message waits to be read before it is mailed.
 pub const PATIENCE: TimeDelta = TimeDelta::minutes(10);
@@ -78,7 +78,7 @@ pub async fn send(tx: &mut Tx, sender_id: Uuid, booking_id: Uuid, text: &str) ->
     )
     .execute(tx.conn())
     .await?;
-    notifications::tell(tx, Event::MessageReceived, booking_id, &[recipient_id]).await?;
+    notifications::tell_of_message(tx, booking_id, recipient_id, id).await?;
     tx.enqueue_at(&NotifyOfMessage { message_id: id }, now + PATIENCE);
     Ok(Message {
         id,
@@ -113,7 +113,18 @@ pub async fn list(
     .await?)
 }
 
-/// Marks what the other side wrote as read, up to and including a message; the ones before keep their mark.
+/// The newest message on a page that the other side wrote and `user_id` has not marked as read. Who is shown the page
+/// has read the notification of it, though not the messages: that is for [`mark_read`] to say.
+#[must_use]
+pub fn newest_unread(page: &[Message], user_id: Uuid) -> Option<Uuid> {
+    let unread = page
+        .iter()
+        .filter(|message| message.sender_id != user_id && message.read_at.is_none());
+    unread.map(|message| message.id).max()
+}
+
+/// Marks what the other side wrote as read, up to and including a message; the ones before keep their mark. The
+/// notification of what was read is read as well.
 ///
 /// # Errors
 /// See [`MessageError`].
@@ -141,6 +152,7 @@ pub async fn mark_read(tx: &mut Tx, user_id: Uuid, booking_id: Uuid, up_to: Uuid
     )
     .execute(tx.conn())
     .await?;
+    notifications::read_conversation(tx, user_id, booking_id, up_to).await?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What users are told beside what they ask: inside the product and by mail, each as far as they want it.
 //!
-//! [`tell`] notes an event for somebody, [`list`] and [`mark_read`] are theirs to use; [`preferences`], [`set_preference`]
+//! [`tell`] notes an event for somebody, [`tell_of_message`] counts what is written in a conversation until
+//! [`read_conversation`]; [`list`], [`unread_count`] and [`mark_read`] are theirs to use; [`preferences`], [`set_preference`]
 //! and [`unsubscribe`] are their choice. Mails about bookings and payments are always sent.
 
 use base64::Engine;
@@ -8,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use crate::db::Tx;
@@ -76,6 +77,8 @@ pub enum Event {
     BookingExpired,
     /// To both: it was called off.
     BookingCancelled,
+    /// To the guest: the host says that they did not come.
+    BookingNoShow,
     /// To the guest: the card was refused.
     PaymentFailed,
     /// To the one who did not write it.
@@ -88,6 +91,10 @@ pub enum Event {
     ReviewsPublished,
     /// To the author: the host answered.
     ReviewAnswered,
+    /// To the author: a moderator hid it.
+    ReviewHidden,
+    /// To the author: a moderator shows it again.
+    ReviewShown,
 }
 
 impl Event {
@@ -100,12 +107,15 @@ impl Event {
             Self::BookingDeclined => "booking_declined",
             Self::BookingExpired => "booking_expired",
             Self::BookingCancelled => "booking_cancelled",
+            Self::BookingNoShow => "booking_no_show",
             Self::PaymentFailed => "payment_failed",
             Self::MessageReceived => "message_received",
             Self::ReviewInvited => "review_invited",
             Self::ReviewReminded => "review_reminded",
             Self::ReviewsPublished => "reviews_published",
             Self::ReviewAnswered => "review_answered",
+            Self::ReviewHidden => "review_hidden",
+            Self::ReviewShown => "review_shown",
         }
     }
 
@@ -118,9 +128,15 @@ impl Event {
             | Self::BookingDeclined
             | Self::BookingExpired
             | Self::BookingCancelled
+            | Self::BookingNoShow
             | Self::PaymentFailed => Kind::Booking,
             Self::MessageReceived => Kind::Message,
-            Self::ReviewInvited | Self::ReviewReminded | Self::ReviewsPublished | Self::ReviewAnswered => Kind::Review,
+            Self::ReviewInvited
+            | Self::ReviewReminded
+            | Self::ReviewsPublished
+            | Self::ReviewAnswered
+            | Self::ReviewHidden
+            | Self::ReviewShown => Kind::Review,
         }
     }
 }
@@ -143,7 +159,7 @@ pub enum NotificationError {
 }
 
 /// Something that a user was told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub struct Notification {
     /// The notification.
     pub id: Uuid,
@@ -153,13 +169,17 @@ pub struct Notification {
     pub event: Event,
     /// To which booking.
     pub booking_id: Uuid,
-    /// When.
+    /// How often: so many messages of a conversation, everything else once.
+    pub count: i32,
+    /// When, the first time.
     pub created_at: DateTime<Utc>,
+    /// When, the last time.
+    pub last_at: DateTime<Utc>,
     /// When the user read it.
     pub read_at: Option<DateTime<Utc>>,
 }
 
-/// Notes an event for these users, except for those who do not want to be told of its kind.
+/// Notes an event for these users, except for those who do not want to be told of its kind, and those who have left.
 ///
 /// # Errors
 /// Postgres refused.
@@ -167,11 +187,12 @@ pub async fn tell(tx: &mut Tx, event: Event, booking_id: Uuid, users: &[Uuid]) -
     let now = tx.now();
     let ids: Vec<Uuid> = users.iter().map(|_| ids::new(now)).collect();
     sqlx::query!(
-        "INSERT INTO notifications (id, user_id, kind, event, booking_id, created_at)
-         SELECT told.id, told.user_id, $3, $4, $5, $6 FROM unnest($1::uuid[], $2::uuid[]) AS told (id, user_id)
+        "INSERT INTO notifications (id, user_id, kind, event, booking_id, created_at, last_at)
+         SELECT told.id, told.user_id, $3, $4, $5, $6, $6 FROM unnest($1::uuid[], $2::uuid[]) AS told (id, user_id)
          WHERE NOT EXISTS (
              SELECT 1 FROM notification_preferences
-             WHERE user_id = told.user_id AND kind = $3 AND channel = 'in_app' AND NOT enabled)",
+             WHERE user_id = told.user_id AND kind = $3 AND channel = 'in_app' AND NOT enabled)
+         AND EXISTS (SELECT 1 FROM users WHERE users.id = told.user_id AND deleted_at IS NULL)",
         &ids,
         users,
         event.kind().name(),
@@ -184,6 +205,74 @@ pub async fn tell(tx: &mut Tx, event: Event, booking_id: Uuid, users: &[Uuid]) -
     Ok(())
 }
 
+/// Tells somebody of a message, unless they do not want to be told of messages. What they have not read of a conversation
+/// is one notification: it keeps its place in the list and counts.
+///
+/// # Errors
+/// Postgres refused.
+pub async fn tell_of_message(
+    tx: &mut Tx,
+    booking_id: Uuid,
+    user_id: Uuid,
+    message_id: Uuid,
+) -> Result<(), sqlx::Error> {
+    let now = tx.now();
+    sqlx::query!(
+        "INSERT INTO notifications (id, user_id, kind, event, booking_id, created_at, last_at, last_message_id)
+         SELECT $1, $2, $3, 'message_received', $4, $5, $5, $6
+         WHERE NOT EXISTS (
+             SELECT 1 FROM notification_preferences
+             WHERE user_id = $2 AND kind = $3 AND channel = 'in_app' AND NOT enabled)
+           AND EXISTS (SELECT 1 FROM users WHERE users.id = $2 AND deleted_at IS NULL)
+         ON CONFLICT (user_id, booking_id) WHERE event = 'message_received' AND read_at IS NULL AND last_message_id IS NOT NULL DO UPDATE SET
+             count = notifications.count + 1, last_at = greatest(notifications.last_at, EXCLUDED.last_at),
+             last_message_id = greatest(notifications.last_message_id, EXCLUDED.last_message_id)",
+        ids::new(now),
+        user_id,
+        Kind::Message.name(),
+        booking_id,
+        now,
+        message_id
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Somebody has read a conversation up to and including a message: its notification is read, or counts what is left.
+///
+/// # Errors
+/// Postgres refused.
+pub async fn read_conversation(tx: &mut Tx, user_id: Uuid, booking_id: Uuid, up_to: Uuid) -> Result<(), sqlx::Error> {
+    let now = tx.now();
+    sqlx::query!(
+        "UPDATE notifications SET
+             read_at = CASE WHEN last_message_id > $3 THEN NULL ELSE $4::timestamptz END,
+             count = CASE WHEN last_message_id > $3 THEN greatest(1, least(count, (
+                 SELECT count(*)::int FROM messages WHERE recipient_id = $1 AND messages.booking_id = $2 AND messages.id > $3
+                     AND messages.read_at IS NULL))) ELSE count END
+         WHERE user_id = $1 AND kind = 'message' AND booking_id = $2 AND event = 'message_received' AND read_at IS NULL",
+        user_id,
+        booking_id,
+        up_to,
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// What a list of notifications is narrowed to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filter {
+    /// About this.
+    pub kind: Option<Kind>,
+    /// Only those that were not read.
+    pub unread_only: bool,
+    /// Only older than this one: the last of the page before.
+    pub before: Option<Uuid>,
+}
+
 /// What a user was told, newest first.
 ///
 /// # Errors
@@ -191,33 +280,66 @@ pub async fn tell(tx: &mut Tx, event: Event, booking_id: Uuid, users: &[Uuid]) -
 pub async fn list(
     conn: &mut PgConnection,
     user_id: Uuid,
-    unread_only: bool,
-    before: Option<Uuid>,
+    filter: &Filter,
     limit: i64,
 ) -> Result<Vec<Notification>, sqlx::Error> {
-    let before = before.unwrap_or(Uuid::max());
-    // Two statements, so that each has its index to walk.
-    if unread_only {
-        return sqlx::query_as!(
-            Notification,
-            r#"SELECT id, kind AS "kind: Kind", event AS "event: Event", booking_id, created_at, read_at FROM notifications
-               WHERE user_id = $1 AND id < $2 AND read_at IS NULL ORDER BY id DESC LIMIT $3"#,
-            user_id,
-            before,
-            limit
-        )
+    query(SELECT, user_id, filter, limit)
+        .build_query_as()
         .fetch_all(conn)
-        .await;
+        .await
+}
+
+/// How Postgres would find a page, line by line.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn plan(
+    conn: &mut PgConnection,
+    user_id: Uuid,
+    filter: &Filter,
+    limit: i64,
+) -> Result<Vec<String>, sqlx::Error> {
+    query(EXPLAIN, user_id, filter, limit)
+        .build_query_scalar()
+        .fetch_all(conn)
+        .await
+}
+
+macro_rules! select_notification {
+    () => {
+        "SELECT id, kind, event, booking_id, count, created_at, last_at, read_at FROM notifications WHERE user_id = "
+    };
+}
+const SELECT: &str = select_notification!();
+const EXPLAIN: &str = concat!("EXPLAIN ", select_notification!());
+
+/// Only the conditions that are asked for, so that each shape finds its index.
+fn query(select: &'static str, user_id: Uuid, filter: &Filter, limit: i64) -> QueryBuilder<Postgres> {
+    let mut query = QueryBuilder::new(select);
+    query.push_bind(user_id);
+    if let Some(kind) = filter.kind {
+        query.push(" AND kind = ").push_bind(kind.name());
     }
-    sqlx::query_as!(
-        Notification,
-        r#"SELECT id, kind AS "kind: Kind", event AS "event: Event", booking_id, created_at, read_at FROM notifications
-           WHERE user_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3"#,
-        user_id,
-        before,
-        limit
+    if filter.unread_only {
+        query.push(" AND read_at IS NULL");
+    }
+    if let Some(before) = filter.before {
+        query.push(" AND id < ").push_bind(before);
+    }
+    query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+    query
+}
+
+/// How many notifications of any kind a user has not read.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn unread_count(conn: &mut PgConnection, user_id: Uuid) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM notifications WHERE user_id = $1 AND read_at IS NULL"#,
+        user_id
     )
-    .fetch_all(conn)
+    .fetch_one(conn)
     .await
 }
 

@@ -16,7 +16,7 @@ use crate::users::Role;
 const ISSUER: &str = "roost";
 const AUDIENCE: &str = "roost-api";
 const KIND: &str = "access";
-const SHORTEST_SECRET: usize = 32;
+pub(crate) const SHORTEST_SECRET: usize = 32;
 
 /// How long an access token is good for.
 pub const LIFETIME: Duration = Duration::minutes(15);

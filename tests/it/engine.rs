@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
-use roost_shared::jobs::{self, Queue};
+use roost_shared::jobs::{self, Queue, relay};
 use roost_worker::{Registry, Worker};
 use uuid::Uuid;
 
@@ -52,6 +52,40 @@ async fn two_workers_and_doubled_messages_run_each_job_once() {
     for worker in workers {
         worker.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_queue_the_job_nearest_to_its_breach_goes_first() {
+    let world = world().await;
+    // Most urgent by its kind, the longest due, and in between.
+    let due = [("fresh", 10, 0), ("oldest", 60, 70), ("late", 30, 25), ("calm", 60, 1)];
+    for (name, priority, seconds) in due {
+        sqlx::query(
+            "INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at)
+             VALUES (gen_random_uuid(), 'test.rehearse', 'maintenance', $1, jsonb_build_object('name', $2::text), 3, 'queued',
+                     now() - make_interval(secs => $3))",
+        )
+        .bind(priority)
+        .bind(name)
+        .bind(f64::from(seconds))
+        .execute(world.pool())
+        .await
+        .unwrap();
+    }
+    let name_of = async |id: Uuid| {
+        sqlx::query_scalar::<_, String>("SELECT args ->> 'name' FROM jobs WHERE id = $1")
+            .bind(id)
+            .fetch_one(world.pool())
+            .await
+            .unwrap()
+    };
+    let kinds = ["test.rehearse".to_owned()];
+    let mut published = Vec::new();
+    for _ in due {
+        let taken = relay::take_unpublished(world.pool(), &[(Queue::Maintenance, 1)], &kinds, &[]).await;
+        published.push(name_of(taken.unwrap()[0].id).await);
+    }
+    assert_eq!(published, ["oldest", "late", "fresh", "calm"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,6 +253,35 @@ async fn a_cron_tick_fires_once_whatever_the_number_of_schedulers() {
         }
         assert_eq!(fired.load(Ordering::Relaxed), tick);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_far_ahead_silences_no_schedule() {
+    let world = world().await;
+    let db = world.state.db.clone();
+    let fires = async || {
+        roost_worker::schedule::fire_if_due(&db, "test.tick", "*/5 * * * *", |_| {})
+            .await
+            .unwrap()
+    };
+    assert!(!fires().await);
+    world.clock.advance(chrono::TimeDelta::days(400));
+    assert!(fires().await);
+    world.clock.advance(chrono::TimeDelta::days(-400));
+    assert!(!fires().await, "only set right");
+    for _ in 0..2 {
+        world.clock.advance(chrono::TimeDelta::minutes(5));
+        assert!(fires().await);
+    }
+    // What a clock that is a little ahead has fired is not fired again.
+    world.clock.advance(chrono::TimeDelta::minutes(14));
+    assert!(fires().await);
+    world.clock.advance(chrono::TimeDelta::minutes(-14));
+    assert!(!fires().await);
+    world.clock.advance(chrono::TimeDelta::minutes(5));
+    assert!(!fires().await);
+    world.clock.advance(chrono::TimeDelta::minutes(14));
+    assert!(fires().await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

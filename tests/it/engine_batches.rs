@@ -9,7 +9,7 @@ use roost_worker::{Context, DONE, Done, Handler, JobError, Registry};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::rehearsal::{Keyed, Rehearse, leases_end, reaps, world};
+use crate::rehearsal::{Keyed, Rehearse, leases_end, reaps, runs, world};
 
 /// The job after the last: notes what it finds.
 #[derive(Serialize, Deserialize)]
@@ -228,4 +228,30 @@ async fn what_another_job_does_already_is_none_of_the_batch() {
     tokio::time::timeout(Duration::from_secs(20), worker.stop())
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_cannot_end_keeps_no_job_from_being_published() {
+    let world = world().await;
+    sqlx::raw_sql(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'it stays as it is'; END $$;
+         CREATE TRIGGER refused BEFORE UPDATE ON job_batches FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    let mut tx = world.state.db.begin().await.unwrap();
+    batches::begin(&mut tx, &After { nonce: Uuid::new_v4() }).await.unwrap();
+    tx.commit().await.unwrap();
+    let worker = world.another_worker(registry());
+    // It waits for its time, so the relay has to publish it.
+    let (job, nonce) = (rehearse("succeed"), Uuid::new_v4());
+    let mut tx = world.state.db.begin().await.unwrap();
+    let due = tx.now() + chrono::TimeDelta::milliseconds(500);
+    tx.enqueue_at(&Rehearse { nonce, ..job }, due);
+    tx.commit().await.unwrap();
+    world.eventually("runs", async || runs(&world, nonce).await == 1).await;
+    let open = "SELECT count(*) FROM job_batches WHERE finished_at IS NULL";
+    assert_eq!(world.counts(open).await, 1);
+    worker.stop().await;
 }

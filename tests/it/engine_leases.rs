@@ -1,6 +1,6 @@
 //! Who may write for a job, and who is to blame when a worker dies.
 
-use roost_shared::jobs::{self, Lease, Outcome, Settlement};
+use roost_shared::jobs::{self, Lease, Outcome, Settlement, Suspicion};
 use uuid::Uuid;
 
 use crate::rehearsal::{
@@ -37,10 +37,10 @@ async fn a_stale_worker_changes_nothing() {
         "a suspect is claimed alone"
     );
     let queues = ["maintenance".to_owned()];
-    let second = jobs::claim_suspect(pool, &queues, &claimant("second"))
+    let second = jobs::claim_suspects(pool, &queues, &claimant("second"), Suspicion::Slight, 8)
         .await
         .unwrap()
-        .unwrap();
+        .remove(0);
 
     let lease = |fence| Lease {
         job_id: id,
@@ -82,12 +82,19 @@ async fn a_job_that_takes_three_workers_down_is_quarantined() {
         .unwrap();
     let queues = ["maintenance".to_owned()];
     for crash in 1..=3 {
-        let claimed = if crash == 1 {
-            jobs::claim(pool, &[id], &claimant("doomed"), &[]).await.unwrap().pop()
-        } else {
-            jobs::claim_suspect(pool, &queues, &claimant("doomed")).await.unwrap()
+        let doomed = claimant("doomed");
+        let (fitting, other) = match crash {
+            3 => (Suspicion::Grave, Suspicion::Slight),
+            _ => (Suspicion::Slight, Suspicion::Grave),
         };
-        assert_eq!(claimed.map(|job| job.id), Some(id));
+        let unfit = jobs::claim_suspects(pool, &queues, &doomed, other, 8).await.unwrap();
+        assert!(unfit.is_empty(), "before crash {crash} it is no suspect of that kind");
+        let claimed = if crash == 1 {
+            jobs::claim(pool, &[id], &doomed, &[]).await.unwrap()
+        } else {
+            jobs::claim_suspects(pool, &queues, &doomed, fitting, 8).await.unwrap()
+        };
+        assert_eq!(claimed.iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
         leases_end(&world).await;
         let reaped = reaps(&world).await;
         assert_eq!(
@@ -140,12 +147,12 @@ async fn the_neighbours_of_a_suspect_are_not_blamed() {
     );
     leases_end(&world).await;
     assert_eq!(reaps(&world).await.requeued, 3);
-    // One at a time. Beside the first of them runs a job that nobody suspects.
+    // One of them. Beside it runs a job that nobody suspects.
     let queues = ["maintenance".to_owned()];
-    let suspect = jobs::claim_suspect(pool, &queues, &claimant("second"))
+    let suspect = jobs::claim_suspects(pool, &queues, &claimant("second"), Suspicion::Slight, 1)
         .await
         .unwrap()
-        .unwrap();
+        .remove(0);
     enqueue(&world, "succeed", 1).await;
     let innocent: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE crash_count = 0")
         .fetch_one(pool)
@@ -267,7 +274,11 @@ async fn a_job_is_not_run_on_what_was_there_before_the_wish() {
             .unwrap()
             .is_empty()
     );
-    assert_eq!(jobs::still_queued(pool, &[id], &claimant("first")).await.unwrap(), [id]);
+    let waiting = jobs::still_queued(pool, &[id], &claimant("first")).await.unwrap();
+    assert_eq!(
+        waiting.iter().map(|job| (job.id, job.known)).collect::<Vec<_>>(),
+        [(id, true)]
+    );
     other.commit().await.unwrap();
     assert_eq!(
         jobs::claim(pool, &[id], &claimant("first"), &[]).await.unwrap().len(),

@@ -9,6 +9,8 @@ use roost_tests::world::World;
 use roost_worker::{Context, DONE, Done, Handler, JobError, Registry};
 use serde::{Deserialize, Serialize};
 
+use uuid::Uuid;
+
 use crate::rehearsal::world;
 
 /// Takes as long as it is told to.
@@ -262,29 +264,65 @@ async fn a_limit_is_heeded_and_lifted_within_two_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_waits_for_its_limit_too() {
+    for crash_count in [1, 2] {
+        let world = world().await;
+        limit_cache(&world, at_once(1)).await;
+        enqueue(&world, 1, Hold { milliseconds: 1_500 }).await;
+        let worker = world.another_worker(registry());
+        world
+            .eventually("it runs", async || {
+                sqlx::query_scalar::<_, i64>("SELECT count(*) FROM jobs WHERE state = 'running'")
+                    .fetch_one(world.pool())
+                    .await
+                    .unwrap()
+                    == 1
+            })
+            .await;
+        let mut tx = world.state.db.begin().await.unwrap();
+        tx.enqueue(&Hold { milliseconds: 1 });
+        tx.commit().await.unwrap();
+        sqlx::query("UPDATE jobs SET crash_count = $1 WHERE state = 'queued'")
+            .bind(crash_count)
+            .execute(world.pool())
+            .await
+            .unwrap();
+        world.run_jobs().await;
+        assert_eq!(succeeded(&world, "test.hold").await, 2);
+        assert_eq!(most_at_once(&world, 3_600.0).await, 1);
+        worker.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dead_worker_held_runs_side_by_side_and_what_two_held_runs_alone() {
     let world = world().await;
-    limit_cache(&world, at_once(1)).await;
-    enqueue(&world, 1, Hold { milliseconds: 1_500 }).await;
-    let worker = world.another_worker(registry());
-    world
-        .eventually("it runs", async || {
-            sqlx::query_scalar::<_, i64>("SELECT count(*) FROM jobs WHERE state = 'running'")
-                .fetch_one(world.pool())
-                .await
-                .unwrap()
-                == 1
-        })
-        .await;
-    let mut tx = world.state.db.begin().await.unwrap();
-    tx.enqueue(&Hold { milliseconds: 1 });
-    tx.commit().await.unwrap();
-    sqlx::query("UPDATE jobs SET crash_count = 1 WHERE state = 'queued'")
-        .execute(world.pool())
+    enqueue(&world, 14, Hold { milliseconds: 600 }).await;
+    sqlx::query(
+        "WITH numbered AS (SELECT id, row_number() OVER (ORDER BY id) AS number FROM jobs)
+         UPDATE jobs SET crash_count = CASE WHEN number % 7 = 0 THEN 2 ELSE 1 END FROM numbered WHERE jobs.id = numbered.id",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    let grave: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM jobs WHERE crash_count = 2")
+        .fetch_all(world.pool())
         .await
         .unwrap();
+    let worker = world.another_worker(registry());
     world.run_jobs().await;
-    assert_eq!(succeeded(&world, "test.hold").await, 2);
-    assert_eq!(most_at_once(&world, 3_600.0).await, 1);
+    assert_eq!(succeeded(&world, "test.hold").await, 14);
+    let together = most_at_once(&world, 3_600.0).await;
+    assert!(together >= 6, "{together} of 12 at once");
+    let beside: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM job_attempts AS alone JOIN job_attempts AS other
+             ON other.job_id <> alone.job_id AND other.started_at < alone.ended_at AND other.ended_at > alone.started_at
+         WHERE alone.job_id = ANY($1)",
+    )
+    .bind(&grave)
+    .fetch_one(world.pool())
+    .await
+    .unwrap();
+    assert_eq!((grave.len(), beside), (2, 0));
     worker.stop().await;
 }
 

@@ -11,7 +11,7 @@ use rand::seq::{IndexedRandom, IteratorRandom};
 use rand::{Rng, SeedableRng};
 use roost_shared::jobs::actions::{self, ActionError, By};
 use roost_shared::jobs::state::{Event, Lifecycle};
-use roost_shared::jobs::{self, JobState, Lease, Outcome, Queue, Settlement, relay};
+use roost_shared::jobs::{self, JobState, Lease, Outcome, Queue, Settlement, Suspicion, relay};
 use roost_tests::world::World;
 use serde_json::json;
 use uuid::Uuid;
@@ -104,7 +104,7 @@ impl Model {
 
     async fn publish(&mut self, world: &World) {
         let room = [(Queue::Maintenance, 1_000)];
-        let taken = relay::take_unpublished(world.pool(), &room, &claimant("").kinds)
+        let taken = relay::take_unpublished(world.pool(), &room, &claimant("").kinds, &[])
             .await
             .unwrap();
         let mut taken: Vec<Uuid> = taken.into_iter().map(|job| job.id).collect();
@@ -167,17 +167,18 @@ impl Model {
 
     async fn claim_suspect(&mut self, world: &World) {
         let owner = OWNERS.choose(&mut self.rng).copied().unwrap();
-        let suspects = self.open_to(Event::ClaimSuspect);
+        let suspicion = *[Suspicion::Slight, Suspicion::Grave].choose(&mut self.rng).unwrap();
+        let mut suspects = self.open_to(Event::ClaimSuspect);
+        suspects.retain(|id| (self.jobs[id].life.crash_count > 1) == (suspicion == Suspicion::Grave));
         let queues = ["maintenance".to_owned()];
-        let claimed = jobs::claim_suspect(world.pool(), &queues, &claimant(owner))
+        let most = self.rng.random_range(1..4);
+        let claimed = jobs::claim_suspects(world.pool(), &queues, &claimant(owner), suspicion, most)
             .await
             .unwrap();
-        match claimed {
-            Some(job) => {
-                assert!(suspects.contains(&job.id), "{} is no suspect", job.id);
-                self.claimed(job.id, owner, Event::ClaimSuspect);
-            }
-            None => assert!(suspects.is_empty(), "{suspects:?} were left"),
+        assert_eq!(claimed.len(), most.min(suspects.len()), "of {suspects:?}");
+        for job in claimed {
+            assert!(suspects.contains(&job.id), "{} is no suspect", job.id);
+            self.claimed(job.id, owner, Event::ClaimSuspect);
         }
     }
 

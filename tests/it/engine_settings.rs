@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use roost_shared::db::{self, Db};
 use roost_shared::jobs::actions::By;
 use roost_shared::jobs::settings::{self, Keep, WorkerWish};
-use roost_shared::jobs::{Publisher, Queue};
+use roost_shared::jobs::{Publisher, Queue, Transport};
 use roost_tests::world::World;
 use roost_worker::{Context, Registry, Worker};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
-use crate::rehearsal::{Rehearse, enqueue, registry, runs, world};
+use crate::rehearsal::{Rehearse, enqueue, others_are_done_meanwhile, registry, runs, world};
 
 const BY: By<'static> = By {
     actor: "test",
@@ -52,6 +52,68 @@ async fn a_worker_is_quiet_goes_on_and_stops_within_two_seconds() {
     let mut tx = world.state.db.begin().await.unwrap();
     let gone = settings::tell_worker(&mut tx, &name, WorkerWish::Quiet, BY).await;
     assert!(gone.is_err(), "it is gone");
+}
+
+/// Whose consumers fetch from the queue of the tests.
+async fn consumers(world: &World) -> Vec<String> {
+    let mut transport = Transport::new(&world.redis()).unwrap();
+    transport.consumers(Queue::Maintenance).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_worker_and_a_paused_queue_leave_messages_to_others() {
+    let world = world().await;
+    let quiet = world.another_worker(registry());
+    let name = world.only_worker().await;
+    let other = world.another_worker(registry());
+    world
+        .eventually("both fetch", async || consumers(&world).await.len() == 2)
+        .await;
+    tell(&world, &name, WorkerWish::Quiet).await;
+    world
+        .eventually("one fetches", async || {
+            let consumers = consumers(&world).await;
+            consumers.len() == 1 && !consumers[0].starts_with(&name)
+        })
+        .await;
+    sqlx::raw_sql(
+        "CREATE TABLE given_back (id uuid);
+         CREATE FUNCTION give_back() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN INSERT INTO given_back VALUES (NEW.id); RETURN NULL; END $$;
+         CREATE TRIGGER given_back AFTER UPDATE ON jobs FOR EACH ROW
+             WHEN (OLD.state = 'queued' AND OLD.published_at IS NOT NULL AND NEW.published_at IS NULL) EXECUTE FUNCTION give_back()",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    for _ in 0..100 {
+        enqueue(&world, "succeed", 1).await;
+    }
+    world.run_jobs().await;
+    // A Redis that is slow for a moment has some of them go another way.
+    let given_back = world.counts("SELECT count(DISTINCT id) FROM given_back").await;
+    assert!(given_back <= 20, "{given_back} of 100 came to the worker that is quiet");
+
+    let pause = async |paused: bool| {
+        sqlx::query("UPDATE queues SET paused = $1 WHERE name = 'maintenance'")
+            .bind(paused)
+            .execute(world.pool())
+            .await
+            .unwrap();
+    };
+    pause(true).await;
+    world
+        .eventually("nobody fetches", async || consumers(&world).await.is_empty())
+        .await;
+    let nonce = enqueue(&world, "succeed", 1).await[0];
+    others_are_done_meanwhile(&world).await;
+    assert_eq!(runs(&world, nonce).await, 0);
+    pause(false).await;
+    world
+        .eventually("goes on", async || runs(&world, nonce).await == 1)
+        .await;
+    quiet.stop().await;
+    other.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

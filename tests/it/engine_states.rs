@@ -9,7 +9,9 @@ use roost_shared::jobs::bulk;
 use roost_shared::jobs::catalogue::RunBulkAction;
 use roost_shared::jobs::list::JobFilter;
 use roost_shared::jobs::state::{Ending, Event, Lifecycle};
-use roost_shared::jobs::{self, Claimant, Job, JobState, Lease, LeaseError, Outcome, Queue, Settlement, limits, relay};
+use roost_shared::jobs::{
+    self, Claimant, Job, JobState, Lease, LeaseError, Outcome, Queue, Settlement, Suspicion, limits, relay,
+};
 use roost_tests::world::World;
 use serde_json::json;
 use sqlx::Row;
@@ -180,7 +182,9 @@ async fn the_relay_does_what_the_machine_says() {
     table.follows(&world, Event::Promote, &moved).await;
 
     let table = Table::fresh(&world).await;
-    let taken = relay::take_unpublished(world.pool(), &queues(), &kinds).await.unwrap();
+    let taken = relay::take_unpublished(world.pool(), &queues(), &kinds, &[])
+        .await
+        .unwrap();
     let taken: Vec<Uuid> = taken.into_iter().map(|job| job.id).collect();
     table.follows(&world, Event::Publish, &taken).await;
 
@@ -236,22 +240,26 @@ async fn claims_do_what_the_machine_says() {
 
     let table = Table::fresh(&world).await;
     let mut claimed = Vec::new();
-    while let Some(job) = jobs::claim_suspect(world.pool(), &["maintenance".to_owned()], &other)
-        .await
-        .unwrap()
-    {
-        claimed.push(job);
+    for suspicion in [Suspicion::Slight, Suspicion::Grave] {
+        let queues = ["maintenance".to_owned()];
+        claimed.extend(
+            jobs::claim_suspects(world.pool(), &queues, &other, suspicion, 1_000)
+                .await
+                .unwrap(),
+        );
     }
     table.follows(&world, Event::ClaimSuspect, &ids(claimed)).await;
 
     let table = Table::fresh(&world).await;
     let mut claimed = Vec::new();
     let mut connection = world.pool().acquire().await.unwrap();
-    while let Some(job) = limits::claim_suspect_within(&mut connection, Queue::Maintenance, &other)
-        .await
-        .unwrap()
-    {
-        claimed.push(job);
+    for suspicion in [Suspicion::Slight, Suspicion::Grave] {
+        while let Some(job) = limits::claim_suspect_within(&mut connection, Queue::Maintenance, &other, suspicion)
+            .await
+            .unwrap()
+        {
+            claimed.push(job);
+        }
     }
     table.follows(&world, Event::ClaimSuspect, &ids(claimed)).await;
 }

@@ -36,6 +36,7 @@ mod mailbox;
 mod make_run;
 mod messages;
 mod money;
+mod no_show;
 mod notifications;
 mod openapi;
 mod ops;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use roost_shared::notifications::{self, Filter, Kind};
 use roost_tests::app::{Actor, PASSWORD};
 use roost_tests::mailbox::Message;
 use roost_tests::world::{World, id_of};
@@ -125,6 +126,120 @@ async fn what_concerns_somebody_is_in_their_list_until_they_have_read_it() {
     assert!(scene.told(&stranger, "").await.is_empty());
 }
 
+/// How many notifications somebody has not read.
+async fn unread_of(scene: &Scene, reader: &Actor) -> Value {
+    let list = scene.world.get("/notifications/?limit=1").by(reader);
+    list.send().await.expect(200)["unread_count"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conversation_that_is_not_read_is_one_notification_that_counts() {
+    let scene = Scene::set().await;
+    let (guest, host, world) = (&scene.guest, &scene.host, &scene.world);
+    for number in 0..5 {
+        let five = (0..5).map(|more| scene.writes(guest, if more == 0 { "Hello?" } else { "Are you there?" }));
+        futures::future::join_all(five).await;
+        let told = scene.told(host, "kind=message&unread=true").await;
+        assert_eq!((told.len(), &told[0]["count"]), (1, &json!(5 * (number + 1))));
+    }
+    assert_eq!(unread_of(&scene, host).await, 2, "the booking and the conversation");
+    let told = scene.told(host, "kind=message").await.remove(0);
+    let instant = |name: &str| {
+        told[name]
+            .as_str()
+            .unwrap()
+            .parse::<chrono::DateTime<chrono::Utc>>()
+            .unwrap()
+    };
+    assert!(instant("last_at") > instant("created_at"), "{told}");
+    assert_eq!(scene.events(host, "kind=booking").await, ["booking_confirmed"]);
+    assert_eq!(scene.events(host, "kind=review").await, [""; 0]);
+    assert_eq!(unread_of(&scene, guest).await, 1, "one's own messages are no news");
+
+    // An older page shows nothing that is new; the newest does, and no message is marked by a look.
+    let path = format!("/bookings/{}/messages", scene.booking);
+    let page = async |actor: &Actor, path: &str| world.get(path).by(actor).send().await.expect(200);
+    page(guest, &path).await;
+    assert_eq!(unread_of(&scene, host).await, 2, "the author looked");
+    let first = page(guest, &format!("{path}?limit=1")).await;
+    let older = page(host, first["next"].as_str().unwrap()).await;
+    assert_eq!(scene.told(host, "kind=message&unread=true").await.len(), 1);
+    // How far somebody has read is what is left of the count.
+    let up_to = older["items"][0]["id"].clone();
+    let mark = async |message: &Value| {
+        let read = world.post(&format!("{path}/read"), json!({"up_to": message}));
+        assert_eq!(read.by(host).send().await.status, 204);
+    };
+    mark(&up_to).await;
+    let told = scene.told(host, "unread=true&kind=message").await;
+    assert_eq!((told.len(), &told[0]["count"]), (1, &json!(1)));
+    let seen = page(host, &path).await;
+    assert_eq!(seen["items"][0]["read_at"], Value::Null, "a look marks no message");
+    assert_eq!(unread_of(&scene, host).await, 1);
+    let told = scene.told(host, "kind=message").await;
+    assert_ne!(told[0]["read_at"], Value::Null);
+
+    // What comes after is news again, and the read mark is enough to end it.
+    scene.writes(guest, "One more thing.").await;
+    let told = scene.told(host, "kind=message").await;
+    assert_eq!((told.len(), &told[0]["count"]), (2, &json!(1)));
+    let last = page(guest, &format!("{path}?limit=1")).await["items"][0]["id"].clone();
+    mark(&last).await;
+    assert_eq!(scene.events(host, "unread=true").await, ["booking_confirmed"]);
+    // Of another booking nothing is said.
+    let flat = world.lists(host, json!({})).await;
+    let other = world
+        .books(guest, flat, world.day(60), world.day(62), "pm_card_visa")
+        .await;
+    let other = id_of(&other.expect(201));
+    scene.writes(guest, "And another.").await;
+    let elsewhere = format!("/bookings/{other}/messages");
+    world
+        .post(&elsewhere, json!({"text": "Here as well."}))
+        .by(guest)
+        .send()
+        .await
+        .expect(201);
+    page(host, &elsewhere).await;
+    let unread = scene.told(host, "kind=message&unread=true").await;
+    assert_eq!((unread.len(), &unread[0]["booking_id"]), (1, &json!(scene.booking)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_shape_of_the_list_finds_its_index() {
+    let scene = Scene::set().await;
+    sqlx::raw_sql(
+        "INSERT INTO notifications (id, user_id, kind, event, booking_id, created_at, last_at, read_at)
+         SELECT gen_random_uuid(), user_id, CASE WHEN n % 3 = 0 THEN 'booking' ELSE 'review' END, 'booking_confirmed', booking_id, created_at, created_at, CASE WHEN n % 50 > 0 THEN now() END
+         FROM notifications, generate_series(1, 2000) AS n;
+         ANALYZE notifications",
+    )
+    .execute(scene.world.pool())
+    .await
+    .unwrap();
+    let reader = scene.host.id.parse().unwrap();
+    let mut conn = scene.world.pool().acquire().await.unwrap();
+    for kind in [None, Some(Kind::Message), Some(Kind::Review)] {
+        for unread_only in [false, true] {
+            for before in [None, Some(Uuid::max())] {
+                let filter = Filter {
+                    kind,
+                    unread_only,
+                    before,
+                };
+                let plan = notifications::plan(&mut conn, reader, &filter, 21)
+                    .await
+                    .unwrap()
+                    .join("\n");
+                assert!(
+                    plan.contains("notifications_") && !plan.contains("Seq Scan"),
+                    "{filter:?}\n{plan}"
+                );
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_choice_by_kind_and_channel_is_kept_to() {
     let scene = Scene::set().await;
@@ -245,14 +360,12 @@ async fn forged_links_and_bad_input_are_refused() {
     let (host, world) = (&scene.host, &scene.world);
     let mut conn = world.pool().acquire().await.unwrap();
     let reader = host.id.parse().unwrap();
-    let good =
-        roost_shared::notifications::unsubscribe_token(&mut conn, reader, roost_shared::notifications::Kind::Message)
-            .await
-            .unwrap();
-    let of_bookings =
-        roost_shared::notifications::unsubscribe_token(&mut conn, reader, roost_shared::notifications::Kind::Booking)
-            .await
-            .unwrap();
+    let good = notifications::unsubscribe_token(&mut conn, reader, Kind::Message)
+        .await
+        .unwrap();
+    let of_bookings = notifications::unsubscribe_token(&mut conn, reader, Kind::Booking)
+        .await
+        .unwrap();
     drop(conn);
     let parts: Vec<&str> = good.split('.').collect();
     let other: Vec<&str> = of_bookings.split('.').collect();
@@ -324,7 +437,12 @@ async fn forged_links_and_bad_input_are_refused() {
         .send()
         .await
         .refused(404, "not_found");
-    for (field, query) in [("unread", "unread=x"), ("limit", "limit=0"), ("limit", "limit=101")] {
+    for (field, query) in [
+        ("unread", "unread=x"),
+        ("kind", "kind=weather"),
+        ("limit", "limit=0"),
+        ("limit", "limit=101"),
+    ] {
         world
             .get(&format!("/notifications/?{query}"))
             .by(host)
@@ -372,14 +490,25 @@ async fn who_leaves_leaves_no_list_behind() {
         .expect(200);
     world.run_jobs().await;
     assert_eq!(world.delete("/users/me").by(guest).send().await.status, 204);
-    let left: i64 = sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM notifications WHERE user_id = $1) + (SELECT count(*) FROM notification_preferences WHERE user_id = $1)",
-    )
-    .bind(guest.id.parse::<Uuid>().unwrap())
-    .fetch_one(world.pool())
-    .await
-    .unwrap();
-    assert_eq!(left, 0);
+    let guest_id: Uuid = guest.id.parse().unwrap();
+    let left = async || -> i64 {
+        sqlx::query_scalar(
+            "SELECT (SELECT count(*) FROM notifications WHERE user_id = $1) + (SELECT count(*) FROM notification_preferences WHERE user_id = $1)",
+        )
+        .bind(guest_id)
+        .fetch_one(world.pool())
+        .await
+        .unwrap()
+    };
+    assert_eq!(left().await, 0);
+    // What happens to their bookings later is told to nobody.
+    let mut tx = world.state.db.begin().await.unwrap();
+    let invited = notifications::Event::ReviewInvited;
+    notifications::tell(&mut tx, invited, scene.booking, &[guest_id])
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(left().await, 0);
     assert_eq!(
         scene.events(&scene.host, "").await.len(),
         2,

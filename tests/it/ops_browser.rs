@@ -1,10 +1,13 @@
 //! The job dashboard in a real browser: each page in both colour schemes and on a telephone, keys, and buttons that
 //! act on jobs that really failed.
 
+mod account;
 mod acting;
 mod away;
+mod charts;
 mod fleet;
 mod fresh;
+mod many;
 mod strange_text;
 
 use roost_shared::jobs::actions::{self, By, JobAction};
@@ -240,62 +243,6 @@ async fn somebody_in_doubt_asks_stripe_and_a_retry_does_what_the_page_says() {
     browser.sees("succeeded").await;
     let record = world.at_stripe(booking).await;
     assert_eq!((record.captured, record.captures), (35_840, 1));
-    browser.close().await;
-}
-
-/// Minutes of the day, of a clock like `21:07` or `9:07 pm`.
-fn minutes(clock: &str) -> u32 {
-    let (hours, rest) = clock.split_once(':').unwrap();
-    let (minutes, half) = rest.split_at(2);
-    let hours: u32 = hours.parse().unwrap();
-    let hours = match half.trim().to_ascii_lowercase().as_str() {
-        "" => hours,
-        "pm" => hours % 12 + 12,
-        _ => hours % 12,
-    };
-    hours * 60 + minutes.parse::<u32>().unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn charts_have_a_scale_and_the_hours_of_the_viewers_zone() {
-    let Some(browser) = Browser::open().await else { return };
-    let world = World::start().await;
-    a_bad_night(&world).await;
-    let ops = Dashboard::start(&world.state).await;
-    let email = ops.make(Role::Viewer).await;
-    // A quarter of an hour off from everybody else, and no summer time.
-    browser.zone("Asia/Kathmandu").await;
-    sign_in(&browser, &ops, &email).await;
-    let read = async |script: &str| -> Vec<String> {
-        let read = browser.script(script).await;
-        serde_json::from_value(read).unwrap()
-    };
-    let lines = read("return [...document.querySelectorAll('.chart .scale text')].map((one) => one.textContent)").await;
-    assert!(lines.contains(&"0".to_owned()) && lines.len() >= 4, "{lines:?}");
-    let hours =
-        "return [...document.querySelectorAll('.plot text')].flatMap((one) => [one.dataset.at, one.textContent])";
-    let hours = read(hours).await;
-    assert!(hours.len() >= 12, "{hours:?}");
-    for hour in hours.chunks(2) {
-        let at: chrono::DateTime<chrono::Utc> = hour[0].parse().unwrap();
-        let there = at + chrono::TimeDelta::minutes(345);
-        assert_eq!(
-            format!("{:02}:{:02}", minutes(&hour[1]) / 60, minutes(&hour[1]) % 60),
-            there.format("%H:%M").to_string()
-        );
-    }
-    // What a pointer that rests on a bar is told, and what a screen reader says of the whole.
-    let bars = read("return [...document.querySelectorAll('.plot g title')].map((one) => one.textContent)").await;
-    assert_eq!(bars.len(), 60 + 96);
-    assert!(
-        bars.iter().any(|bar| !bar.ends_with(", 0 failed")) && !bars.iter().any(|bar| bar.contains("UTC")),
-        "{bars:?}"
-    );
-    let whole = read("return [...document.querySelectorAll('.plot > title')].map((one) => one.textContent)").await;
-    assert!(
-        whole.len() == 2 && whole[0].starts_with("Last hour, by the minute: ") && !whole[0].contains("UTC"),
-        "{whole:?}"
-    );
     browser.close().await;
 }
 

@@ -384,7 +384,7 @@ async fn scripts_set_the_same_over_json() {
     );
     world
         .eventually("the cron table is filled", async || {
-            world.counts("SELECT count(*) FROM cron_schedules").await == 3
+            world.counts("SELECT count(*) FROM cron_schedules").await == 4
         })
         .await;
     let (path, wanted) = (

@@ -51,6 +51,7 @@ pub(crate) fn api(world: &World) -> Command {
 pub(crate) fn worker(world: &World) -> Command {
     let mut command = program(world, "roost-worker");
     command
+        .env("JWT_SECRET", JWT_SECRET)
         .env("STRIPE_SECRET_KEY", "sk_test_roost")
         .env("STRIPE_API_BASE", world.stripe.base_url())
         .env("SMTP_URL", world.mailbox.smtp_url());

@@ -115,13 +115,19 @@ impl Job for Keyed {
     }
 }
 
-/// A kind that no worker of these tests knows.
+/// A kind that [`registry`] does not know.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Unheard {}
 
 impl Job for Unheard {
     const KIND: &'static str = "test.unheard";
     const QUEUE: Queue = Queue::Maintenance;
+}
+
+impl Handler for Unheard {
+    async fn run(self, _: &Context, _: Lease) -> Result<Done, JobError> {
+        Ok(DONE)
+    }
 }
 
 /// A world whose workers know the kinds of a test and no others: so nothing of the cron table comes due in it.

@@ -1,6 +1,6 @@
 //! Stays come to an end, whether or not anybody says so.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use roost_shared::jobs::catalogue::CompleteStays;
 use roost_tests::app::{Actor, PASSWORD};
 use roost_tests::world::{World, id_of};
@@ -171,6 +171,34 @@ async fn a_stay_is_completed_once_its_last_day_is_over_everywhere() {
     );
     assert_eq!(world.payment(&guest, booking).await["captured_minor"], 35_840);
     assert_eq!(world.jobs_of("review.open").await, 1);
+    // Nobody checked out, so the two weeks are those after the time of departure at the property.
+    assert_eq!(
+        world
+            .counts(
+                "SELECT count(*) FROM review_windows JOIN bookings ON id = booking_id
+                 WHERE closes_at = (upper(stay) + 14 + check_out_by) AT TIME ZONE time_zone"
+            )
+            .await,
+        1
+    );
+}
+
+#[tokio::test]
+async fn who_learns_late_that_a_stay_is_over_has_three_days_to_review_it() {
+    let world = World::start().await;
+    let (_, _, booking) = a_stay(&world).await;
+    world.pass(TimeDelta::days(40)).await;
+    let mut tx = world.db().begin().await.unwrap();
+    let now = tx.now();
+    roost_shared::bookings::complete_ended(&mut tx, 10).await.unwrap();
+    tx.commit().await.unwrap();
+    let closes_at: DateTime<Utc> = sqlx::query_scalar("SELECT closes_at FROM review_windows WHERE booking_id = $1")
+        .bind(booking)
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let left = closes_at - now;
+    assert!((left - TimeDelta::days(3)).abs() < TimeDelta::minutes(10), "{left}");
 }
 
 #[tokio::test]

@@ -206,6 +206,14 @@ impl Browser {
         self.command("/actions", keyboard).await;
     }
 
+    /// Moves the pointer to so many pixels right of an element's middle, and leaves it there.
+    pub async fn rest_on(&self, css: &str, right: i64) {
+        let at = json!({ELEMENT: self.element(css).await});
+        let moves = json!([{"type": "pointerMove", "duration": 0, "origin": at, "x": right, "y": 0}]);
+        let pointer = json!({"actions": [{"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": moves}]});
+        self.command("/actions", pointer).await;
+    }
+
     /// Whether the page has it now.
     pub async fn has(&self, css: &str) -> bool {
         let found = self

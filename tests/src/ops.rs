@@ -105,7 +105,12 @@ impl Dashboard {
     /// A new operator of this role, signed in.
     pub async fn signed_in(&self, role: Role) -> Browser {
         let email = self.make(role).await;
-        let page = self.signs_in(&email, PASSWORD, "").await.is(303);
+        self.opens(&email, PASSWORD, "").await
+    }
+
+    /// A session of an operator whom there is.
+    pub async fn opens(&self, email: &str, password: &str, code: &str) -> Browser {
+        let page = self.signs_in(email, password, code).await.is(303);
         let cookie = page.headers["set-cookie"].to_str().unwrap();
         let mut browser = Browser {
             csrf: String::new(),
@@ -161,6 +166,26 @@ impl Browser {
         let request = self.http.get(format!("{}{path}", self.base));
         let request = request.header("cookie", &self.cookie).header("x-roost-refresh", "1");
         Page::of(request.send().await.unwrap()).await
+    }
+
+    /// The key of an authenticator that is about to be set up, as the page shows it.
+    pub async fn new_key(&self, proof: &str) -> String {
+        self.post("/ops/account/authenticator", &[("proof", proof)])
+            .await
+            .is(303);
+        self.shown_key().await.expect("no key is shown")
+    }
+
+    /// The key that waits to be confirmed.
+    pub async fn shown_key(&self) -> Option<String> {
+        let page = self.get("/ops/account").await.is(200);
+        let after = page.html.split("class=\"key\">").nth(1)?;
+        Some(after.split('<').next()?.to_owned())
+    }
+
+    /// Sets up what this code is of.
+    pub async fn confirms(&self, code: &str) -> Page {
+        self.post("/ops/account/authenticator/confirm", &[("code", code)]).await
     }
 
     /// A form with its token.

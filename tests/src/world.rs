@@ -11,9 +11,11 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
+use roost_api::state::Settings;
 use roost_shared::config::Secret;
 use roost_shared::db::Db;
 use roost_shared::jobs::{Publisher, Queue};
+use roost_shared::operators::audit::SealKeys;
 use roost_shared::redis::Redis;
 use roost_shared::stripe::{Gateway, StripeArgs};
 use roost_worker::email::{Links, Mailer};
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use crate::app::{Actor, Reply, TestApp, WEBHOOK_SECRET};
+use crate::app::{Actor, JWT_SECRET, Reply, TestApp, WEBHOOK_SECRET};
 use crate::mailbox::{Mailbox, MailboxConfig};
 use crate::stripe::{PaymentRecord, SandboxConfig, StripeSandbox};
 
@@ -60,7 +62,12 @@ impl World {
 
     /// Jobs are enqueued and wait.
     pub async fn without_worker() -> Self {
-        let app = TestApp::start().await;
+        Self::without_worker_with(|_| {}).await
+    }
+
+    /// The same, with other settings.
+    pub async fn without_worker_with(change: impl FnOnce(&mut Settings)) -> Self {
+        let app = TestApp::start_with(change).await;
         let stripe = StripeSandbox::start(SandboxConfig::default()).await.unwrap();
         stripe.set_webhook(format!("{}/webhooks/stripe", app.url()), WEBHOOK_SECRET);
         let mailbox = Mailbox::start(MailboxConfig::default()).await.unwrap();
@@ -104,6 +111,7 @@ impl World {
             stripe: Gateway::new(&stripe).unwrap(),
             mailer: Mailer::with_timeout(&self.mailbox.smtp_url(), sender, Duration::from_secs(3)).unwrap(),
             links: Links::new(&self.state.settings.public_url, WEB_URL),
+            audit_seals: Some(SealKeys::derive(&Secret::new(JWT_SECRET), None).unwrap()),
         }
     }
 

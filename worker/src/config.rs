@@ -43,6 +43,12 @@ pub struct Options {
         default_value = "Roost <no-reply@roost.example>"
     )]
     pub mail_from: String,
+    /// The API's secret: the audit log of operators is sealed under a key derived from it
+    #[arg(long, env = "JWT_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub jwt_secret: Option<Secret>,
+    /// The API's secret before, during a rotation
+    #[arg(long, env = "JWT_SECRET_PREVIOUS", value_name = "SECRET", hide_env_values = true)]
+    pub jwt_secret_previous: Option<Secret>,
     #[command(flatten)]
     pub public_url: PublicUrlArgs,
     /// Base URL of the marketplace's web pages, which mails link to: `/bookings/{id}/` and `/properties/` below it. Default:
@@ -65,7 +71,7 @@ pub struct Options {
     /// Seconds that running jobs have to finish on SIGTERM; the rest is handed back
     #[arg(long, env = "WORKER_GRACE", value_name = "SECONDS", default_value_t = 20)]
     pub grace: u64,
-    /// Address of the metrics (`/metrics`) and health (`/healthz`) listener
+    /// Address of the metrics (`/metrics`) and health (`/healthz`, `/readyz`) listener
     #[arg(
         long,
         env = "METRICS_LISTEN",

@@ -2,6 +2,7 @@
 
 use roost_shared::clock::Clock;
 use roost_shared::db::Db;
+use roost_shared::operators::audit::SealKeys;
 use roost_shared::redis::Redis;
 use roost_shared::stripe::Gateway;
 
@@ -19,6 +20,8 @@ pub struct Context {
     pub mailer: Mailer,
     /// The links in mails.
     pub links: Links,
+    /// Seals the operators' log; none without the API's secret.
+    pub audit_seals: Option<SealKeys>,
 }
 
 impl Context {

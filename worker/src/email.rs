@@ -28,9 +28,9 @@ pub use self::{
     links::Links,
     mails::{
         BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-        BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentFailed, PaymentLostGuest,
-        PaymentLostHost, PriceLine, QuotedMessage, RefundFailed, ReviewInvitation, ReviewReminder, Stay,
-        UnreadMessages, VerifyEmail,
+        BookingExpired, BookingNoShow, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentFailed,
+        PaymentLostGuest, PaymentLostHost, PriceLine, QuotedMessage, RefundFailed, ReviewInvitation, ReviewModerated,
+        ReviewReminder, Stay, UnreadMessages, VerifyEmail,
     },
     render::{RenderError, Rendered, render},
     smtp::{MailError, Mailer, mailbox},

@@ -3,12 +3,14 @@
 //! Nothing that happens to Redis or apalis reaches a job that runs. What ends one early is its time-out, the loss
 //! of its lease, an operator's wish, or the end of the grace on a stop.
 
+mod arriving;
 mod claims;
 mod leases;
 mod limited;
 mod settlements;
 mod shares;
 mod suspects;
+mod taken;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -33,6 +35,8 @@ use uuid::Uuid;
 use crate::context::Context;
 use crate::handler::{Done, Registry};
 use crate::postgres::{self, STATEMENT_TIMEOUT};
+pub(crate) use arriving::Arriving;
+use taken::Taken;
 
 const CLAIM_BATCH: usize = 256;
 /// Jobs between their claim and their settlement, all queues together. Beyond it Postgres is too slow for what runs here.
@@ -177,6 +181,10 @@ impl Engine {
         &self.claimant.kinds
     }
 
+    pub fn kinds_of(&self, queue: Queue) -> Vec<String> {
+        self.registry.kinds_of(queue)
+    }
+
     /// Jobs that could begin at once, by queue.
     pub fn room(&self) -> Vec<(Queue, usize)> {
         self.slots
@@ -255,18 +263,21 @@ impl Engine {
 
     /// Lets other workers have at once what cannot be run here.
     pub async fn give_back(&self) {
-        let ids = std::mem::take(&mut *lock(&self.refused));
-        if ids.is_empty() {
+        let refused = Taken::all(&self.refused);
+        if refused.items.is_empty() {
             return;
         }
         let given = async {
             let mut connection = postgres::connection(&self.pool).await?;
-            let answer = tokio::time::timeout(STATEMENT_TIMEOUT, relay::unpublish(&mut *connection, &ids)).await;
+            let answer =
+                tokio::time::timeout(STATEMENT_TIMEOUT, relay::unpublish(&mut *connection, &refused.items)).await;
             postgres::answer::<_, sqlx::Error>(connection, answer)
         };
-        if let Err(error) = given.await {
-            tracing::warn!(%error, jobs = ids.len(), "could not put unclaimed jobs back yet");
-            self.refuse(ids);
+        match given.await {
+            Ok(()) => refused.done(),
+            Err(error) => {
+                tracing::warn!(%error, jobs = refused.items.len(), "could not put unclaimed jobs back yet");
+            }
         }
     }
 
@@ -294,13 +305,16 @@ impl Engine {
         if tokio::time::timeout_at(grace_ends, loops.limited).await.is_err() {
             tracing::warn!("a claim within limits was left, its leases will expire");
         }
+        // It may just be claiming: what it begins is waited for as well.
+        let mut suspects = loops.suspects;
+        let all_begun = tokio::time::timeout_at(grace_ends, &mut suspects).await.is_ok();
         self.tasks.close();
         if tokio::time::timeout_at(grace_ends, self.tasks.wait()).await.is_err() {
             lock(&self.running).values().for_each(|job| job.stop.cancel());
             // They end at once, unless a handler blocks its thread.
             let _ = tokio::time::timeout_at(end, self.tasks.wait()).await;
         }
-        if tokio::time::timeout_at(end, loops.suspects).await.is_err() {
+        if !all_begun && tokio::time::timeout_at(end, suspects).await.is_err() {
             tracing::warn!("the last suspect was left, its lease will expire");
         }
         self.settled.cancel();
@@ -308,6 +322,8 @@ impl Engine {
             tracing::warn!("finished jobs could not be settled, they will run again");
         }
         loops.renewer.abort();
+        // What it was just handing back is there again once it has ended.
+        let _ = loops.renewer.await;
         let back = async {
             self.hand_back_stopped().await;
             self.give_back().await;

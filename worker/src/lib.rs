@@ -27,6 +27,7 @@ use roost_shared::clock::Clock;
 use roost_shared::db::Db;
 use roost_shared::jobs::presence::{Presence, Standing};
 use roost_shared::jobs::{Publisher, Queue};
+use roost_shared::operators::audit::SealKeys;
 use roost_shared::stripe::Gateway;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,12 @@ impl Worker {
             stripe: Gateway::new(&options.stripe)?,
             mailer: mailer.context("the way of mail")?,
             links: Links::from_options(&options.public_url, options.web_url.as_deref()),
+            audit_seals: options
+                .jwt_secret
+                .as_ref()
+                .map(|secret| SealKeys::derive(secret, options.jwt_secret_previous.as_ref()))
+                .transpose()
+                .map_err(|_| anyhow::anyhow!("JWT_SECRET or JWT_SECRET_PREVIOUS is shorter than 32 bytes"))?,
         };
         let queues = if options.queues.is_empty() {
             Queue::ALL.to_vec()
@@ -110,16 +117,13 @@ impl Worker {
             stop.clone(),
         ));
         for queue in queues {
-            let consume = queue::consume(Arc::clone(&engine), redis.clone(), *queue, stop.clone());
-            let (mut known, stop) = (standing.clone(), stop.clone());
-            // Not before it is known which queues are paused.
-            consumers.spawn(async move {
-                tokio::select! {
-                    known = known.wait_for(Option::is_some) => if known.is_err() { return },
-                    () = stop.cancelled() => return,
-                }
-                consume.await;
-            });
+            consumers.spawn(queue::consume(
+                Arc::clone(&engine),
+                redis.clone(),
+                *queue,
+                standing.clone(),
+                stop.clone(),
+            ));
         }
         consumers.spawn(relay::run(Arc::clone(&engine), redis, standing.clone(), stop.clone()));
         let publisher = db.publisher().clone();

@@ -1,7 +1,8 @@
-//! The worker's own listener: `/metrics` for Prometheus and `/healthz` for containers.
+//! The worker's own listener: `/metrics` for Prometheus, `/healthz` (it lives) and `/readyz` (it takes jobs) for containers.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +15,15 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+
+/// Of the process, as the metrics are.
+static READY: AtomicBool = AtomicBool::new(false);
+
+/// Whether Postgres hears this worker. A restart does not change it, so it is no matter of `/healthz`; but a new version that
+/// finds no table of its own should not take the place of the old one.
+pub(crate) fn set_ready(ready: bool) {
+    READY.store(ready, Ordering::Relaxed);
+}
 
 /// Serves until `stop`.
 ///
@@ -54,7 +64,12 @@ async fn answer(request: Request<Incoming>, handle: PrometheusHandle) -> Result<
     let (status, body) = match request.uri().path().trim_end_matches('/') {
         "/metrics" => (StatusCode::OK, handle.render()),
         "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "try /metrics or /healthz\n".to_owned()),
+        "/readyz" if READY.load(Ordering::Relaxed) => (StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Postgres does not hear this worker\n".to_owned(),
+        ),
+        _ => (StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;

@@ -1,8 +1,9 @@
 //! Tells Postgres every second that this worker lives, and learns what operators want of it.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use rand::Rng;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
-use crate::postgres;
+use crate::{observe, postgres};
 
 const EVERY: Duration = Duration::from_secs(1);
 const SHOW_TIMEOUT: Duration = Duration::from_secs(2);
@@ -28,9 +29,11 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let mut last = clock.now();
+    let mut hearing = Hearing::default();
     while !stop.is_cancelled() {
         match shown(engine.pool(), &worker, engine.running_count()).await {
             Ok(learnt) => {
+                hearing.is_heard();
                 let mut paused: HashSet<Queue> = learnt.paused.iter().filter_map(|name| Queue::by_name(name)).collect();
                 if learnt.quiet || learnt.stop {
                     paused.extend(Queue::ALL);
@@ -45,7 +48,7 @@ pub(crate) async fn run(
             }
             Err(error) => {
                 engine.note_outage();
-                tracing::debug!(%error, "this worker could not show itself");
+                hearing.is_not_heard(&error);
             }
         }
         last = set_back(&clock, last);
@@ -56,7 +59,40 @@ pub(crate) async fn run(
             () = stop.cancelled() => {}
         }
     }
+    observe::set_ready(false);
     depart(engine.pool(), &worker.name).await;
+}
+
+/// Whether Postgres hears this worker: one line when that ends and one when it is so again, whatever lies between.
+#[derive(Default)]
+struct Hearing {
+    /// Since when not, and the code of what Postgres said against it.
+    unheard: Option<(Instant, Option<String>)>,
+}
+
+impl Hearing {
+    fn is_heard(&mut self) {
+        observe::set_ready(true);
+        if let Some((since, _)) = self.unheard.take() {
+            tracing::info!(seconds = since.elapsed().as_secs(), "Postgres hears this worker again");
+        }
+    }
+
+    fn is_not_heard(&mut self, error: &sqlx::Error) {
+        observe::set_ready(false);
+        metrics::counter!("roost_presence_errors_total").increment(1);
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        // An answer is news after silence: there is a server now, and the password is wrong or a migration missing.
+        let is_news = match &self.unheard {
+            None => true,
+            Some((_, told)) => code.is_some() && code.as_deref() != told.as_deref(),
+        };
+        if is_news {
+            tracing::warn!(%error, "Postgres does not hear this worker: it takes no jobs");
+            let since = self.unheard.take().map_or_else(Instant::now, |(since, _)| since);
+            self.unheard = Some((since, code.map(Cow::into_owned)));
+        }
+    }
 }
 
 /// Tells when the machine's clock was set back. It does no harm: leases and due times are Postgres' own, pauses are

@@ -14,15 +14,15 @@ use apalis::prelude::{BackendExt, BoxDynError, Data, PollSnapshot, PollStrategy,
 use apalis_core::backend::codec::Codec;
 use apalis_redis::RedisStorage;
 use futures::{FutureExt, StreamExt};
-use roost_shared::jobs::{Queue, Transport, ids_of};
+use roost_shared::jobs::presence::Standing;
+use roost_shared::jobs::{JobRef, Queue, Transport, ids_of};
 use roost_shared::redis::Redis;
-use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use crate::engine::Engine;
+use crate::engine::{Arriving, Engine};
 
 /// How often a queue is looked at when no doorbell rings: should a ring be lost. Each look costs an idle worker more than
 /// all it asks of Postgres.
@@ -39,8 +39,15 @@ const CLEAR_TIMEOUT: Duration = Duration::from_secs(2);
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
 const PING_AFTER: Duration = Duration::from_secs(5);
 
-/// Consumes `queue` until `stop`. When Redis fails, starts again as soon as it is back.
-pub(crate) async fn consume(engine: Arc<Engine>, redis: Redis, queue: Queue, stop: CancellationToken) {
+/// Consumes `queue` until `stop`, but not while it is paused or the worker quiet: what a consumer has fetched, others wait
+/// for. When Redis fails, starts again as soon as it is back.
+pub(crate) async fn consume(
+    engine: Arc<Engine>,
+    redis: Redis,
+    queue: Queue,
+    mut standing: watch::Receiver<Option<Standing>>,
+    stop: CancellationToken,
+) {
     let mut transport = match Transport::new(&redis) {
         Ok(transport) => transport,
         Err(error) => {
@@ -52,11 +59,21 @@ pub(crate) async fn consume(engine: Arc<Engine>, redis: Redis, queue: Queue, sto
     let listener = tokio::spawn(listen(redis.clone(), queue, Arc::clone(&bell), stop.clone()));
     let mut start = 0_u32;
     let mut ended = Vec::new();
-    while !stop.is_cancelled() {
+    loop {
+        // Nor before it is known which queues are paused.
+        tokio::select! {
+            open = standing.wait_for(|standing| is_open(standing.as_ref(), queue)) => if open.is_err() { break },
+            () = stop.cancelled() => break,
+        }
         // Names are never used twice: a dead consumer's name would keep its messages from being found.
         let name = format!("{}-{}-{start}", engine.owner(), queue.name());
         start = start.wrapping_add(1);
-        let run = run(&engine, &redis, queue, &name, &bell, &stop).await;
+        // For what came while nobody looked.
+        bell.notify_one();
+        let run = tokio::select! {
+            run = run(&engine, &redis, queue, &name, &bell, &stop) => run,
+            _ = standing.wait_for(|standing| !is_open(standing.as_ref(), queue)) => Ok(()),
+        };
         ended.push(name);
         if let Err(error) = run {
             metrics::counter!("roost_consumer_restarts_total", "queue" => queue.name()).increment(1);
@@ -70,6 +87,13 @@ pub(crate) async fn consume(engine: Arc<Engine>, redis: Redis, queue: Queue, sto
         clear(&engine, &mut transport, queue, &mut ended).await;
     }
     listener.abort();
+}
+
+/// Whether this worker may take jobs of the queue.
+fn is_open(standing: Option<&Standing>, queue: Queue) -> bool {
+    standing.is_some_and(|standing| {
+        !standing.quiet && !standing.stop && standing.paused.iter().all(|name| name != queue.name())
+    })
 }
 
 /// Takes back what consumers that have ended fetched and did not hand over, and removes what made them end.
@@ -134,20 +158,6 @@ impl Codec<Vec<u8>> for Bytes {
     }
 }
 
-/// Ids on their way into the engine. Those that did not get there when the consumer ends are given back.
-struct Arriving<'a> {
-    engine: &'a Engine,
-    ids: Vec<Uuid>,
-}
-
-impl Drop for Arriving<'_> {
-    fn drop(&mut self) {
-        if !self.ids.is_empty() {
-            self.engine.refuse(self.ids.drain(..));
-        }
-    }
-}
-
 /// What apalis calls a task is a few ids to us; it is done when the engine has them.
 async fn take(message: Vec<u8>, engine: Data<Arc<Engine>>, queue: Data<Queue>) -> Result<(), BoxDynError> {
     let Some(ids) = ids_of(&message) else {
@@ -155,11 +165,8 @@ async fn take(message: Vec<u8>, engine: Data<Arc<Engine>>, queue: Data<Queue>) -
         tracing::warn!(queue = queue.name(), "a message in Redis is no job id, dropped");
         return Ok(());
     };
-    let mut arriving = Arriving { engine: &engine, ids };
-    while let Some(id) = arriving.ids.last() {
-        engine.take(*queue, *id).await;
-        arriving.ids.pop();
-    }
+    let jobs = ids.into_iter().map(|id| JobRef { id, queue: *queue }).collect();
+    Arriving::new(&engine, jobs).arrive().await;
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 //! the gauges; it frees what dead workers held, and so do the others, less often. Should two lead for a moment, `SKIP LOCKED`
 //! shares the work between them.
 //!
-//! While Redis refuses, every worker takes due jobs from Postgres itself.
+//! While Redis refuses, every worker takes due jobs from Postgres itself, after a few seconds also those that Redis had. So
+//! do at any time those who know a kind that others of its queue do not know.
+
+mod feed;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -35,6 +38,8 @@ const PROMOTE_BATCH: u64 = 5_000;
 /// Ids that go to Redis in one script.
 const PUSH_BATCH: usize = 500;
 const STALE_EVERY: u64 = 3;
+/// Once Redis has refused for so long, what it had does not wait for its return.
+const RECALL_AFTER: Duration = Duration::from_secs(3);
 /// Rounds after which workers that do not lead look for dead ones, should the leading worker be among these.
 const FOLLOWERS_REAP_EVERY: u64 = 2;
 const GAUGES_EVERY: u64 = 10;
@@ -58,6 +63,7 @@ pub(crate) async fn run(
         redis,
         transport,
         refused_since: None,
+        answers: false,
         unheard: HashSet::new(),
         counted: BTreeMap::new(),
         led: false,
@@ -124,12 +130,28 @@ impl From<redis::RedisError> for Trouble {
     }
 }
 
+/// The end of a step that others do not build upon. What Postgres has against it is told and keeps no job from being
+/// published; that Postgres does not answer ends the round.
+fn by_itself<T>(step: &'static str, ended: Result<T, sqlx::Error>) -> Result<(), sqlx::Error> {
+    match ended {
+        Ok(_) => Ok(()),
+        Err(error @ sqlx::Error::Database(_)) => {
+            counter!("roost_relay_errors_total").increment(1);
+            tracing::warn!(%error, step, "relay step failed, going on with the next");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
 struct Relay {
     engine: Arc<Engine>,
     redis: Redis,
     transport: Transport,
-    /// Redis does not take writes.
+    /// Redis does not take writes, or not all else that is asked of it.
     refused_since: Option<Instant>,
+    /// Whether it took one at the beginning of this round.
+    answers: bool,
     /// Kinds that nobody knows, told once each while there are jobs of them.
     unheard: HashSet<String>,
     /// Jobs by kind and state, as the gauges have them.
@@ -143,7 +165,7 @@ impl Relay {
     /// One round. True: there is more than there was room for.
     async fn round(&mut self, standing: Option<&Standing>) -> bool {
         let Some(standing) = standing else { return false };
-        self.watch_redis().await;
+        self.answers = self.probe().await;
         if self.led && !standing.leads {
             resign();
             self.unheard.drain().for_each(|kind| set_unknown(&kind, 0));
@@ -159,22 +181,32 @@ impl Relay {
         if let Some(step) = step {
             match self.within(step, standing).await {
                 Ok(filled) => more = filled.more,
-                Err(trouble) => self.tell(trouble),
+                Err(trouble) => {
+                    self.answers = false;
+                    self.tell(trouble);
+                }
             }
         }
-        if self.refused_since.is_some() {
-            more |= self.top_up(standing).await.more;
+        if self.answers && self.refused_since.is_some() && (standing.leads || self.waiting().await.is_ok()) {
+            self.readmit();
         }
-        more
+        more | self.feed_itself(standing).await.more
     }
 
-    /// Publishes once more, or takes jobs for this worker while Redis refuses.
+    /// Publishes once more if Redis takes it and this worker leads, and takes what this worker takes by itself.
     async fn top_up(&mut self, standing: &Standing) -> Filled {
-        let step = if self.refused_since.is_some() {
-            Step::Feed
-        } else {
-            Step::Fill
-        };
+        let mut filled = Filled::default();
+        if standing.leads && self.refused_since.is_none() {
+            filled = self.step(Step::Fill, standing).await;
+        }
+        let fed = self.feed_itself(standing).await;
+        Filled {
+            published: filled.published + fed.published,
+            more: filled.more || fed.more,
+        }
+    }
+
+    async fn step(&mut self, step: Step, standing: &Standing) -> Filled {
         match self.within(step, standing).await {
             Ok(filled) => filled,
             Err(trouble) => {
@@ -195,7 +227,7 @@ impl Relay {
                     self.publish(&mut connection, standing, &waiting).await
                 }
                 Step::Feed => self.feed(&mut connection, standing).await,
-                Step::Reap => self.reap(&mut connection).await.map(|()| Filled::default()),
+                Step::Reap => Ok(self.reap(&mut connection).await.map(|()| Filled::default())?),
             }
         })
         .await;
@@ -225,20 +257,33 @@ impl Relay {
         }
     }
 
-    async fn watch_redis(&mut self) {
-        match (self.transport.probe().await, self.refused_since) {
-            (Err(error), _) => self.refuse(&error.to_string()),
-            (Ok(()), Some(since)) => {
-                self.refused_since = None;
-                gauge!("roost_redis_refuses").set(0.0);
-                tracing::info!(seconds = since.elapsed().as_secs(), "Redis is back");
+    /// Whether Redis takes a write.
+    async fn probe(&mut self) -> bool {
+        match self.transport.probe().await {
+            Err(error) => {
+                self.refuse(&error.to_string());
+                false
             }
-            (Ok(()), None) => gauge!("roost_redis_refuses").set(0.0),
+            Ok(()) => {
+                if self.refused_since.is_none() {
+                    gauge!("roost_redis_refuses").set(0.0);
+                }
+                true
+            }
+        }
+    }
+
+    /// After a round in which Redis did all that was asked of it: one that takes some commands only must not be back in
+    /// every other round.
+    fn readmit(&mut self) {
+        if let Some(since) = self.refused_since.take() {
+            gauge!("roost_redis_refuses").set(0.0);
+            tracing::info!(seconds = since.elapsed().as_secs(), "Redis is back");
         }
     }
 
     /// Takes from dead workers what they ran. After an outage the living get a chance to renew before that.
-    async fn reap(&self, db: &mut PgConnection) -> Result<(), Trouble> {
+    async fn reap(&self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
         if !self.engine.all_could_renew() {
             return Ok(());
         }
@@ -262,27 +307,38 @@ impl Relay {
     /// What the leading worker does in a round.
     async fn lead(&mut self, db: &mut PgConnection, standing: &Standing) -> Result<Filled, Trouble> {
         let promoted = relay::promote_due(&mut *db, PROMOTE_BATCH.cast_signed()).await?;
-        batches::finish(&mut *db).await?;
-        pressure::note(&mut *db, &standing.fleet_kinds).await?;
-        self.reap(&mut *db).await?;
+        by_itself("ending batches", batches::finish(&mut *db).await)?;
+        by_itself("noting pressure", pressure::note(&mut *db, &standing.fleet_kinds).await)?;
+        by_itself("reaping", self.reap(&mut *db).await)?;
         if self.tick.is_multiple_of(GAUGES_EVERY) {
-            report(db).await?;
-            self.report_kinds(db).await?;
-            self.tell_unknown_kinds(db, &standing.fleet_kinds).await?;
-            presence::forget(&mut *db).await?;
+            by_itself("reporting queues", report(db).await)?;
+            by_itself("reporting kinds", self.report_kinds(db).await)?;
+            by_itself(
+                "looking for unknown kinds",
+                self.tell_unknown_kinds(db, &standing.fleet_kinds).await,
+            )?;
+            by_itself("forgetting workers", presence::forget(&mut *db).await)?;
         }
-        if self.refused_since.is_some() {
-            return Ok(Filled::default());
+        if let Some(since) = self.refused_since {
+            if since.elapsed() > RECALL_AFTER {
+                feed::recall(db).await?;
+            }
+            if !self.answers {
+                return Ok(Filled::default());
+            }
         }
+        // Until it is back, Redis is asked for all of it in every round.
+        let every = |rounds: u64| self.refused_since.is_some() || self.tick.is_multiple_of(rounds);
+        let (look_for_lost, prune) = (every(STALE_EVERY), every(GAUGES_EVERY));
         let waiting = self.waiting().await?;
         for (queue, waiting) in &waiting {
             gauge!("roost_redis_depth", "queue" => queue.name()).set(waiting.depth as f64);
         }
         epoch::watch::<Trouble>(&self.redis, db).await?;
-        if self.tick.is_multiple_of(STALE_EVERY) {
+        if look_for_lost {
             self.find_lost(db, &waiting).await?;
         }
-        if self.tick.is_multiple_of(GAUGES_EVERY) {
+        if prune {
             for queue in Queue::ALL {
                 self.transport.prune(queue).await?;
             }
@@ -320,7 +376,7 @@ impl Relay {
         Ok(())
     }
 
-    async fn tell_unknown_kinds(&mut self, db: &mut PgConnection, kinds: &[String]) -> Result<(), Trouble> {
+    async fn tell_unknown_kinds(&mut self, db: &mut PgConnection, kinds: &[String]) -> Result<(), sqlx::Error> {
         let unknown = relay::unknown_kinds(&mut *db, kinds).await?;
         // Of these none waits any more, or a worker has come that knows them.
         self.unheard.retain(|kind| {
@@ -384,7 +440,7 @@ impl Relay {
             })
             .map(|(queue, waiting)| (*queue, MAX_DEPTH.saturating_sub(waiting.depth).min(MOST_AT_ONCE)))
             .collect();
-        let due = relay::take_unpublished(&mut *db, &room, &standing.fleet_kinds).await?;
+        let due = relay::take_unpublished(&mut *db, &room, &standing.fleet_kinds, &standing.apart).await?;
         let mut more = false;
         for (queue, free) in room {
             let ids: Vec<Uuid> = due.iter().filter(|job| job.queue == queue).map(|job| job.id).collect();
@@ -406,20 +462,6 @@ impl Relay {
                     break;
                 }
             }
-        }
-        Ok(Filled {
-            published: due.len(),
-            more,
-        })
-    }
-
-    /// Takes due jobs straight into this worker's engine.
-    async fn feed(&mut self, db: &mut PgConnection, standing: &Standing) -> Result<Filled, Trouble> {
-        let room = self.engine.room();
-        let due = relay::take_unpublished(&mut *db, &room, self.engine.kinds()).await?;
-        let more = !due.is_empty() || standing.leads;
-        for job in &due {
-            self.engine.take(job.queue, job.id).await;
         }
         Ok(Filled {
             published: due.len(),
@@ -468,7 +510,7 @@ async fn report(db: &mut PgConnection) -> Result<(), sqlx::Error> {
                 ORDER BY published_at LIMIT 10000)
                UNION ALL
                (SELECT run_at, false FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
-                ORDER BY priority, run_at LIMIT 10000)) AS due ON true
+                ORDER BY run_at - timestamptz 'epoch' + make_interval(secs => priority) LIMIT 10000)) AS due ON true
            GROUP BY name"#
     )
     .fetch_all(&mut *db)

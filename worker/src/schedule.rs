@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use roost_shared::db::{Db, Tx};
-use roost_shared::jobs::catalogue::{CompleteStays, PruneOutbox, SweepOverdue};
+use roost_shared::jobs::catalogue::{CompleteStays, PruneOutbox, SweepOverdue, VerifyAudit};
 use roost_shared::jobs::presence::Standing;
 use roost_shared::jobs::schedules::next_tick;
 use tokio::sync::watch;
@@ -34,6 +35,11 @@ const TABLE: &[Entry] = &[
         expression: "*/5 * * * *",
         enqueue: |tx| tx.enqueue(&SweepOverdue {}),
     },
+    Entry {
+        name: "audit.verify",
+        expression: "*/10 * * * *",
+        enqueue: |tx| tx.enqueue(&VerifyAudit {}),
+    },
 ];
 
 /// The names of the table's lines.
@@ -42,6 +48,11 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 }
 
 const EVERY: Duration = Duration::from_secs(5);
+/// A tick has the fraction of the second at which it was computed.
+const SLACK: TimeDelta = TimeDelta::seconds(1);
+/// Clocks of workers may differ by some minutes, and what one has fired the next one must not fire again. A tick that not
+/// even a clock this far ahead would have set is a mistake.
+const MOST_AHEAD: TimeDelta = TimeDelta::minutes(15);
 const UNTIL_LEADING: Duration = Duration::from_secs(1);
 
 /// Looks for ticks that are due every few seconds, until `stop`. The leading worker does it.
@@ -82,44 +93,63 @@ pub async fn fire_if_due(db: &Db, name: &str, expression: &str, enqueue: impl Fn
     Ok(fired)
 }
 
-/// Moves the schedule on to its next tick if it is due; else only to what the program has now.
+/// Moves the schedule on to its next tick if it is due; else only to what the program has now, or back from a tick that a
+/// clock which was far ahead has set.
 async fn move_on(tx: &mut Tx, name: &str, expression: &str) -> Result<bool, String> {
     let now = tx.now();
-    let due = sqlx::query!(
-        "SELECT changed_to, paused FROM cron_schedules WHERE name = $1 AND next_tick <= $2 FOR UPDATE",
-        name,
-        now
+    let line = sqlx::query!(
+        "SELECT expression, changed_to, paused, next_tick FROM cron_schedules WHERE name = $1 FOR UPDATE",
+        name
     )
     .fetch_optional(tx.conn())
     .await
     .map_err(|error| error.to_string())?;
-    if let Some(due) = due {
-        let next = next_tick(due.changed_to.as_deref().unwrap_or(expression), now)?;
+    let Some(line) = line else {
+        let next = next_tick(expression, now)?;
+        sqlx::query!(
+            "INSERT INTO cron_schedules (name, expression, next_tick) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING",
+            name,
+            expression,
+            next
+        )
+        .execute(tx.conn())
+        .await
+        .map_err(|error| error.to_string())?;
+        return Ok(false);
+    };
+    let current = line.changed_to.as_deref().unwrap_or(expression);
+    let next = next_tick(current, now)?;
+    let is_due = line.next_tick.is_some_and(|tick| tick <= now);
+    if is_due {
         sqlx::query!(
             "UPDATE cron_schedules SET last_tick = next_tick, next_tick = $3, expression = $2 WHERE name = $1",
             name,
             expression,
-            (!due.paused).then_some(next)
+            (!line.paused).then_some(next)
         )
         .execute(tx.conn())
         .await
         .map_err(|error| error.to_string())?;
         return Ok(true);
     }
-    let next = next_tick(expression, now)?;
-    sqlx::query!(
-        "INSERT INTO cron_schedules (name, expression, next_tick) VALUES ($1, $2, $3)
-         ON CONFLICT (name) DO UPDATE SET expression = EXCLUDED.expression,
-             next_tick = CASE WHEN cron_schedules.paused OR cron_schedules.changed_to IS NOT NULL THEN cron_schedules.next_tick
-                              ELSE EXCLUDED.next_tick END
-         WHERE cron_schedules.expression <> EXCLUDED.expression",
-        name,
-        expression,
-        next
-    )
-    .execute(tx.conn())
-    .await
-    .map_err(|error| error.to_string())?;
+    let furthest = next_tick(current, now + MOST_AHEAD)?;
+    let too_far = line.next_tick.filter(|tick| *tick > furthest + SLACK);
+    if let Some(tick) = too_far {
+        tracing::warn!(schedule = name, %tick, %next, "a clock was far ahead when the next tick was set, going back to this one's");
+    }
+    let is_new = line.expression != expression;
+    if is_new || too_far.is_some() {
+        let moves = too_far.is_some() || line.changed_to.is_none() && !line.paused;
+        sqlx::query!(
+            "UPDATE cron_schedules SET expression = $2, next_tick = $3 WHERE name = $1",
+            name,
+            expression,
+            if moves { Some(next) } else { line.next_tick }
+        )
+        .execute(tx.conn())
+        .await
+        .map_err(|error| error.to_string())?;
+    }
     Ok(false)
 }
 

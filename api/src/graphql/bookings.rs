@@ -141,7 +141,8 @@ impl BookingQueries {
             before: request.after().copied(),
             limit: request.fetch(),
         };
-        let found = bookings::list(app(ctx)?.db.pool(), user_id, &filter)
+        let mut conn = app(ctx)?.db.pool().acquire().await.map_err(ApiError::from)?;
+        let found = bookings::list(&mut conn, user_id, &filter)
             .await
             .map_err(ApiError::from)?;
         Ok(page(&request, found, |row| row.id, |row| seen(row, user_id)))
@@ -227,6 +228,26 @@ impl BookingMutations {
     #[graphql(complexity = "CHANGE + child_complexity")]
     async fn check_out_booking(&self, ctx: &Context<'_>, id: Uuid) -> Result<Booking> {
         Ok(acting(ctx)?.check_out(auth(ctx)?, Path(id)).boxed().await?.0)
+    }
+
+    /// Report that the guest did not come, by the host of a booking that is `CONFIRMED`, from the time of check-in until
+    /// that of check-out: before that `too_early`, afterwards `stay_over`. Nothing is paid back, and the nights that are
+    /// left can be booked again. Reporting it again changes nothing
+    #[graphql(complexity = "CHANGE + child_complexity")]
+    async fn report_no_show(
+        &self,
+        ctx: &Context<'_>,
+        id: Uuid,
+        #[graphql(desc = "For the guest to read, and kept on the timeline: 500 characters at most")] reason: Option<
+            String,
+        >,
+    ) -> Result<Booking> {
+        let bookings = acting(ctx)?;
+        Ok(bookings
+            .report_no_show(auth(ctx)?, Path(id), because(reason)?)
+            .boxed()
+            .await?
+            .0)
     }
 
     /// Approve a request to book, by the host while it is `PENDING_APPROVAL`

@@ -2,8 +2,8 @@
 
 use std::convert::Infallible;
 
-use async_graphql::connection::{Connection, CursorType, Edge};
-use async_graphql::{Context, OutputType, Result};
+use async_graphql::connection::{Connection, CursorType, Edge, EmptyFields};
+use async_graphql::{Context, ObjectType, OutputType, Result};
 use poem_openapi::types::{ParseFromJSON, ToJSON};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -26,22 +26,33 @@ impl CursorType for Cursor {
     }
 }
 
-/// A page of a list.
-pub type Page<T> = Connection<Cursor, T>;
+/// A page of a list; `More` is what it tells beside it.
+pub type Page<T, More = EmptyFields> = Connection<Cursor, T, More>;
 
 /// The page of `rows`, as [`PageRequest::reply`] makes one of REST.
-pub fn page<K, R, T>(
-    request: &PageRequest<K>,
-    rows: Vec<R>,
-    key: impl Fn(&R) -> K,
-    mut view: impl FnMut(R) -> T,
-) -> Page<T>
+pub fn page<K, R, T>(request: &PageRequest<K>, rows: Vec<R>, key: impl Fn(&R) -> K, view: impl FnMut(R) -> T) -> Page<T>
 where
     K: Serialize + DeserializeOwned,
     T: OutputType,
 {
+    page_with(EmptyFields, request, rows, key, view)
+}
+
+/// The same with more to tell.
+pub fn page_with<K, R, T, M>(
+    additional: M,
+    request: &PageRequest<K>,
+    rows: Vec<R>,
+    key: impl Fn(&R) -> K,
+    mut view: impl FnMut(R) -> T,
+) -> Page<T, M>
+where
+    K: Serialize + DeserializeOwned,
+    T: OutputType,
+    M: ObjectType,
+{
     let (edges, more) = request.edges(rows, key);
-    let mut page = Connection::new(request.after().is_some(), more);
+    let mut page = Connection::with_additional_fields(request.after().is_some(), more, additional);
     let edges = edges
         .into_iter()
         .map(|(cursor, row)| Edge::new(Cursor(cursor), view(row)));

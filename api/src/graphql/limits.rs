@@ -29,6 +29,9 @@ pub const MAX_FIELDS: usize = 500;
 pub const MAX_DIRECTIVES: usize = 4;
 /// How many selections and fragments may be inside each other. Bounds our own recursion.
 const MAX_NESTING: usize = 40;
+/// How many lists of what introspection tells may be inside each other. A schema refers to itself, so each multiplies the
+/// reply; the bound is that of graphql-js, and no tool comes near it.
+const MAX_INTROSPECTED_LISTS: usize = 2;
 /// How many points an operation may cost.
 pub const MAX_COMPLEXITY: usize = 5_000;
 
@@ -64,6 +67,10 @@ pub fn check_shape(document: &ExecutableDocument, introspection: bool) -> ApiRes
     if shape.introspects && !introspection {
         return Err(invalid_query("This API does not tell its schema.", None));
     }
+    if shape.introspected_lists > MAX_INTROSPECTED_LISTS {
+        let what = "lists of fields, interfaces or types of the schema inside each other";
+        return Err(over("query_too_deep", what, MAX_INTROSPECTED_LISTS));
+    }
     if shape.depth > MAX_DEPTH {
         return Err(over("query_too_deep", "levels of fields", MAX_DEPTH));
     }
@@ -86,6 +93,10 @@ struct Shape {
     aliases: usize,
     fields: usize,
     introspects: bool,
+    /// How many fields that would be lists of the schema are inside each other.
+    lists: usize,
+    /// The same within introspection.
+    introspected_lists: usize,
 }
 
 impl Shape {
@@ -94,7 +105,13 @@ impl Shape {
         self.aliases = self.aliases.saturating_add(other.aliases);
         self.fields = self.fields.saturating_add(other.fields);
         self.introspects |= other.introspects;
+        self.lists = self.lists.max(other.lists);
+        self.introspected_lists = self.introspected_lists.max(other.introspected_lists);
     }
+}
+
+fn is_list_of_schema(field: &str) -> bool {
+    matches!(field, "fields" | "inputFields" | "interfaces" | "possibleTypes")
 }
 
 struct Walk<'a> {
@@ -124,6 +141,10 @@ impl<'a> Walk<'a> {
                     let introspects = matches!(field.node.name.node.as_str(), "__schema" | "__type");
                     inner.depth = if introspects { 1 } else { inner.depth + 1 };
                     inner.introspects |= introspects;
+                    inner.lists += usize::from(is_list_of_schema(field.node.name.node.as_str()));
+                    if introspects {
+                        inner.introspected_lists = inner.introspected_lists.max(std::mem::take(&mut inner.lists));
+                    }
                     inner.fields = inner.fields.saturating_add(1);
                     inner.aliases = inner.aliases.saturating_add(usize::from(field.node.alias.is_some()));
                     shape.beside(&inner);
@@ -231,5 +252,20 @@ mod tests {
     fn introspection_may_go_deeper() {
         let deep = format!("{{ __schema {}id{} }}", "{ a ".repeat(14) + "{ ", " }".repeat(15));
         assert_eq!(shape(&deep), Ok(()));
+    }
+
+    #[test]
+    fn the_schema_is_not_told_over_and_over() {
+        let twice = "{ __schema { types { fields { type { fields { name } } } } } }";
+        assert_eq!(shape(twice), Ok(()));
+        let beside = "{ __type(name: \"A\") { fields { name } inputFields { name } interfaces { name } possibleTypes { name } } }";
+        assert_eq!(shape(beside), Ok(()));
+        let thrice = "{ __schema { types { fields { type { possibleTypes { fields { name } } } } } } }";
+        assert_eq!(shape(thrice), Err("query_too_deep"));
+        let spread = "{ __type(name: \"A\") { fields { type { ...F } } } }
+            fragment F on __Type { interfaces { ... on __Type { inputFields { name } } } }";
+        assert_eq!(shape(spread), Err("query_too_deep"));
+        // Fields of ours may be named so.
+        assert_eq!(shape("{ fields { fields { fields { id } } } }"), Ok(()));
     }
 }

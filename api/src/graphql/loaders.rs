@@ -131,7 +131,7 @@ impl Loader<LatestPaymentOf> for Rows {
 
     async fn load(&self, keys: &[LatestPaymentOf]) -> Result<HashMap<LatestPaymentOf, Payment>, ApiError> {
         let ids = ids(keys, |key| key.0);
-        let found = payments::latest_of_each(&self.0, &ids).await?;
+        let found = payments::latest_of_each(&mut *self.0.acquire().await?, &ids).await?;
         Ok(by_key(found, |payment| LatestPaymentOf(payment.booking_id)))
     }
 }

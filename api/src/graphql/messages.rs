@@ -3,17 +3,15 @@
 use async_graphql::{Context, Object, Result};
 use futures::FutureExt;
 use poem_openapi::param::Path;
-use roost_shared::messages;
 use uuid::Uuid;
 
 use super::caller::{app, auth, identity};
 use super::connection::{Page, cost, page, replayed};
 use super::input::Input;
 use super::limits::CHANGE;
-use crate::error::ApiError;
 use crate::idempotency::Idempotency;
 use crate::page::PageRequest;
-use crate::rest::messages::{Message, MessagesApi, NewMessage, ReadMark};
+use crate::rest::messages::{Message, MessagesApi, NewMessage, ReadMark, show};
 
 /// What can be read of messages.
 #[derive(Default)]
@@ -25,7 +23,8 @@ pub struct MessageMutations;
 
 #[Object]
 impl MessageQueries {
-    /// List the messages of a booking, newest first, for its guest and its host. Reading marks nothing as read
+    /// List the messages of a booking, newest first, for its guest and its host. Reading marks no message as read; the
+    /// notification of what is on the page is
     #[graphql(complexity = "cost(first, child_complexity)")]
     async fn messages(
         &self,
@@ -36,10 +35,7 @@ impl MessageQueries {
     ) -> Result<Page<Message>> {
         let user_id = identity(ctx)?.user_id;
         let request = PageRequest::<Uuid>::of_connection(first, after.as_deref())?;
-        let mut conn = app(ctx)?.db.pool().acquire().await.map_err(ApiError::from)?;
-        let found = messages::list(&mut conn, user_id, id, request.after().copied(), request.fetch())
-            .await
-            .map_err(ApiError::from)?;
+        let found = show(app(ctx)?, user_id, id, &request).boxed().await?;
         Ok(page(
             &request,
             found,

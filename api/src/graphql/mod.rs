@@ -24,12 +24,14 @@ mod quotes;
 mod reviews;
 mod sessions;
 mod socket;
+mod sockets;
 mod users;
 
 use async_graphql::{MergedObject, SDLExportOptions, Schema};
 
 pub use self::endpoint::{Graphql, route};
 pub use self::graphiql::file as graphiql_file;
+pub use self::sockets::OpenSockets;
 use crate::state::AppState;
 
 /// Everything that can be read.

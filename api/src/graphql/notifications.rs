@@ -2,18 +2,20 @@
 
 use async_graphql::{ComplexObject, Context, Object, Result};
 use futures::FutureExt;
-use roost_shared::notifications;
+use roost_shared::notifications::{self, Filter, Kind};
 use uuid::Uuid;
 
 use super::bookings::of_party;
 use super::caller::{app, auth, identity};
-use super::connection::{Page, cost, page};
+use super::connection::{Page, cost, page_with};
 use super::input::Input;
 use super::limits::CHANGE;
 use crate::error::ApiError;
 use crate::page::PageRequest;
 use crate::rest::bookings::objects::Booking;
-use crate::rest::notifications::{Notification, NotificationMark, NotificationsApi, Preferences, PreferencesPatch};
+use crate::rest::notifications::{
+    Notification, NotificationKind, NotificationMark, NotificationsApi, Preferences, PreferencesPatch,
+};
 
 /// What can be read of notifications.
 #[derive(Default)]
@@ -31,6 +33,20 @@ impl Notification {
     }
 }
 
+/// What a page of notifications tells beside them.
+pub struct Unread;
+
+#[Object]
+impl Unread {
+    /// How many you have not read, of any kind, on this page or not
+    async fn unread_count(&self, ctx: &Context<'_>) -> Result<i64> {
+        let user_id = identity(ctx)?.user_id;
+        let mut conn = app(ctx)?.db.pool().acquire().await.map_err(ApiError::from)?;
+        let count = notifications::unread_count(&mut conn, user_id).await;
+        Ok(count.map_err(ApiError::from)?)
+    }
+}
+
 #[Object]
 impl NotificationQueries {
     /// List your notifications, newest first
@@ -38,18 +54,23 @@ impl NotificationQueries {
     async fn notifications(
         &self,
         ctx: &Context<'_>,
+        #[graphql(desc = "Only about this")] kind: Option<NotificationKind>,
         #[graphql(default, desc = "Only those that you have not read")] unread: bool,
         #[graphql(default = 20, desc = "How many at most: 1 to 100")] first: i32,
         #[graphql(desc = "The cursor of the last item of the page before")] after: Option<String>,
-    ) -> Result<Page<Notification>> {
+    ) -> Result<Page<Notification, Unread>> {
         let user_id = identity(ctx)?.user_id;
         let request = PageRequest::<Uuid>::of_connection(first, after.as_deref())?;
         let mut conn = app(ctx)?.db.pool().acquire().await.map_err(ApiError::from)?;
-        let before = request.after().copied();
-        let found = notifications::list(&mut conn, user_id, unread, before, request.fetch())
+        let filter = Filter {
+            kind: kind.map(Kind::from),
+            unread_only: unread,
+            before: request.after().copied(),
+        };
+        let found = notifications::list(&mut conn, user_id, &filter, request.fetch())
             .await
             .map_err(ApiError::from)?;
-        Ok(page(&request, found, |row| row.id, Notification::from))
+        Ok(page_with(Unread, &request, found, |row| row.id, Notification::from))
     }
 
     /// What you want to be told, and how

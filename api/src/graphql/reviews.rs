@@ -30,7 +30,8 @@ pub struct ReviewMutations;
 #[Object]
 impl ReviewQueries {
     /// List reviews: what is public; with your own `authorId` also what you wrote and is not. What hosts wrote about
-    /// guests is shown to those who are signed in
+    /// guests is shown to those who are signed in. `propertyId` alone lists what guests wrote of the property: with `side` also
+    /// what its host wrote
     #[allow(clippy::too_many_arguments, reason = "each is an argument of the field")]
     #[graphql(complexity = "cost(first, child_complexity)")]
     async fn reviews(
@@ -95,17 +96,20 @@ impl ReviewQueries {
     }
 
     /// Sum up ratings of a property, of a host over all properties, or of a guest (for those who are signed in): exactly
-    /// one of the three arguments
+    /// one of the three arguments. Null with the error `not_found` of what is not there
     async fn rating_summary(
         &self,
         ctx: &Context<'_>,
         property_id: Option<Uuid>,
         host_id: Option<Uuid>,
         guest_id: Option<Uuid>,
-    ) -> Result<RatingSummary> {
-        let reviews = ReviewsApi(app(ctx)?.clone());
-        let summary = reviews.summary(maybe_auth(ctx)?, Query(property_id), Query(host_id), Query(guest_id));
-        Ok(summary.boxed().await?.0)
+    ) -> Option<Result<RatingSummary>> {
+        let read = async {
+            let reviews = ReviewsApi(app(ctx)?.clone());
+            let summary = reviews.summary(maybe_auth(ctx)?, Query(property_id), Query(host_id), Query(guest_id));
+            Ok(summary.boxed().await?.0)
+        };
+        Some(read.boxed().await)
     }
 }
 
@@ -168,7 +172,7 @@ impl ReviewMutations {
         Ok(true)
     }
 
-    /// Hide a review, for moderators
+    /// Hide a review, for moderators. Its author is told, with the reason
     #[graphql(complexity = "CHANGE + child_complexity")]
     async fn hide_review(&self, ctx: &Context<'_>, id: Uuid, input: Input<DecisionReason>) -> Result<Review> {
         Ok(moderating(ctx)?
@@ -178,7 +182,7 @@ impl ReviewMutations {
             .0)
     }
 
-    /// Show a hidden review again, for moderators
+    /// Show a hidden review again, for moderators. Its author is told, with the reason
     #[graphql(complexity = "CHANGE + child_complexity")]
     async fn unhide_review(&self, ctx: &Context<'_>, id: Uuid, input: Input<DecisionReason>) -> Result<Review> {
         Ok(moderating(ctx)?

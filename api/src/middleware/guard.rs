@@ -9,20 +9,27 @@ use futures::FutureExt;
 use poem::http::{StatusCode, header};
 use poem::{Body, Endpoint, IntoResponse, Request, Response};
 use poem_openapi::OperationId;
+use roost_shared::db::STATEMENT_TIMEOUT;
 
 use crate::body;
 use crate::error::{self, ApiError};
 use crate::openapi::{Operation, Routes};
+use crate::prefer::{LONGEST_WAIT, Wait};
 use crate::problem::FieldError;
 
 /// The largest body of a request, in bytes.
 pub const BODY_LIMIT: usize = 64 * 1024;
 /// The largest body of a webhook, in bytes: Stripe's events carry whole objects.
 pub const WEBHOOK_BODY_LIMIT: usize = 256 * 1024;
+/// Where GraphQL is.
+pub const GRAPHQL_PATH: &str = "/graphql";
 /// Of the name of a parameter that nobody knows, so much is repeated.
 const LONGEST_NAME: usize = 100;
-/// How long a request may take before its reply begins.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request may take before its reply begins, beside the wait that it prefers ([`Wait`]).
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for the dashboard: a search in a million jobs is given up by Postgres before that, which the reply then says.
+pub const DASHBOARD_TIMEOUT: Duration = Duration::from_secs(20);
+const _: () = assert!(DASHBOARD_TIMEOUT.as_secs() > STATEMENT_TIMEOUT.as_secs());
 
 /// Calls `endpoint` within the bounds. Never an `Err`.
 pub async fn guard<E: Endpoint>(
@@ -32,6 +39,7 @@ pub async fn guard<E: Endpoint>(
     request: Request,
 ) -> poem::Result<Response> {
     let path = request.uri().path().to_owned();
+    let timeout = timeout + wait_of(&request);
     let work = async {
         let request = bounded(request, &routes).await?;
         Ok::<_, poem::Error>(endpoint.call(request).await)
@@ -70,6 +78,14 @@ pub async fn guard<E: Endpoint>(
         response = refusal.with_allow(&routes.allowed(&path)).into_response();
     }
     Ok(response)
+}
+
+/// How long the request may wait for something to happen. A GraphQL document says so somewhere inside.
+fn wait_of(request: &Request) -> Duration {
+    if request.uri().path() == GRAPHQL_PATH {
+        return LONGEST_WAIT;
+    }
+    Wait::preferred(request.header("Prefer")).map_or(Duration::ZERO, Wait::duration)
 }
 
 /// Reads the body up to the limit, whether or not its length was announced.
@@ -131,12 +147,17 @@ fn unstorable(request: &Request, routes: &Routes) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use poem::handler;
 
     use super::*;
 
     async fn answer(endpoint: impl Endpoint) -> (u16, serde_json::Value) {
-        let request = Request::builder().finish();
+        answer_to(Request::builder().finish(), endpoint).await
+    }
+
+    async fn answer_to(request: Request, endpoint: impl Endpoint) -> (u16, serde_json::Value) {
         let response = guard(Arc::new(endpoint), Arc::default(), Duration::from_millis(50), request)
             .await
             .unwrap();
@@ -166,5 +187,20 @@ mod tests {
     async fn a_handler_that_takes_too_long_is_given_up() {
         let (status, problem) = answer(hangs).await;
         assert_eq!((status, problem["code"].as_str()), (503, Some("timeout")));
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_preferred_comes_on_top() {
+        let request = Request::builder().header("Prefer", "wait=1").finish();
+        let began = Instant::now();
+        let (status, _) = answer_to(request, hangs).await;
+        assert_eq!(status, 503);
+        assert!(began.elapsed() >= Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_graphql_document_may_ask_for_the_longest_wait() {
+        let asked = |path: &'static str| wait_of(&Request::builder().uri_str(path).finish());
+        assert_eq!((asked("/graphql"), asked("/bookings/")), (LONGEST_WAIT, Duration::ZERO));
     }
 }

@@ -124,8 +124,8 @@ fn keep_possible_refusals(method: &str, operation: &mut Map<String, Value>) {
     let health = id.starts_with("get_health") || id == "get_readiness";
     // The one that is told neither in a body nor in its path what it cannot do twice.
     let resends = id == "resend_verification";
-    // A list that is there for some people only.
-    let hidden = id == "list_review_reports";
+    // A list that is there for some people only, and the sums of what a parameter names.
+    let hidden = matches!(id, "list_review_reports" | "get_rating_summary");
     let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
         return;
     };

@@ -16,7 +16,6 @@ use super::assets;
 use super::fault::Fault;
 use super::landing;
 use super::params::{Form, Params};
-use super::shell::{Shell, html};
 use crate::client::Client;
 use crate::state::AppState;
 
@@ -38,6 +37,12 @@ impl Signed {
     #[must_use]
     pub fn operator(&self) -> &Operator {
         &self.session.operator
+    }
+
+    /// The session that asks.
+    #[must_use]
+    pub fn session(&self) -> &Session {
+        &self.session
     }
 
     /// The token of their forms.
@@ -70,10 +75,16 @@ impl Signed {
 
     /// Signs them out.
     pub(super) async fn end(&self, state: &AppState) -> Result<(), Fault> {
-        Ok(sessions::end(state.db.pool(), &self.token).await?)
+        let mut tx = state.db.begin().await?;
+        if sessions::end(&mut tx, &self.token).await? {
+            let email = &self.operator().email;
+            audit::append(&mut tx, Entry::new(email, "operator.sign_out", email)).await?;
+        }
+        Ok(tx.commit().await?)
     }
 
-    async fn of(state: &AppState, token: &str, touch: bool) -> Result<Self, Fault> {
+    /// By the token of a session.
+    pub(super) async fn of(state: &AppState, token: &str, touch: bool) -> Result<Self, Fault> {
         let now = state.clock.now();
         let session = sessions::find(state.db.pool(), token, now)
             .await?
@@ -97,9 +108,10 @@ impl Signed {
             .ok_or_else(|| Fault::internal("the dashboard has no state"))?;
         let bearer = request
             .header(header::AUTHORIZATION)
-            .and_then(|value| value.strip_prefix("Bearer "));
-        if let Some(token) = bearer {
-            return Ok((Self::of(state, token, true).await?, false));
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        if let Some((_, token)) = bearer {
+            return Ok((Self::of(state, token.trim(), true).await?, false));
         }
         let token = cookie(request.headers()).ok_or(Fault::SignIn)?;
         // A page that keeps itself fresh is nobody at work.
@@ -236,24 +248,31 @@ pub async fn login_page(request: &Request, params: Params) -> Result<Response, F
     Ok(Html(page.render()?).into_response())
 }
 
-/// Counts a try and refuses one too many: per account and address, and ten times as many for either alone. 0 limits
-/// nothing.
+/// Counts a try and refuses one too many: per account and address, and ten times as many for either alone. What strangers
+/// try at an account keeps nobody out of where they have signed in this month. 0 limits nothing.
 pub(super) async fn limit(state: &AppState, client: &Client, email: &str) -> Result<(), Fault> {
     let often = state.settings.logins_per_minute;
     if often == 0 {
         return Ok(());
     }
-    let address = client.network();
-    let subjects = [
+    let (address, now) = (client.network(), state.clock.now());
+    let mut subjects = vec![
         Subject::new(&format!("both {address} {email}"), often),
         Subject::new(&format!("address {address}"), often.saturating_mul(10)),
-        Subject::new(&format!("account {email}"), often.saturating_mul(10)),
     ];
-    if sign_ins::count(state.db.pool(), &subjects, MINUTE, state.clock.now()).await? {
+    if !sign_ins::is_remembered(state.db.pool(), &place(client, email), now).await? {
+        subjects.push(Subject::new(&format!("account {email}"), often.saturating_mul(10)));
+    }
+    if sign_ins::count(state.db.pool(), &subjects, MINUTE, now).await? {
         return Ok(());
     }
     metrics::counter!("roost_rate_limited_total", "action" => "ops-login").increment(1);
     Err(Fault::TooMany(MINUTE.as_secs()))
+}
+
+/// From where an account signs in.
+fn place(client: &Client, email: &str) -> String {
+    format!("{} {email}", client.network())
 }
 
 /// Opens a session for the right e-mail address, password and code; none for any other.
@@ -266,7 +285,7 @@ pub(super) async fn sign_in(
 ) -> Result<Option<(Operator, sessions::Opened)>, Fault> {
     let email = email.trim().to_ascii_lowercase();
     limit(state, client, &email).await?;
-    let operator = operators::authenticate(
+    let authenticated = operators::authenticate(
         state.db.pool(),
         &state.passwords,
         &state.sealing,
@@ -276,13 +295,17 @@ pub(super) async fn sign_in(
         state.clock.now(),
     )
     .await?;
-    let Some(operator) = operator else {
-        metrics::counter!("roost_ops_sign_ins_refused_total").increment(1);
-        tracing::warn!(ip = client.ip, "an operator's sign-in was refused");
+    let Some(authenticated) = authenticated else {
+        refused(state, client, email);
         return Ok(None);
     };
     let mut tx = state.db.begin().await?;
-    let opened = sessions::open(&mut tx, &operator).await?;
+    let Some(opened) = sessions::open(&mut tx, &authenticated, client.origin()).await? else {
+        refused(state, client, email);
+        return Ok(None);
+    };
+    let operator = authenticated.operator;
+    sign_ins::remember(&mut tx, &place(client, &email)).await?;
     let from = serde_json::json!({ "ip": client.ip });
     audit::append(
         &mut tx,
@@ -291,6 +314,27 @@ pub(super) async fn sign_in(
     .await?;
     tx.commit().await?;
     Ok(Some((operator, opened)))
+}
+
+/// Tells of a refused sign-in: in the audit log too, if there is such an operator. Written beside the reply, whose time does
+/// not tell whether there is.
+fn refused(state: &AppState, client: &Client, email: String) {
+    metrics::counter!("roost_ops_sign_ins_refused_total").increment(1);
+    tracing::warn!(ip = client.ip, "an operator's sign-in was refused");
+    let (db, from) = (state.db.clone(), serde_json::json!({ "ip": client.ip }));
+    tokio::spawn(async move {
+        let written = async {
+            let mut tx = db.begin().await?;
+            if operators::is_known(&mut tx, &email).await? {
+                let entry = Entry::new("anonymous", "operator.sign_in_refused", &email).after(from);
+                audit::append(&mut tx, entry).await?;
+            }
+            tx.commit().await
+        };
+        if let Err(error) = written.await {
+            tracing::warn!(%error, "a refused sign-in is not in the audit log");
+        }
+    });
 }
 
 #[handler]
@@ -337,36 +381,4 @@ pub async fn logout(state: Data<&AppState>, submission: Submission) -> Result<Re
         .headers_mut()
         .insert(header::SET_COOKIE, set_cookie(&state, "", 0)?);
     Ok(reply)
-}
-
-#[derive(Template)]
-#[template(path = "ops/account.html")]
-struct AccountPage {
-    shell: Shell,
-    enrolment: Option<operators::Enrolment>,
-}
-
-#[handler]
-pub async fn account_page(state: Data<&AppState>, signed: Signed) -> Result<Response, Fault> {
-    let enrolment = if signed.operator().has_totp {
-        None
-    } else {
-        let mut tx = state.db.begin().await?;
-        let enrolment = operators::begin_totp(&mut tx, &state.sealing, signed.operator()).await?;
-        tx.commit().await?;
-        Some(enrolment)
-    };
-    html(&AccountPage {
-        shell: Shell::new(&signed, "account", "Your account"),
-        enrolment,
-    })
-}
-
-#[handler]
-pub async fn confirm_totp(state: Data<&AppState>, submission: Submission) -> Result<Response, Fault> {
-    let code = submission.form.get("code").unwrap_or_default();
-    let mut tx = state.db.begin().await?;
-    operators::confirm_totp(&mut tx, &state.sealing, submission.signed.operator(), code).await?;
-    tx.commit().await?;
-    Ok(to("/ops/account"))
 }

@@ -3,8 +3,9 @@
 use poem::http::{StatusCode, header};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
+use roost_shared::db::Tx;
 use roost_shared::jobs::actions::{self, JobAction};
-use roost_shared::jobs::{inspect, inspections};
+use roost_shared::jobs::{bulk, inspect, inspections};
 use roost_shared::operators::Role;
 use uuid::Uuid;
 
@@ -19,6 +20,20 @@ pub fn role_for(action: JobAction) -> Role {
         JobAction::Retry | JobAction::RunNow | JobAction::Cancel => Role::Operator,
         JobAction::Delete => Role::Admin,
     }
+}
+
+/// The same for an action on one job. What carries on an action on many takes the role of that action.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn role_for_job(tx: &mut Tx, action: JobAction, id: Uuid) -> Result<Role, sqlx::Error> {
+    let carries_on = match action {
+        JobAction::Retry | JobAction::RunNow => bulk::carried_on_by(tx, id).await?,
+        JobAction::Cancel | JobAction::Delete => None,
+    };
+    // One of a later build may be anything.
+    let carried = carries_on.map(|name| JobAction::by_name(&name).map_or(Role::Admin, role_for));
+    Ok(role_for(action).max(carried.unwrap_or(Role::Viewer)))
 }
 
 /// Goes to a page with a word about what was done.
@@ -54,6 +69,7 @@ pub async fn act(
     submission.signed.require(role_for(action))?;
     let id = job_id(&id)?;
     let mut tx = state.db.begin().await?;
+    submission.signed.require(role_for_job(&mut tx, action, id).await?)?;
     let now = actions::act(&mut tx, id, action, submission.by()).await?;
     tx.commit().await?;
     let path = if action == JobAction::Delete {

@@ -65,6 +65,15 @@ pub(super) fn alarms(
             "/ops/workers".to_owned(),
         );
     }
+    if let Some(seq) = trouble.audit_broken {
+        alarm(
+            "audit_broken",
+            None,
+            format!("Entry {seq} of the audit log is not as it was written"),
+            "Somebody changed it in Postgres. The workers' logs have the seals of what it was.",
+            "/ops/audit".to_owned(),
+        );
+    }
     for queue in queues {
         let served = workers
             .iter()

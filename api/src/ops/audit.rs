@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use poem::web::Data;
 use poem::{Response, handler};
 use roost_shared::jobs::bulk;
+use roost_shared::operators::audit::checks::{self, Standing};
 use roost_shared::operators::audit::{self, AuditFilter, Verdict, Written};
 
 use super::access::Signed;
@@ -16,8 +17,8 @@ use super::view::{count, when};
 use crate::state::AppState;
 
 const PAGE: i64 = 50;
-/// Entries whose hashes are computed whenever the page is shown; more only when somebody asks for all.
-const CHECKED: i64 = 20_000;
+/// Entries whose hashes are computed whenever the page is shown; all others by a job, `audit.verify`.
+pub(super) const CHECKED: i64 = 20_000;
 
 struct Row {
     seq: i64,
@@ -78,8 +79,8 @@ struct Page {
     older: Option<String>,
     whole: bool,
     verdict: String,
-    /// Whether there are older ones that were not looked at.
-    partly: bool,
+    /// What the job found that checks all of it.
+    standing: String,
 }
 
 fn read(params: &Params) -> Result<AuditFilter, Fault> {
@@ -124,12 +125,8 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
     } else {
         Vec::new()
     };
-    let wanted = if params.get("check").is_some() {
-        None
-    } else {
-        Some(CHECKED)
-    };
-    let (whole, verdict, partly) = told(&audit::verify(pool, wanted).await?);
+    let standing = checks::standing(pool).await?;
+    let (whole, verdict) = told(&audit::verify(pool, Some(CHECKED)).await?);
     let full = i64::try_from(entries.len()).is_ok_and(|rows| rows == PAGE);
     let written = |name: &str| params.get(name).unwrap_or_default().to_owned();
     html(&Page {
@@ -144,14 +141,32 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         refusal,
         older: entries.last().filter(|_| full).map(|last| older(&params, last.seq)),
         rows: entries.into_iter().map(|entry| Row::of(entry, now)).collect(),
-        whole,
+        whole: whole && standing.broken_seq.is_none(),
         verdict,
-        partly,
+        standing: stood(&standing, now),
     })
 }
 
-/// Whether the log is whole, in words, and whether only a part of it was looked at.
-fn told(verdict: &Verdict) -> (bool, String, bool) {
+/// What the job found, in HTML: its age is renewed by the page's script.
+fn stood(standing: &Standing, now: DateTime<Utc>) -> String {
+    let Some(at) = standing.checked_at else {
+        return "No worker has checked all of it yet: see the schedule audit.verify.".to_owned();
+    };
+    let at = when(at, now);
+    if let Some(seq) = standing.broken_seq {
+        return format!("A worker checked it {at}: entry {seq} is not as it was written, or one before it.");
+    }
+    let whole = match standing.whole_at {
+        Some(whole_at) => format!("; all of them last from the first on, {}", when(whole_at, now)),
+        None => String::new(),
+    };
+    let sealed = if standing.sealed { " and sealed" } else { ", not sealed" };
+    let entries = count(standing.checked_seq);
+    format!("A worker checked it {at}: whole up to entry {entries}{sealed}{whole}.")
+}
+
+/// Whether the newest entries are whole, and in words.
+fn told(verdict: &Verdict) -> (bool, String) {
     match *verdict {
         Verdict::Whole { entries, since } if since > 1 => (
             true,
@@ -160,18 +175,15 @@ fn told(verdict: &Verdict) -> (bool, String, bool) {
                 count(entries + 1 - since),
                 count(entries)
             ),
-            true,
         ),
-        Verdict::Whole { entries: 1, .. } => (true, "The one entry is as it was written.".to_owned(), false),
+        Verdict::Whole { entries: 1, .. } => (true, "The one entry is as it was written.".to_owned()),
         Verdict::Whole { entries, .. } => (
             true,
             format!("All {} entries are as they were written.", count(entries)),
-            false,
         ),
         Verdict::Broken { seq } => (
             false,
             format!("Entry {seq} is not as it was written, or is missing. What comes after it cannot be trusted."),
-            false,
         ),
     }
 }

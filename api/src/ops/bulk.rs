@@ -167,6 +167,11 @@ pub async fn begin(state: Data<&AppState>, submission: Submission) -> Result<Res
     let (mut done, mut refused) = (0, 0);
     for id in ticked.ids {
         let mut tx = state.db.begin().await?;
+        // Actions on many jobs are carried on one by one.
+        if matches!(action, JobAction::Retry | JobAction::RunNow) && bulk::carried_on_by(&mut tx, id).await?.is_some() {
+            refused += 1;
+            continue;
+        }
         match actions::act(&mut tx, id, action, submission.by()).await {
             Ok(_) => {
                 tx.commit().await?;

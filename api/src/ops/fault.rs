@@ -202,6 +202,8 @@ impl From<OperatorError> for Fault {
             OperatorError::Database(error) => error.into(),
             OperatorError::Password(error) => Self::internal(error),
             OperatorError::Totp(error) => Self::internal(error),
+            OperatorError::NoSuchSession => Self::NotFound("session"),
+            OperatorError::NothingToConfirm | OperatorError::NoAuthenticator => Self::Conflict(error.to_string()),
             other => Self::Bad(other.to_string()),
         }
     }

@@ -2,7 +2,7 @@
 //! somebody does. When it cannot, it says so.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use askama::Template;
 use futures::StreamExt;
@@ -10,6 +10,7 @@ use poem::web::Data;
 use poem::web::sse::{Event, SSE};
 use poem::{IntoResponse, Response, handler};
 use roost_shared::jobs::history::History;
+use roost_shared::jobs::overview::{KindFigures, KindsLately};
 use roost_shared::redis::Redis;
 use sqlx::PgPool;
 use tokio::sync::{Mutex, watch};
@@ -51,36 +52,56 @@ impl News {
     }
 }
 
+/// What is not read anew for everybody who looks.
+#[derive(Default)]
+pub struct Known {
+    /// What passed in the last day.
+    pub history: Mutex<History>,
+    kinds: Mutex<KindsLately>,
+}
+
+impl Known {
+    /// How each kind did lately.
+    ///
+    /// # Errors
+    /// Postgres could not be reached.
+    pub async fn kinds(&self, pool: &PgPool) -> Result<Vec<KindFigures>, sqlx::Error> {
+        // Whoever comes meanwhile waits for this reading instead of beginning another.
+        let mut kinds = self.kinds.lock().await;
+        kinds.renewed(pool, Instant::now()).await.map(<[_]>::to_vec)
+    }
+}
+
 /// The newest of them.
 #[derive(Clone)]
 pub struct Live {
     newest: watch::Receiver<News>,
-    history: Arc<Mutex<History>>,
+    known: Arc<Known>,
 }
 
 impl Live {
     /// Starts the task that reads. It ends with `stopping`.
     pub fn spawn(pool: PgPool, redis: Redis, stopping: CancellationToken) -> Self {
         let (sender, newest) = watch::channel(News::Board(Arc::from("")));
-        let history = Arc::<Mutex<History>>::default();
-        let known = Arc::clone(&history);
+        let known = Arc::<Known>::default();
+        let shared = Arc::clone(&known);
         tokio::spawn(async move {
             stopping
-                .run_until_cancelled(keep_fresh(&pool, &redis, &known, &sender))
+                .run_until_cancelled(keep_fresh(&pool, &redis, &shared, &sender))
                 .await;
         });
-        Self { newest, history }
+        Self { newest, known }
     }
 
     /// What everybody who looks shares.
-    pub fn history(&self) -> &Mutex<History> {
-        &self.history
+    pub fn known(&self) -> &Known {
+        &self.known
     }
 }
 
-async fn keep_fresh(pool: &PgPool, redis: &Redis, history: &Mutex<History>, sender: &watch::Sender<News>) {
+async fn keep_fresh(pool: &PgPool, redis: &Redis, known: &Known, sender: &watch::Sender<News>) {
     // The day is read before anybody asks for it.
-    if let Err(error) = history.lock().await.renew(pool).await {
+    if let Err(error) = known.history.lock().await.renew(pool).await {
         tracing::debug!(%error, "the history of jobs is read when it is asked for");
     }
     loop {
@@ -89,7 +110,7 @@ async fn keep_fresh(pool: &PgPool, redis: &Redis, history: &Mutex<History>, send
         if sender.receiver_count() < 2 {
             continue;
         }
-        let reading = timeout(GIVEN_UP, read(pool, redis, history));
+        let reading = timeout(GIVEN_UP, read(pool, redis, known));
         tokio::pin!(reading);
         let outcome = match timeout(SLOW, &mut reading).await {
             Ok(outcome) => outcome,
@@ -106,8 +127,8 @@ async fn keep_fresh(pool: &PgPool, redis: &Redis, history: &Mutex<History>, send
     }
 }
 
-async fn read(pool: &PgPool, redis: &Redis, history: &Mutex<History>) -> Result<Arc<str>, Fault> {
-    Ok(Board::read(pool, redis, history).await?.render()?.into())
+async fn read(pool: &PgPool, redis: &Redis, known: &Known) -> Result<Arc<str>, Fault> {
+    Ok(Board::read(pool, redis, known).await?.render()?.into())
 }
 
 #[handler]

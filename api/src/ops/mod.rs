@@ -5,6 +5,7 @@
 //! [`api`] is the same as JSON.
 
 mod access;
+mod account;
 mod acting;
 mod alarms;
 pub mod api;
@@ -20,6 +21,7 @@ mod landing;
 mod live;
 mod overview;
 mod params;
+mod qr;
 mod queues;
 mod settings;
 mod shell;
@@ -61,7 +63,12 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
         .at("/ops", get(overview::page))
         .at("/ops/login", get(access::login_page).post(access::login))
         .at("/ops/logout", post(access::logout))
-        .at("/ops/account", get(access::account_page).post(access::confirm_totp))
+        .at("/ops/account", get(account::page))
+        .at("/ops/account/password", post(account::password))
+        .at("/ops/account/authenticator", post(account::begin))
+        .at("/ops/account/authenticator/confirm", post(account::confirm))
+        .at("/ops/account/authenticator/remove", post(account::remove))
+        .at("/ops/account/sessions/:id/end", post(account::end))
         .at("/ops/live", get(live::stream))
         .at("/ops/jobs", get(jobs::page))
         .at("/ops/jobs/bulk", get(bulk::preview_page).post(bulk::begin))
@@ -100,7 +107,7 @@ pub fn app(state: AppState) -> anyhow::Result<impl Endpoint<Output = Response> +
     Ok(pages
         .around({
             let routes = Arc::clone(&routes);
-            move |endpoint, request| guard(endpoint, Arc::clone(&routes), guard::TIMEOUT, request)
+            move |endpoint, request| guard(endpoint, Arc::clone(&routes), guard::DASHBOARD_TIMEOUT, request)
         })
         .map_to_response()
         .around(move |endpoint, request| observe::observe(endpoint, state.clone(), Arc::clone(&routes), request))

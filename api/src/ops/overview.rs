@@ -4,26 +4,23 @@ use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::Data;
 use poem::{Response, handler};
-use roost_shared::jobs::history::History;
 use roost_shared::jobs::list::STATES;
 use roost_shared::jobs::overview::{self, KindFigures, QueueState, SAMPLED};
 use roost_shared::jobs::{JobState, failing};
 use roost_shared::redis::Redis;
 use sqlx::PgPool;
-use tokio::sync::Mutex;
 
 use super::access::Signed;
 use super::alarms::{Alarm, alarms};
 use super::chart::Chart;
 use super::fault::Fault;
-use super::live::Live;
+use super::live::{Known, Live};
 use super::shell::{Shell, html};
 use super::view::{bounded, count, span, to_breach};
 use crate::state::AppState;
 
 const MINUTE: TimeDelta = TimeDelta::minutes(1);
 const QUARTER: TimeDelta = TimeDelta::minutes(15);
-const SIX_HOURS: TimeDelta = TimeDelta::hours(6);
 
 /// A state and how many jobs are in it.
 pub struct StateCount {
@@ -54,8 +51,8 @@ impl Board {
     ///
     /// # Errors
     /// Postgres could not be reached.
-    pub async fn read(pool: &PgPool, redis: &Redis, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
-        let (redis_answers, board) = tokio::join!(redis.answers(), Self::of_postgres(pool, history));
+    pub async fn read(pool: &PgPool, redis: &Redis, known: &Known) -> Result<Self, sqlx::Error> {
+        let (redis_answers, board) = tokio::join!(redis.answers(), Self::of_postgres(pool, known));
         let mut board = board?;
         if !redis_answers {
             board.alarms.insert(0, Alarm::redis_is_down());
@@ -63,20 +60,15 @@ impl Board {
         Ok(board)
     }
 
-    async fn of_postgres(pool: &PgPool, history: &Mutex<History>) -> Result<Self, sqlx::Error> {
-        let (counts, kinds) = {
-            let mut conn = pool.acquire().await?;
-            (
-                overview::counts(&mut conn, JobState::ALL).await?,
-                overview::kinds(&mut conn).await?,
-            )
-        };
+    async fn of_postgres(pool: &PgPool, known: &Known) -> Result<Self, sqlx::Error> {
+        let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
+        let kinds = known.kinds(pool).await?;
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;
         let failing = failing::kinds(pool).await?;
         let (hour, day) = {
-            let mut history = history.lock().await;
+            let mut history = known.history.lock().await;
             history.renew(pool).await?;
             (history.slices(60, MINUTE), history.slices(96, QUARTER))
         };
@@ -97,8 +89,8 @@ impl Board {
             alarms: alarms(&queues, &workers, &failing, trouble),
             states,
             charts: vec![
-                Chart::of("Last hour, by the minute", "hour", &hour, MINUTE, QUARTER),
-                Chart::of("Last day, by the quarter of an hour", "day", &day, QUARTER, SIX_HOURS),
+                Chart::of("Last hour, by the minute", "hour", &hour, MINUTE),
+                Chart::of("Last day, by the quarter of an hour", "day", &day, QUARTER),
             ],
             running: queues.iter().map(|queue| queue.running).sum(),
             queues,
@@ -118,7 +110,7 @@ struct Page {
 
 #[handler]
 pub async fn page(state: Data<&AppState>, live: Data<&Live>, signed: Signed) -> Result<Response, Fault> {
-    let board = Board::read(state.db.pool(), &state.redis, live.history()).await?;
+    let board = Board::read(state.db.pool(), &state.redis, live.known()).await?;
     html(&Page {
         shell: Shell::new(&signed, "overview", "Overview"),
         board: board.render()?,

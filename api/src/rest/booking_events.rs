@@ -39,13 +39,13 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// The events of bookings.
 pub struct BookingEventsApi(pub AppState);
 
-/// How many streams each user has open in this process.
+/// How many streams, or connections for them, each user has open in this process.
 #[derive(Clone, Default)]
 pub struct OpenStreams(Arc<Mutex<HashMap<Uuid, usize>>>);
 
 impl OpenStreams {
     /// Counts one more, until the result is dropped. None if there are too many.
-    fn open(&self, user_id: Uuid) -> Option<OpenStream> {
+    pub(crate) fn open(&self, user_id: Uuid) -> Option<OpenStream> {
         let mut users = self.users();
         let count = users.entry(user_id).or_default();
         if *count >= MOST_PER_USER {
@@ -64,7 +64,8 @@ impl OpenStreams {
     }
 }
 
-struct OpenStream {
+/// One of them, until it is dropped.
+pub(crate) struct OpenStream {
     streams: OpenStreams,
     user_id: Uuid,
 }

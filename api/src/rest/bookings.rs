@@ -214,6 +214,28 @@ impl BookingsApi {
         actions::act(&self.0, auth.user_id, booking_id.0, &Action::CheckOut).await
     }
 
+    /// Report that the guest did not come
+    ///
+    /// By the host while the booking is `confirmed`, from the time of check-in until that of check-out: before that 409
+    /// `too_early`, afterwards 409 `stay_over`. The booking is `no_show` from then on, for good: nothing is paid back, the
+    /// nights that are left can be booked again, the guest is told, and neither side can review the stay. Reporting it
+    /// again changes nothing.
+    #[oai(
+        path = "/bookings/:booking_id/no-show",
+        method = "post",
+        operation_id = "report_no_show"
+    )]
+    pub(crate) async fn report_no_show(
+        &self,
+        auth: Auth,
+        /// The booking
+        booking_id: Path<Uuid>,
+        body: OptionalJsonBody<Reason>,
+    ) -> ApiResult<Json<Booking>> {
+        let reason = reason_of(body)?;
+        actions::act(&self.0, auth.user_id, booking_id.0, &Action::ReportNoShow(reason)).await
+    }
+
     /// Approve a request to book
     ///
     /// By the host while the booking is `pending_approval`, 24 hours at most. It is confirmed and the card is charged.

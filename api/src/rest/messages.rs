@@ -10,6 +10,7 @@ use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::db::Retries;
 use roost_shared::messages::{self, MessageError, TEXT_LENGTH};
+use roost_shared::notifications;
 use uuid::Uuid;
 
 use super::Tag;
@@ -151,7 +152,8 @@ impl MessagesApi {
 
     /// List messages
     ///
-    /// Of a booking, newest first, for its guest and its host. Reading marks nothing as read.
+    /// Of a booking, newest first, for its guest and its host. Reading marks no message as read, for that is what the
+    /// other side sees; the notification of what is on the page is read.
     #[oai(
         path = "/bookings/:booking_id/messages",
         method = "get",
@@ -173,10 +175,7 @@ impl MessagesApi {
         uri: &Uri,
     ) -> ApiResult<Paged<Message>> {
         let page = PageRequest::<Uuid>::new(limit.0, cursor.0.as_deref(), uri)?;
-        let mut conn = self.0.db.pool().acquire().await?;
-        let before = page.after().copied();
-        let found = messages::list(&mut conn, auth.user_id, booking_id.0, before, page.fetch()).await?;
-        drop(conn);
+        let found = show(&self.0, auth.user_id, booking_id.0, &page).await?;
         Ok(page.reply(
             found,
             |message| message.id,
@@ -186,7 +185,8 @@ impl MessagesApi {
 
     /// Mark messages as read
     ///
-    /// What the other side wrote, up to and including a message. The other side sees it, and no mail is sent for it.
+    /// What the other side wrote, up to and including a message. The other side sees it, no mail is sent for it, and its
+    /// notification is read.
     #[oai(
         path = "/bookings/:booking_id/messages/read",
         method = "post",
@@ -204,6 +204,28 @@ impl MessagesApi {
         tx.commit().await?;
         Ok(NoContent::Done)
     }
+}
+
+/// What the list shows, for a page; the notification of it is read then.
+///
+/// # Errors
+/// 404 `not_found`, 503 without Postgres.
+pub(crate) async fn show(
+    state: &AppState,
+    user_id: Uuid,
+    booking_id: Uuid,
+    page: &PageRequest<Uuid>,
+) -> ApiResult<Vec<messages::Message>> {
+    let mut conn = state.db.pool().acquire().await?;
+    let before = page.after().copied();
+    let found = messages::list(&mut conn, user_id, booking_id, before, page.fetch()).await?;
+    drop(conn);
+    if let Some(newest) = messages::newest_unread(&found, user_id) {
+        let mut tx = state.db.begin().await?;
+        notifications::read_conversation(&mut tx, user_id, booking_id, newest).await?;
+        tx.commit().await?;
+    }
+    Ok(found)
 }
 
 impl From<MessageError> for ApiError {

@@ -7,7 +7,7 @@ use poem_openapi::param::Query;
 use poem_openapi::payload::{Html, Json};
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
-use roost_shared::notifications::{self, Channel, Kind, NotificationError, Preferences as Choice};
+use roost_shared::notifications::{self, Channel, Filter, Kind, NotificationError, Preferences as Choice};
 use uuid::Uuid;
 
 use super::Tag;
@@ -16,7 +16,7 @@ use super::users::NoContent;
 use crate::auth::Auth;
 use crate::body::{JsonBody, OneClick};
 use crate::error::{ApiError, ApiResult};
-use crate::page::{PageRequest, Paged};
+use crate::page::{Page, PageRequest, Paged};
 use crate::problem::FieldError;
 use crate::state::AppState;
 
@@ -48,6 +48,8 @@ mirror! {
         BookingExpired,
         /// It was called off
         BookingCancelled,
+        /// The host says that you did not come
+        BookingNoShow,
         /// Your card was refused
         PaymentFailed,
         /// The other side wrote to you
@@ -60,6 +62,10 @@ mirror! {
         ReviewsPublished,
         /// The host answered your review
         ReviewAnswered,
+        /// A moderator hid your review
+        ReviewHidden,
+        /// A moderator shows your review again
+        ReviewShown,
     }
 }
 
@@ -76,8 +82,12 @@ pub struct Notification {
     pub event: NotificationEvent,
     /// To which booking
     pub booking_id: Uuid,
-    /// When
+    /// How often: so many messages of a conversation that you have not read are one notification; else 1
+    pub count: i32,
+    /// When, the first time
     pub created_at: DateTime<Utc>,
+    /// When, the last time
+    pub last_at: DateTime<Utc>,
     /// When you read it
     pub read_at: Option<DateTime<Utc>>,
 }
@@ -89,7 +99,9 @@ impl Example for Notification {
             kind: NotificationKind::Booking,
             event: NotificationEvent::BookingRequested,
             booking_id: Uuid::from_u128(0x019a_b6c8_6f5e_7c3a_9d0e_2f4f_1f6f_0a14),
+            count: 1,
             created_at: DateTime::UNIX_EPOCH + chrono::Duration::days(22_000),
+            last_at: DateTime::UNIX_EPOCH + chrono::Duration::days(22_000),
             read_at: None,
         }
     }
@@ -102,8 +114,35 @@ impl From<notifications::Notification> for Notification {
             kind: row.kind.into(),
             event: row.event.into(),
             booking_id: row.booking_id,
+            count: row.count,
             created_at: row.created_at,
+            last_at: row.last_at,
             read_at: row.read_at,
+        }
+    }
+}
+
+/// A page of the list, with how much there is to read.
+#[derive(Clone, Debug, Object)]
+#[oai(example)]
+pub struct NotificationPage {
+    /// In the order of the list
+    pub items: Vec<Notification>,
+    /// The next page, relative to this API; null on the last one
+    pub next: Option<String>,
+    /// For the `cursor` parameter of the next page; null on the last one
+    pub next_cursor: Option<String>,
+    /// How many you have not read, of any kind, on this page or not
+    pub unread_count: i64,
+}
+
+impl Example for NotificationPage {
+    fn example() -> Self {
+        Self {
+            items: vec![Notification::example()],
+            next: None,
+            next_cursor: None,
+            unread_count: 1,
         }
     }
 }
@@ -226,11 +265,13 @@ impl PreferencesPatch {
 impl NotificationsApi {
     /// List notifications
     ///
-    /// Yours, newest first.
+    /// Yours, newest first. `unread_count` counts what you have not read, whatever the list is narrowed to.
     #[oai(path = "/notifications", method = "get", operation_id = "list_notifications")]
     async fn list(
         &self,
         auth: Auth,
+        /// Only about this
+        kind: Query<Option<NotificationKind>>,
         /// `true`: only those that you have not read
         #[oai(default)]
         unread: Query<bool>,
@@ -243,13 +284,25 @@ impl NotificationsApi {
         /// `next_cursor` of the page before
         cursor: Query<Option<String>>,
         uri: &Uri,
-    ) -> ApiResult<Paged<Notification>> {
+    ) -> ApiResult<Paged<Notification, NotificationPage>> {
         let page = PageRequest::<Uuid>::new(limit.0, cursor.0.as_deref(), uri)?;
+        let filter = Filter {
+            kind: kind.0.map(Kind::from),
+            unread_only: unread.0,
+            before: page.after().copied(),
+        };
         let mut conn = self.0.db.pool().acquire().await?;
-        let before = page.after().copied();
-        let found = notifications::list(&mut conn, auth.user_id, unread.0, before, page.fetch()).await?;
+        let found = notifications::list(&mut conn, auth.user_id, &filter, page.fetch()).await?;
+        let unread_count = notifications::unread_count(&mut conn, auth.user_id).await?;
         drop(conn);
-        Ok(page.reply(found, |row| row.id, Notification::from))
+        let page = page.reply(found, |row| row.id, Notification::from);
+        let tell = |page: Page<Notification>| NotificationPage {
+            items: page.items,
+            next: page.next,
+            next_cursor: page.next_cursor,
+            unread_count,
+        };
+        Ok(page.with(tell))
     }
 
     /// Mark notifications as read

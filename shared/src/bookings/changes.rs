@@ -112,7 +112,8 @@ pub async fn check_out(tx: &mut Tx, booking_id: Uuid, user_id: Uuid) -> Result<B
     let booking = of_either(tx, booking_id, user_id).await?;
     let actor = actor_of(&booking, user_id);
     transition(tx, &booking, Transition::CheckOut, actor, None).await?;
-    reviews::open(tx, &booking).await?;
+    let now = tx.now();
+    reviews::open(tx, &booking, now).await?;
     reload(tx, booking_id).await
 }
 

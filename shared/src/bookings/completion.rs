@@ -5,6 +5,7 @@ use chrono::TimeDelta;
 use super::timeline::transition;
 use super::{Actor, BookingError, BookingState, Transition, lock};
 use crate::db::Tx;
+use crate::properties::stay::check_out_at;
 use crate::reviews;
 
 /// Where a day ends last: UTC-12.
@@ -31,7 +32,8 @@ pub async fn complete_ended(tx: &mut Tx, limit: i64) -> Result<usize, BookingErr
             transition(tx, &booking, Transition::Complete, Actor::System, None).await?;
             // Whoever checked out has been asked already.
             if booking.state != BookingState::CheckedOut {
-                reviews::open(tx, &booking).await?;
+                let ended_at = check_out_at(booking.stay(), booking.check_out_by, booking.zone());
+                reviews::open(tx, &booking, ended_at).await?;
             }
         }
     }

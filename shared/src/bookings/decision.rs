@@ -180,8 +180,8 @@ pub(crate) async fn lose_payment(tx: &mut Tx, booking_id: Uuid, actor: Actor) ->
     };
     match booking.state {
         BookingState::Confirmed => {}
-        // The guest is there already: people have to settle it.
-        BookingState::CheckedIn | BookingState::CheckedOut | BookingState::Completed => {
+        // The guest is there already, or owes the price without having come: people have to settle it.
+        BookingState::CheckedIn | BookingState::CheckedOut | BookingState::Completed | BookingState::NoShow => {
             tracing::error!(%booking_id, "a stay that has begun is not paid");
             metrics::counter!("roost_stays_unpaid_total").increment(1);
             return note(tx, booking_id, "payment_lost", actor, Some(REASON)).await;

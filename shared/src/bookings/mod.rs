@@ -2,19 +2,20 @@
 //!
 //! Each operation works within the caller's transaction and enqueues what follows from it: [`request`], then
 //! [`confirm`], [`approve`], [`decline`] or [`expire`], then [`check_in`], [`check_out`], [`amend`] or [`cancel`],
-//! and at last [`complete_ended`].
+//! or [`report_no_show`], and at last [`complete_ended`].
 //! [`rules`] and [`transitions`] are pure, [`store`] reads rows. Whatever happens to a booking, refusals included, is noted on its timeline.
 
 mod changes;
 mod completion;
 mod decision;
+mod no_show;
 mod request;
 pub mod rules;
 pub mod store;
 mod timeline;
 pub mod transitions;
 
-use chrono::{NaiveDate, TimeDelta};
+use chrono::{DateTime, FixedOffset, NaiveDate, TimeDelta};
 use uuid::Uuid;
 
 use crate::db::Tx;
@@ -25,6 +26,7 @@ pub use changes::{Amendment, amend, cancel, cancellation, check_in, check_out, e
 pub use completion::complete_ended;
 pub(crate) use decision::lose_payment;
 pub use decision::{approve, confirm, decline, expire};
+pub use no_show::report as report_no_show;
 pub use request::{BookingRequest, Requested, request};
 pub use rules::{BookingState, RefundDecision};
 pub use store::{
@@ -113,6 +115,9 @@ pub enum BookingError {
     /// The day for it has not come.
     #[error("check-in is possible from {0}")]
     TooEarly(NaiveDate),
+    /// Check-in has not begun: nobody is missing.
+    #[error("a guest can be reported missing from {0}")]
+    NotMissingYet(DateTime<FixedOffset>),
     /// Only the other side may do it.
     #[error("only the {0} may do this")]
     NotYours(&'static str),

@@ -37,7 +37,7 @@ pub enum BookingState {
     CancelledByGuest,
     /// The host cancelled; the nights stay blocked.
     CancelledByHost,
-    /// The guest never came.
+    /// The guest never came: the price is owed, and the nights that were left are free again.
     NoShow,
     /// No card was authorised while the hold lasted.
     PaymentFailed,
@@ -99,7 +99,7 @@ impl BookingState {
     pub const fn is_bound(self) -> bool {
         matches!(
             self,
-            Self::Confirmed | Self::CheckedIn | Self::CheckedOut | Self::Completed
+            Self::Confirmed | Self::CheckedIn | Self::CheckedOut | Self::Completed | Self::NoShow
         )
     }
 

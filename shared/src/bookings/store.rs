@@ -1,6 +1,7 @@
 //! The rows of bookings and their timeline.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use chrono::{DateTime, NaiveDate, NaiveTime, Utc};
 use sqlx::types::Json;
@@ -14,7 +15,7 @@ use crate::money::Currency;
 use crate::payments::PaymentState;
 use crate::properties::CancellationPolicy;
 use crate::properties::pricing::PriceLine;
-use crate::properties::stay::{Stay, property_today};
+use crate::properties::stay::{Stay, check_in_at, check_out_at, property_today};
 
 /// A booking as it stands.
 #[derive(Clone, Debug)]
@@ -90,6 +91,13 @@ impl Booking {
     #[must_use]
     pub fn is_over(&self, now: DateTime<Utc>) -> bool {
         property_today(now, self.zone()) >= self.check_out
+    }
+
+    /// From when to when the host may report that the guest did not come: the time of check-in to that of check-out.
+    #[must_use]
+    pub fn presence_expected(&self) -> Range<DateTime<Utc>> {
+        let (stay, zone) = (self.stay(), self.zone());
+        check_in_at(stay, self.check_in_from, zone)..check_out_at(stay, self.check_out_by, zone)
     }
 
     /// What a cancellation is judged by.
@@ -244,7 +252,7 @@ pub struct Filter {
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn list(pool: &PgPool, user_id: Uuid, filter: &Filter) -> Result<Vec<Booking>, sqlx::Error> {
+pub async fn list(conn: &mut PgConnection, user_id: Uuid, filter: &Filter) -> Result<Vec<Booking>, sqlx::Error> {
     let states: Vec<String> = filter.states.iter().map(|state| state.name().to_owned()).collect();
     let states = (!states.is_empty()).then_some(states);
     let (guest, host) = match filter.side {
@@ -265,7 +273,7 @@ pub async fn list(pool: &PgPool, user_id: Uuid, filter: &Filter) -> Result<Vec<B
             filter.before,
             filter.limit
         )
-        .fetch_all(pool)
+        .fetch_all(conn)
         .await;
     }
     select_booking!(
@@ -280,7 +288,7 @@ pub async fn list(pool: &PgPool, user_id: Uuid, filter: &Filter) -> Result<Vec<B
         filter.before,
         filter.limit
     )
-    .fetch_all(pool)
+    .fetch_all(conn)
     .await
 }
 
@@ -333,7 +341,7 @@ pub async fn timelines(pool: &PgPool, booking_ids: &[Uuid]) -> Result<HashMap<Uu
     Ok(timelines)
 }
 
-/// Why the other side declined or cancelled the booking, in its own words. What `reader`'s own side wrote is not told
+/// Why the other side declined or cancelled the booking, or what it said of a guest who did not come, in its own words. What `reader`'s own side wrote is not told
 /// to it.
 ///
 /// # Errors
@@ -344,7 +352,9 @@ pub async fn reason_of_other_side(
     reader: Side,
 ) -> Result<Option<String>, sqlx::Error> {
     let writer = match (booking.state, reader) {
-        (BookingState::Declined | BookingState::CancelledByHost, Side::Guest) => Actor::Host(booking.host_id),
+        (BookingState::Declined | BookingState::CancelledByHost | BookingState::NoShow, Side::Guest) => {
+            Actor::Host(booking.host_id)
+        }
         (BookingState::CancelledByGuest, Side::Host) => Actor::Guest(booking.guest_id),
         _ => return Ok(None),
     };

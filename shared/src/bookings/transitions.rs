@@ -24,6 +24,8 @@ pub enum Transition {
     CheckIn,
     /// The guest has left.
     CheckOut,
+    /// The guest did not come.
+    MissGuest,
     /// The last day is over.
     Complete,
     /// The time of the hold or of the host ran out.
@@ -36,7 +38,7 @@ pub enum Transition {
 
 impl Transition {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Confirm,
         Self::AwaitApproval,
         Self::Approve,
@@ -45,6 +47,7 @@ impl Transition {
         Self::CancelByHost,
         Self::CheckIn,
         Self::CheckOut,
+        Self::MissGuest,
         Self::Complete,
         Self::Expire,
         Self::ExpireUnpaid,
@@ -61,6 +64,7 @@ impl Transition {
             Self::CancelByGuest | Self::CancelByHost => "cancelled",
             Self::CheckIn => "checked_in",
             Self::CheckOut => "checked_out",
+            Self::MissGuest => "no_show",
             Self::Complete => "completed",
             Self::Expire | Self::ExpireUnpaid => "expired",
             Self::LosePayment => "payment_lost",
@@ -78,6 +82,7 @@ impl Transition {
             Self::CancelByGuest | Self::CancelByHost => "cancelled",
             Self::CheckIn => "checked in",
             Self::CheckOut => "checked out",
+            Self::MissGuest => "reported as a no-show",
             Self::Complete => "completed",
             Self::Expire | Self::ExpireUnpaid => "expired",
             Self::LosePayment => "ended for want of its payment",
@@ -108,7 +113,8 @@ impl BookingState {
             }
             Transition::Approve | Transition::Decline => matches!(self, Self::PendingApproval),
             Transition::CancelByGuest | Transition::CancelByHost => self.can_be_cancelled(),
-            Transition::CheckIn | Transition::LosePayment => matches!(self, Self::Confirmed),
+            // Who has checked in did come.
+            Transition::CheckIn | Transition::MissGuest | Transition::LosePayment => matches!(self, Self::Confirmed),
             Transition::CheckOut => matches!(self, Self::CheckedIn),
             Transition::Complete => matches!(self, Self::Confirmed | Self::CheckedIn | Self::CheckedOut),
             Transition::Expire => matches!(self, Self::Held | Self::PendingApproval),
@@ -125,6 +131,7 @@ impl BookingState {
             Transition::CancelByHost => Self::CancelledByHost,
             Transition::CheckIn => Self::CheckedIn,
             Transition::CheckOut => Self::CheckedOut,
+            Transition::MissGuest => Self::NoShow,
             Transition::Complete => Self::Completed,
             Transition::Expire => Self::Expired,
             Transition::ExpireUnpaid | Transition::LosePayment => Self::PaymentFailed,
@@ -137,10 +144,13 @@ impl BookingState {
         match self {
             Self::Held => Authorized::GoesOn,
             Self::Expired | Self::PaymentFailed => Authorized::GoesOnIfFree,
-            Self::PendingApproval | Self::Confirmed | Self::CheckedIn | Self::CheckedOut | Self::Completed => {
-                Authorized::Nothing
-            }
-            Self::Declined | Self::CancelledByGuest | Self::CancelledByHost | Self::NoShow => Authorized::Release,
+            Self::PendingApproval
+            | Self::Confirmed
+            | Self::CheckedIn
+            | Self::CheckedOut
+            | Self::Completed
+            | Self::NoShow => Authorized::Nothing,
+            Self::Declined | Self::CancelledByGuest | Self::CancelledByHost => Authorized::Release,
         }
     }
 }

@@ -307,7 +307,7 @@ pub async fn edit_args(tx: &mut Tx, id: Uuid, args: &Value, by: By<'_>) -> Resul
     .await
     .map_err(duplicate)?;
     let entry = Entry::on_job(by.actor, "job.edit", id)
-        .before(json!({ "args": job.args }))
+        .before(json!({ "kind": job.kind, "args": job.args }))
         .after(json!({ "args": args }))
         .because(by.reason());
     audit::append(tx, entry).await?;

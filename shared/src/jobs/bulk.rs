@@ -13,7 +13,7 @@ use super::catalogue::RunBulkAction;
 use super::list::{self, JobFilter, ListError};
 use super::preview::needs_reason;
 use super::state::JobState;
-use super::{Lease, LeaseError};
+use super::{Lease, LeaseError, kinds};
 use crate::db::Tx;
 use crate::ids;
 use crate::operators::audit::{self, Entry};
@@ -249,15 +249,47 @@ struct Changed {
     kind: String,
     state: String,
     attempt: i32,
+    /// What is kept of one that is gone: its arguments and its error.
+    args: Option<Value>,
+    last_error: Option<String>,
 }
 
-/// Of several that wait under one dedupe key the newest is retried, and none while another has not ended.
+impl Changed {
+    fn facts(&self) -> Value {
+        let mut facts = json!({"kind": self.kind, "state": self.state, "attempt": self.attempt});
+        if let Some(args) = &self.args {
+            facts["args"] = kinds::masked(&self.kind, args);
+        }
+        if let Some(error) = &self.last_error {
+            facts["last_error"] = json!(error);
+        }
+        facts
+    }
+}
+
+/// The action that a job carries on, if it is one of many jobs: who retries or runs it does that.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn carried_on_by(tx: &mut Tx, job_id: Uuid) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar!(
+        "SELECT bulk_actions.action FROM jobs JOIN bulk_actions ON bulk_actions.id = (args ->> 'action_id')::uuid
+         WHERE jobs.id = $1 AND jobs.kind = 'ops.bulk'",
+        job_id
+    )
+    .fetch_optional(tx.conn())
+    .await
+}
+
+/// Of several that wait under one dedupe key the newest is retried, and none while another has not ended. Actions on many
+/// jobs are carried on one by one, by who may begin them.
 async fn retry(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> {
     sqlx::query_as!(
         Changed,
         "WITH chosen AS (
              SELECT id, kind, state, attempt, dedupe_key FROM jobs
-             WHERE id = ANY($1) AND coalesce(state, '') IN ('dead', 'quarantined', 'cancelled') FOR NO KEY UPDATE SKIP LOCKED),
+             WHERE id = ANY($1) AND coalesce(state, '') IN ('dead', 'quarantined', 'cancelled') AND kind <> 'ops.bulk'
+             FOR NO KEY UPDATE SKIP LOCKED),
          free AS (
              SELECT DISTINCT ON (coalesce(dedupe_key, id::text)) id, kind, state, attempt FROM chosen
              WHERE NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.dedupe_key = chosen.dedupe_key
@@ -266,7 +298,7 @@ async fn retry(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> 
          UPDATE jobs SET state = 'queued', run_at = now(), published_at = NULL, finished_at = NULL, crash_count = 0,
              cancel_requested = false, max_attempts = greatest(jobs.max_attempts, jobs.attempt + 3)
          FROM free WHERE jobs.id = free.id
-         RETURNING jobs.id, free.kind, free.state, free.attempt",
+         RETURNING jobs.id, free.kind, free.state, free.attempt, NULL::jsonb AS args, NULL::text AS last_error",
         jobs
     )
     .fetch_all(tx.conn())
@@ -278,9 +310,10 @@ async fn run(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> {
         Changed,
         "WITH chosen AS (
              SELECT id, kind, state, attempt FROM jobs
-             WHERE id = ANY($1) AND coalesce(state, '') IN ('scheduled', 'retrying') FOR NO KEY UPDATE SKIP LOCKED)
+             WHERE id = ANY($1) AND coalesce(state, '') IN ('scheduled', 'retrying') AND kind <> 'ops.bulk'
+             FOR NO KEY UPDATE SKIP LOCKED)
          UPDATE jobs SET state = 'queued', run_at = now(), published_at = NULL FROM chosen WHERE jobs.id = chosen.id
-         RETURNING jobs.id, chosen.kind, chosen.state, chosen.attempt",
+         RETURNING jobs.id, chosen.kind, chosen.state, chosen.attempt, NULL::jsonb AS args, NULL::text AS last_error",
         jobs
     )
     .fetch_all(tx.conn())
@@ -297,7 +330,7 @@ async fn cancel(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error>
              cancel_requested = chosen.state = 'running',
              finished_at = CASE WHEN chosen.state = 'running' THEN NULL ELSE now() END
          FROM chosen WHERE jobs.id = chosen.id
-         RETURNING jobs.id, chosen.kind, chosen.state, chosen.attempt",
+         RETURNING jobs.id, chosen.kind, chosen.state, chosen.attempt, NULL::jsonb AS args, NULL::text AS last_error",
         jobs
     )
     .fetch_all(tx.conn())
@@ -307,12 +340,12 @@ async fn cancel(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error>
 async fn delete(tx: &mut Tx, jobs: &[Uuid]) -> Result<Vec<Changed>, sqlx::Error> {
     sqlx::query_as!(
         Changed,
-        "WITH chosen AS (
+        r#"WITH chosen AS (
              SELECT id FROM jobs WHERE id = ANY($1) AND coalesce(state, '') IN ('succeeded', 'dead', 'quarantined', 'cancelled')
              FOR UPDATE SKIP LOCKED),
          attempts AS (DELETE FROM job_attempts WHERE job_id IN (SELECT id FROM chosen))
          DELETE FROM jobs USING chosen WHERE jobs.id = chosen.id
-         RETURNING jobs.id, jobs.kind, jobs.state, jobs.attempt",
+         RETURNING jobs.id, jobs.kind, jobs.state, jobs.attempt, jobs.args AS "args?", jobs.last_error"#,
         jobs
     )
     .fetch_all(tx.conn())
@@ -330,10 +363,7 @@ async fn record(
 ) -> Result<(), sqlx::Error> {
     let now = tx.now();
     let ids: Vec<Uuid> = changed.iter().map(|job| job.id).collect();
-    let before: Vec<Value> = changed
-        .iter()
-        .map(|job| json!({"kind": job.kind, "state": job.state, "attempt": job.attempt}))
-        .collect();
+    let before: Vec<Value> = changed.iter().map(Changed::facts).collect();
     sqlx::query!(
         "INSERT INTO operator_audit (at, actor, action, target, job_id, before, after, reason)
          SELECT $1, $2, 'job.' || $3, id::text, id, before, jsonb_build_object('bulk', $4::uuid), $5

@@ -217,6 +217,8 @@ pub enum MailKind {
     BookingExpired,
     /// To the guest whose request the host declined. Subject: the booking.
     BookingDeclined,
+    /// To the guest who did not come, as the host says. Subject: the booking.
+    BookingNoShow,
     /// To the guest who may review a stay. Subject: the booking.
     ReviewInvitationGuest,
     /// To the host who may review a guest. Subject: the booking.
@@ -225,6 +227,10 @@ pub enum MailKind {
     ReviewReminderGuest,
     /// To the host who has not reviewed a guest. Subject: the booking.
     ReviewReminderHost,
+    /// To the author of a review that a moderator hid. Subject: the decision.
+    ReviewHidden,
+    /// To the author of a review that a moderator shows again. Subject: the decision.
+    ReviewShown,
     /// To somebody who has not read messages. Subject: the message whose job gathered them.
     UnreadMessages,
     /// To the guest whose card proved itself when somebody else had the nights. Subject: the booking.
@@ -251,10 +257,13 @@ impl MailKind {
             Self::BookingCancelledHost => "booking-cancelled-host",
             Self::BookingExpired => "booking-expired",
             Self::BookingDeclined => "booking-declined",
+            Self::BookingNoShow => "booking-no-show",
             Self::ReviewInvitationGuest => "review-invitation-guest",
             Self::ReviewInvitationHost => "review-invitation-host",
             Self::ReviewReminderGuest => "review-reminder-guest",
             Self::ReviewReminderHost => "review-reminder-host",
+            Self::ReviewHidden => "review-hidden",
+            Self::ReviewShown => "review-shown",
             Self::UnreadMessages => "unread-messages",
             Self::PaymentTooLate => "payment-too-late",
             Self::PaymentLostGuest => "payment-lost-guest",
@@ -314,6 +323,16 @@ pub struct PruneOutbox {}
 
 impl Job for PruneOutbox {
     const KIND: &'static str = "outbox.prune";
+    const QUEUE: Queue = Queue::Maintenance;
+    const TIMEOUT: Duration = Duration::from_secs(300);
+}
+
+/// Computes the hashes of the audit log again, a bounded piece at a time, and seals what is whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyAudit {}
+
+impl Job for VerifyAudit {
+    const KIND: &'static str = "audit.verify";
     const QUEUE: Queue = Queue::Maintenance;
     const TIMEOUT: Duration = Duration::from_secs(300);
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::catalogue::{
     AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, InspectEffect,
     NotifyOfMessage, OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail,
-    SweepOverdue, VoidPayment, WarmCache,
+    SweepOverdue, VerifyAudit, VoidPayment, WarmCache,
 };
 use super::{Job, Queue};
 
@@ -122,6 +122,7 @@ pub const KINDS: &[Kind] = &[
     Kind::of::<SweepOverdue>("Puts back to work what is past its time and has lost its job.", &[]).moving_money(),
     Kind::of::<PruneOutbox>("Deletes finished jobs, old replies and spent tokens.", &[]),
     Kind::of::<CompleteStays>("Completes the stays that are over.", &[]),
+    Kind::of::<VerifyAudit>("Checks the audit log and seals what is as it was written.", &[]),
     Kind::of::<RunBulkAction>("Works off an operator's action on many jobs.", &["action_id"]).moving_money(),
 ];
 

@@ -119,7 +119,7 @@ pub struct Claimant {
 }
 
 /// Claims those of `ids` that are queued and of a kind that this worker knows. The others are somebody else's, done,
-/// suspected of ending their workers (see [`claim_suspect`]), or for a newer worker.
+/// suspected of ending their workers (see [`claim_suspects`]), or for a newer worker.
 ///
 /// `adoptable` are those of the ids that an earlier call may have claimed whose answer was lost.
 ///
@@ -131,6 +131,10 @@ pub async fn claim(
     claimant: &Claimant,
     adoptable: &[Uuid],
 ) -> Result<Vec<ClaimedJob>, sqlx::Error> {
+    if let [id] = ids {
+        let claimed = claim_one(db, *id, claimant, adoptable.contains(id)).await?;
+        return Ok(claimed.into_iter().collect());
+    }
     sqlx::query_as!(
         ClaimedJob,
         r#"WITH free AS (
@@ -153,7 +157,47 @@ pub async fn claim(
     .await
 }
 
-/// Those of `ids` that could not be claimed only because somebody was writing them, as an enqueue of the same key does.
+/// The same for a job that comes alone. Of one id Postgres keeps the plan; that of a list depends on its length and is made
+/// anew for each claim, which takes longer than all the rest of it but the commit.
+async fn claim_one(
+    db: impl PgExecutor<'_>,
+    id: Uuid,
+    claimant: &Claimant,
+    adoptable: bool,
+) -> Result<Option<ClaimedJob>, sqlx::Error> {
+    sqlx::query_as!(
+        ClaimedJob,
+        r#"WITH free AS (
+               SELECT id FROM jobs WHERE id = $1 AND kind = ANY($2)
+                   AND (coalesce(state, '') = 'queued' AND crash_count = 0
+                        OR coalesce(state, '') = 'running' AND lease_owner = $3 AND $5)
+               FOR UPDATE SKIP LOCKED)
+           UPDATE jobs SET state = 'running', attempt = attempt + CASE WHEN state = 'queued' THEN 1 ELSE 0 END, fence = fence + 1,
+                  lease_owner = $3, lease_until = now() + make_interval(secs => $4), started_at = now(), rerun = false, progress = NULL
+           FROM free WHERE jobs.id = $1
+           RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,
+                  extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!", crash_count"#,
+        id,
+        &claimant.kinds,
+        &claimant.owner,
+        LEASE.as_secs_f64(),
+        adoptable
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// A job that waits and could not be claimed.
+#[derive(Clone, Copy, Debug)]
+pub struct StillQueued {
+    /// The job.
+    pub id: Uuid,
+    /// Somebody was only just writing it, as an enqueue of the same key does. Else it is of a kind that this worker does
+    /// not know.
+    pub known: bool,
+}
+
+/// Those of `ids` that could not be claimed and wait for a worker all the same.
 ///
 /// # Errors
 /// Postgres cannot be reached.
@@ -161,9 +205,10 @@ pub async fn still_queued(
     db: impl PgExecutor<'_>,
     ids: &[Uuid],
     claimant: &Claimant,
-) -> Result<Vec<Uuid>, sqlx::Error> {
-    sqlx::query_scalar!(
-        "SELECT id FROM jobs WHERE id = ANY($1) AND kind = ANY($2) AND coalesce(state, '') = 'queued' AND crash_count = 0",
+) -> Result<Vec<StillQueued>, sqlx::Error> {
+    sqlx::query_as!(
+        StillQueued,
+        r#"SELECT id, kind = ANY($2) AS "known!" FROM jobs WHERE id = ANY($1) AND coalesce(state, '') = 'queued' AND crash_count = 0"#,
         ids,
         &claimant.kinds
     )
@@ -171,21 +216,53 @@ pub async fn still_queued(
     .await
 }
 
-/// Claims the oldest job of `queues` that was running when a worker died. A worker runs one of them at a time: when it
-/// dies again it is known which one it was, and its neighbours are not blamed.
+/// How much a job that was running when a worker died is suspected of having ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspicion {
+    /// One worker died. Probably somebody killed it, and all that ran there are innocent: they run again side by side.
+    Slight,
+    /// Two died, one after the other. It runs alone, so that nobody else is blamed for the third.
+    Grave,
+}
+
+/// Which of `queues` have jobs that were running when a worker died, of kinds that this worker knows.
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn claim_suspect(
+pub async fn waiting_suspects(
     db: impl PgExecutor<'_>,
     queues: &[String],
     claimant: &Claimant,
-) -> Result<Option<ClaimedJob>, sqlx::Error> {
+) -> Result<Vec<(String, Suspicion)>, sqlx::Error> {
+    let rows = sqlx::query!(
+        r#"SELECT DISTINCT queue, crash_count > 1 AS "grave!" FROM jobs
+           WHERE state = 'queued' AND crash_count > 0 AND queue = ANY($1) AND kind = ANY($2)"#,
+        queues,
+        &claimant.kinds
+    )
+    .fetch_all(db)
+    .await?;
+    let suspicion = |grave| if grave { Suspicion::Grave } else { Suspicion::Slight };
+    Ok(rows.into_iter().map(|row| (row.queue, suspicion(row.grave))).collect())
+}
+
+/// Claims the oldest jobs of `queues` that were running when a worker died, `most` of them.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn claim_suspects(
+    db: impl PgExecutor<'_>,
+    queues: &[String],
+    claimant: &Claimant,
+    suspicion: Suspicion,
+    most: usize,
+) -> Result<Vec<ClaimedJob>, sqlx::Error> {
     sqlx::query_as!(
         ClaimedJob,
         r#"WITH free AS (
                SELECT id FROM jobs WHERE state = 'queued' AND crash_count > 0 AND queue = ANY($1) AND kind = ANY($2)
-               ORDER BY run_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+                   AND (crash_count > 1) = $5
+               ORDER BY run_at LIMIT $6 FOR UPDATE SKIP LOCKED)
            UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = $3,
                   lease_until = now() + make_interval(secs => $4), started_at = clock_timestamp(), rerun = false, progress = NULL
            FROM free WHERE jobs.id = free.id
@@ -194,9 +271,11 @@ pub async fn claim_suspect(
         queues,
         &claimant.kinds,
         &claimant.owner,
-        LEASE.as_secs_f64()
+        LEASE.as_secs_f64(),
+        suspicion == Suspicion::Grave,
+        i64::try_from(most).unwrap_or(i64::MAX)
     )
-    .fetch_optional(db)
+    .fetch_all(db)
     .await
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 
-use super::lease::{Claimant, ClaimedJob, LEASE, claim_suspect};
+use super::lease::{Claimant, ClaimedJob, LEASE, Suspicion, claim_suspects};
 use super::{Queue, rate};
 
 /// What a claim within limits came to.
@@ -166,8 +166,8 @@ impl Locked {
     }
 }
 
-/// Claims up to `most` due jobs of a queue as far as its limits go, the most urgent first; of each kind those that were
-/// enqueued first. `claimant` names the kinds. In a transaction of its own, which ought to end soon.
+/// Claims up to `most` due jobs of a queue as far as its limits go, those first that are nearest to when they ought to have
+/// begun; of each kind those that were enqueued first. `claimant` names the kinds. In a transaction of its own, which ought to end soon.
 ///
 /// # Errors
 /// Postgres cannot be reached.
@@ -208,7 +208,7 @@ async fn claim_due(
     room: i64,
     (owner, now): (&str, DateTime<Utc>),
 ) -> Result<Vec<ClaimedJob>, sqlx::Error> {
-    // `jobs_by_kind` has the order of each kind.
+    // `jobs_at_rest` has the order of each kind.
     sqlx::query_as!(
         ClaimedJob,
         r#"WITH due AS (
@@ -217,7 +217,7 @@ async fn claim_due(
                    SELECT id, priority, run_at FROM jobs
                    WHERE jobs.kind = allowed.kind AND jobs.state = 'queued' AND jobs.queue = $3 AND crash_count = 0
                    ORDER BY uuid_send(id) LIMIT allowed.room FOR UPDATE SKIP LOCKED) AS first
-               ORDER BY first.priority, first.run_at LIMIT $4)
+               ORDER BY first.run_at - timestamptz 'epoch' + make_interval(secs => first.priority) LIMIT $4)
            UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = $5,
                   lease_until = now() + make_interval(secs => $6), started_at = $7, rerun = false, progress = NULL
            FROM due WHERE jobs.id = due.id
@@ -244,6 +244,7 @@ pub async fn claim_suspect_within(
     conn: &mut PgConnection,
     queue: Queue,
     claimant: &Claimant,
+    suspicion: Suspicion,
 ) -> Result<Option<ClaimedJob>, sqlx::Error> {
     let Some(limits) = Locked::of(conn, queue).await? else {
         return Ok(None);
@@ -260,7 +261,8 @@ pub async fn claim_suspect_within(
             .cloned()
             .collect(),
     };
-    let Some(job) = claim_suspect(&mut *conn, &[queue.name().to_owned()], &allowed).await? else {
+    let claimed = claim_suspects(&mut *conn, &[queue.name().to_owned()], &allowed, suspicion, 1).await?;
+    let Some(job) = claimed.into_iter().next() else {
         return Ok(None);
     };
     limits.spend(conn, queue, std::slice::from_ref(&job)).await?;

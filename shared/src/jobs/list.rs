@@ -3,7 +3,8 @@
 //! Ids are made in the order of time, so they page the list and bound it in time. What a filter asks for decides the
 //! index: values of arguments are walked in `job_terms`, a worker and unknown effects name their jobs, error text is looked up, kinds
 //! and states are walked one by one in the order of ids, and without any the primary key is walked. The walk of kinds
-//! and states orders by the bytes of the id, because that order is in its own index only.
+//! and states orders by the bytes of the id, because that order is in its own index only. Running jobs are not in that
+//! index: there are only as many as the workers have hands, so they are read all, beside the walk.
 
 mod filter;
 
@@ -12,6 +13,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
+use super::kinds;
 pub use filter::{FilterError, JobFilter, MOST_IDS};
 use filter::{LONGEST_TERM, Search};
 
@@ -26,6 +28,9 @@ pub const STATES: [&str; 8] = [
     "cancelled",
     "quarantined",
 ];
+
+/// The state that has indexes of its own.
+const RUNNING: &str = "running";
 
 /// Related ids that a search follows: a user's bookings, a payment's events, a booking's messages.
 const MOST_RELATED: i64 = 40;
@@ -166,14 +171,14 @@ pub async fn count_by_kind(conn: &mut PgConnection, filter: &JobFilter) -> Resul
     Ok(query.build_query_as().persistent(false).fetch_all(conn).await?)
 }
 
-/// How Postgres would find a page: for tests.
+/// How Postgres finds a page, and how many rows it reads for that: for tests.
 ///
 /// # Errors
 /// See [`ListError`].
 pub async fn plan(pool: &PgPool, filter: &JobFilter, limit: i64) -> Result<Vec<String>, ListError> {
     let mut conn = pool.acquire().await?;
     let matching = Matching::of(&mut conn, filter).await?;
-    let mut query = QueryBuilder::new("EXPLAIN ");
+    let mut query = QueryBuilder::new("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ");
     matching.select(&mut query, COLUMNS, None, Some(limit));
     Ok(query
         .build_query_scalar()
@@ -182,17 +187,29 @@ pub async fn plan(pool: &PgPool, filter: &JobFilter, limit: i64) -> Result<Vec<S
         .await?)
 }
 
-/// The kinds that there are rows of: one probe of the index a kind.
+/// The kinds that there are rows of, and of a queue those that may be in it: a kind that this build knows is in its own
+/// queue only, and one that it does not know may be in any.
+async fn kinds_of(conn: &mut PgConnection, queue: Option<&str>) -> Result<Vec<String>, sqlx::Error> {
+    let mut present = kinds_present(conn).await?;
+    if let Some(queue) = queue {
+        present.retain(|name| kinds::kind(name).is_none_or(|kind| kind.queue.name() == queue));
+    }
+    Ok(present)
+}
+
+/// The kinds that there are rows of, by name: one probe of the index a kind, and those of the running jobs.
 ///
 /// # Errors
 /// Postgres could not be reached.
 pub async fn kinds_present(conn: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar!(
-        r#"WITH RECURSIVE present AS (
-               (SELECT kind FROM jobs ORDER BY kind LIMIT 1)
+        r#"WITH RECURSIVE at_rest AS (
+               (SELECT kind FROM jobs WHERE state <> 'running' ORDER BY kind LIMIT 1)
                UNION ALL
-               SELECT (SELECT kind FROM jobs WHERE jobs.kind > present.kind ORDER BY kind LIMIT 1) FROM present WHERE present.kind IS NOT NULL)
-           SELECT kind AS "kind!" FROM present WHERE kind IS NOT NULL"#
+               SELECT (SELECT kind FROM jobs WHERE state <> 'running' AND jobs.kind > at_rest.kind ORDER BY kind LIMIT 1)
+               FROM at_rest WHERE at_rest.kind IS NOT NULL)
+           SELECT kind AS "kind!" FROM at_rest WHERE kind IS NOT NULL
+           UNION SELECT kind FROM jobs WHERE state = 'running' ORDER BY 1"#
     )
     .fetch_all(conn)
     .await
@@ -202,7 +219,8 @@ pub async fn kinds_present(conn: &mut PgConnection) -> Result<Vec<String>, sqlx:
 struct Matching<'a> {
     filter: &'a JobFilter,
     search: Search,
-    way: Way,
+    /// No job is found in two of them.
+    ways: Vec<Way>,
 }
 
 /// How the matching jobs are found.
@@ -211,11 +229,11 @@ enum Way {
     One(Uuid),
     /// Value by value of the arguments.
     Terms(Vec<String>),
-    /// Among those that this worker runs.
-    RunBy(String),
+    /// Among those that run, on this worker if one is named.
+    Running(Option<String>),
     /// By the effects whose outcome is unknown.
     Unknown,
-    /// Kind by kind and state by state.
+    /// Kind by kind and state by state; running is none of them.
     Walk(Vec<String>, Vec<String>),
     /// All, by id.
     All,
@@ -225,42 +243,56 @@ impl<'a> Matching<'a> {
     async fn of(conn: &mut PgConnection, filter: &'a JobFilter) -> Result<Self, ListError> {
         filter.check()?;
         let search = filter.search()?;
-        let way = match &search {
-            Search::Id(id) => match Uuid::parse_str(id) {
+        let ways = match &search {
+            Search::Id(id) => vec![match Uuid::parse_str(id) {
                 Ok(id) if is_job(conn, id).await? => Way::One(id),
                 Ok(id) => Way::Terms(related(conn, id).await?),
                 Err(_) => Way::Terms(vec![id.clone()]),
-            },
-            Search::Args(_, term) => Way::Terms(vec![term.clone()]),
+            }],
+            Search::Args(_, term) => vec![Way::Terms(vec![term.clone()])],
             Search::Anything | Search::Text(_) => match &filter.worker {
-                Some(worker) if filter.ids.is_empty() => Way::RunBy(worker.clone()),
-                _ => Self::way_without_ids(conn, filter, search == Search::Anything).await?,
+                Some(worker) if filter.ids.is_empty() => vec![Way::Running(Some(worker.clone()))],
+                _ => Self::ways_without_ids(conn, filter, search == Search::Anything).await?,
             },
         };
-        Ok(Self { filter, search, way })
+        Ok(Self { filter, search, ways })
     }
 
-    /// The way to jobs of which the search names none.
-    async fn way_without_ids(conn: &mut PgConnection, filter: &JobFilter, any_error: bool) -> Result<Way, sqlx::Error> {
+    /// The ways to jobs of which the search names none.
+    async fn ways_without_ids(
+        conn: &mut PgConnection,
+        filter: &JobFilter,
+        any_error: bool,
+    ) -> Result<Vec<Way>, sqlx::Error> {
         if !filter.ids.is_empty() {
-            return Ok(Way::All);
+            return Ok(vec![Way::All]);
         }
         if filter.effect.is_some() {
-            return Ok(Way::Unknown);
+            return Ok(vec![Way::Unknown]);
         }
-        if !any_error || (filter.kind.is_none() && filter.queue.is_none() && filter.states.is_empty()) {
-            return Ok(Way::All);
+        // Few are tried again, and those have an index of their own.
+        let tried_again = filter.attempts.is_some_and(|attempts| attempts > 1);
+        if !any_error || tried_again || (filter.kind.is_none() && filter.queue.is_none() && filter.states.is_empty()) {
+            return Ok(vec![Way::All]);
         }
-        let kinds = match &filter.kind {
-            Some(kind) => vec![kind.clone()],
-            None => kinds_present(conn).await?,
-        };
-        let states = if filter.states.is_empty() {
-            STATES.map(str::to_owned).to_vec()
-        } else {
-            filter.states.clone()
-        };
-        Ok(Way::Walk(kinds, states))
+        let wanted = |state: &str| filter.states.is_empty() || filter.states.iter().any(|wanted| wanted == state);
+        let at_rest: Vec<String> = STATES
+            .into_iter()
+            .filter(|state| *state != RUNNING && wanted(state))
+            .map(str::to_owned)
+            .collect();
+        let mut ways = Vec::new();
+        if !at_rest.is_empty() {
+            let kinds = match &filter.kind {
+                Some(kind) => vec![kind.clone()],
+                None => kinds_of(conn, filter.queue.as_deref()).await?,
+            };
+            ways.push(Way::Walk(kinds, at_rest));
+        }
+        if wanted(RUNNING) {
+            ways.push(Way::Running(None));
+        }
+        Ok(ways)
     }
 
     fn select(
@@ -270,7 +302,28 @@ impl<'a> Matching<'a> {
         before: Option<Uuid>,
         limit: Option<i64>,
     ) {
-        let (id, many) = match &self.way {
+        if let [way] = self.ways.as_slice() {
+            return self.select_by(way, query, columns, before, limit);
+        }
+        for (number, way) in self.ways.iter().enumerate() {
+            query.push(if number == 0 { "(" } else { " UNION ALL (" });
+            self.select_by(way, query, columns, before, limit);
+            query.push(")");
+        }
+        if let Some(limit) = limit {
+            query.push(" ORDER BY id DESC LIMIT ").push_bind(limit);
+        }
+    }
+
+    fn select_by(
+        &self,
+        way: &Way,
+        query: &mut QueryBuilder<Postgres>,
+        columns: &'static str,
+        before: Option<Uuid>,
+        limit: Option<i64>,
+    ) {
+        let (id, many) = match way {
             Way::One(id) => {
                 query.push("SELECT ").push(columns).push(" FROM jobs WHERE id = ");
                 query.push_bind(*id);
@@ -284,11 +337,14 @@ impl<'a> Matching<'a> {
                 query.push(" FROM job_terms JOIN jobs ON jobs.id = job_terms.job_id WHERE job_terms.term = t");
                 ("job_id", true)
             }
-            Way::RunBy(worker) => {
-                // It has few, so they are read before they are put in order.
+            Way::Running(worker) => {
+                // They are few, so they are read before they are put in order.
                 query.push("SELECT ").push(columns);
-                query.push(" FROM (SELECT * FROM jobs WHERE state = 'running' AND lease_owner = ");
-                query.push_bind(worker.clone()).push(" OFFSET 0) AS jobs WHERE true");
+                query.push(" FROM (SELECT * FROM jobs WHERE state = 'running'");
+                if let Some(worker) = worker {
+                    query.push(" AND lease_owner = ").push_bind(worker.clone());
+                }
+                query.push(" OFFSET 0) AS jobs WHERE true");
                 ("id", false)
             }
             Way::Unknown => {
@@ -304,7 +360,8 @@ impl<'a> Matching<'a> {
                 query.push_bind(kinds.clone()).push(") AS k, unnest(");
                 query.push_bind(states.clone()).push(") AS s CROSS JOIN LATERAL (");
                 query.push("SELECT ").push(columns);
-                query.push(" FROM jobs WHERE jobs.kind = k AND jobs.state = s");
+                // The last condition is that of the index, which the planner does not see in the one before.
+                query.push(" FROM jobs WHERE jobs.kind = k AND jobs.state = s AND jobs.state <> 'running'");
                 ("id", true)
             }
             Way::All => {
@@ -312,9 +369,9 @@ impl<'a> Matching<'a> {
                 ("id", false)
             }
         };
-        self.conditions(query, id, before);
+        self.conditions(way, query, id, before);
         if let Some(limit) = limit {
-            let order = if matches!(self.way, Way::Walk(..)) {
+            let order = if matches!(way, Way::Walk(..)) {
                 "uuid_send(id)"
             } else {
                 id
@@ -333,9 +390,9 @@ impl<'a> Matching<'a> {
         }
     }
 
-    fn conditions(&self, query: &mut QueryBuilder<Postgres>, id: &'static str, before: Option<Uuid>) {
+    fn conditions(&self, way: &Way, query: &mut QueryBuilder<Postgres>, id: &'static str, before: Option<Uuid>) {
         let filter = self.filter;
-        let walks = matches!(self.way, Way::Walk(..));
+        let walks = matches!(way, Way::Walk(..));
         if !filter.ids.is_empty() {
             query.push(" AND ").push(id).push(" = ANY(");
             query.push_bind(filter.ids.clone()).push(")");
@@ -369,12 +426,12 @@ impl<'a> Matching<'a> {
             // The first half is the condition of an index.
             query.push(" AND attempt > 1 AND attempt >= ").push_bind(attempts);
         }
-        if let Some(worker) = filter.worker.as_ref().filter(|_| !matches!(self.way, Way::RunBy(_))) {
+        if let Some(worker) = filter.worker.as_ref().filter(|_| !matches!(way, Way::Running(Some(_)))) {
             query
                 .push(" AND state = 'running' AND lease_owner = ")
                 .push_bind(worker.clone());
         }
-        if filter.effect.is_some() && !matches!(self.way, Way::Unknown) {
+        if filter.effect.is_some() && !matches!(way, Way::Unknown) {
             query
                 .push(" AND EXISTS (SELECT FROM effects WHERE effects.job_id = jobs.id AND effects.state = 'unknown')");
         }
@@ -398,8 +455,8 @@ async fn is_job(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> 
         .await
 }
 
-/// The id itself and what belongs to it: a booking's payments, their refunds, Stripe's events about both, and messages
-/// with the ones that gave their mails a name; a user's newest bookings and theirs.
+/// The id itself and what belongs to it: a booking's payments, their refunds, Stripe's events about both, messages
+/// with the ones that gave their mails a name, and what moderators decided about its reviews; a user's newest bookings and theirs.
 async fn related(conn: &mut PgConnection, id: Uuid) -> Result<Vec<String>, sqlx::Error> {
     sqlx::query_scalar!(
         r#"WITH bookings_of AS (
@@ -420,10 +477,16 @@ async fn related(conn: &mut PgConnection, id: Uuid) -> Result<Vec<String>, sqlx:
                SELECT message.id, message.digest_id FROM bookings_of
                CROSS JOIN LATERAL (
                    SELECT id, digest_id FROM messages WHERE booking_id = bookings_of.id ORDER BY id DESC LIMIT $2) AS message
-               ORDER BY message.id DESC LIMIT $3)
+               ORDER BY message.id DESC LIMIT $3),
+           decisions_of AS (
+               SELECT review_decisions.id FROM bookings_of
+               JOIN reviews ON reviews.booking_id = bookings_of.id AND reviews.deleted_at IS NULL
+               JOIN review_decisions ON review_decisions.review_id = reviews.id
+               ORDER BY review_decisions.id DESC LIMIT $3)
            SELECT $1::uuid::text AS "term!" UNION SELECT id::text FROM bookings_of UNION SELECT id::text FROM payments_of
            UNION SELECT id::text FROM refunds_of UNION SELECT left(id, $4) FROM events_of
-           UNION SELECT id::text FROM messages_of UNION SELECT digest_id::text FROM messages_of WHERE digest_id IS NOT NULL"#,
+           UNION SELECT id::text FROM messages_of UNION SELECT digest_id::text FROM messages_of WHERE digest_id IS NOT NULL
+           UNION SELECT id::text FROM decisions_of"#,
         id,
         MOST_RELATED,
         MOST_TERMS,

@@ -46,8 +46,8 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use insert::{NewJob, insert};
 pub use lease::{
-    Claimant, ClaimedJob, LEASE, Lease, LeaseError, Renewed, Settlement, claim, claim_suspect, renew, report_progress,
-    settle, still_queued,
+    Claimant, ClaimedJob, LEASE, Lease, LeaseError, Renewed, Settlement, StillQueued, Suspicion, claim, claim_suspects,
+    renew, report_progress, settle, still_queued, waiting_suspects,
 };
 pub use outcome::{FinishedEffect, Outcome, backoff};
 pub use outlook::{Outlook, Tone};
@@ -107,7 +107,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     const KIND: &'static str;
     /// Where it runs.
     const QUEUE: Queue;
-    /// Among the due jobs of a queue the lower runs first.
+    /// So many seconds after it is due it ought to have begun. Of the due jobs of a queue the one nearest to that runs first.
     const PRIORITY: i16 = 50;
     /// Attempts before the job is dead.
     const MAX_ATTEMPTS: i32 = 15;

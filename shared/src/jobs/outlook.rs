@@ -127,6 +127,10 @@ pub(super) fn outlook(facts: &Facts<'_>) -> Vec<Outlook> {
             Tone::Safe,
             "A run completes the stays that are over and are not completed yet. Repeating it changes nothing.",
         )],
+        "audit.verify" => vec![say(
+            Tone::Safe,
+            "A run checks the audit log from where the last one ended. Repeating it changes nothing.",
+        )],
         "overdue.sweep" => vec![say(
             Tone::Acts,
             "A run gives a job to each hold, request, capture, refund and event that is overdue and has none; that job takes, releases or pays back what is due. What has a job gets no second one.",

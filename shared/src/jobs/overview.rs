@@ -3,6 +3,8 @@
 //!
 //! Every number is bounded in what it reads: counts stop at [`COUNTED`], durations are of the newest attempts of each kind.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
 
@@ -13,6 +15,8 @@ use super::state::JobState;
 pub const COUNTED: i64 = 10_000;
 /// Attempts that the figures of a kind are taken from at most, so that one that is busy hides no other.
 pub const SAMPLED: i64 = 1_000;
+/// How long those figures stand: with twenty kinds they take twenty milliseconds, more than all else on the overview.
+const FIGURES_STAND: Duration = Duration::from_secs(10);
 /// A worker that has not shown itself for so long is taken for dead, in seconds.
 pub const WORKER_SILENT_SECONDS: f64 = 15.0;
 
@@ -36,9 +40,11 @@ pub async fn counts(
     states: impl IntoIterator<Item = JobState>,
 ) -> Result<Vec<KindState>, sqlx::Error> {
     let kinds = kinds_present(&mut *conn).await?;
-    let states: Vec<String> = states.into_iter().map(|state| state.name().to_owned()).collect();
+    let (running, at_rest): (Vec<_>, Vec<_>) = states.into_iter().partition(|state| *state == JobState::Running);
+    let at_rest: Vec<String> = at_rest.into_iter().map(|state| state.name().to_owned()).collect();
     // Where most jobs are of one kind and state, the planner expects to find ten thousand of any pair soon, and reads the
-    // whole table for each pair that there are fewer of. The index answers all of it within two milliseconds.
+    // whole table for each pair that there are fewer of. The index answers all of it within two milliseconds. Running
+    // jobs are not in it; there are as many as the workers have hands.
     let mut tx = conn.begin().await?;
     sqlx::raw_sql("SET LOCAL enable_seqscan = off")
         .execute(&mut *tx)
@@ -47,11 +53,17 @@ pub async fn counts(
         KindState,
         r#"SELECT k AS "kind!", s AS "state!", counted.count AS "count!"
            FROM unnest($1::text[]) AS k CROSS JOIN unnest($2::text[]) AS s
-           CROSS JOIN LATERAL (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE jobs.kind = k AND jobs.state = s LIMIT $3) AS bounded) AS counted
-           WHERE counted.count > 0 ORDER BY k, s"#,
+           CROSS JOIN LATERAL (
+               SELECT count(*) FROM (
+                   SELECT 1 FROM jobs WHERE jobs.kind = k AND jobs.state = s AND jobs.state <> 'running' LIMIT $3) AS bounded) AS counted
+           WHERE counted.count > 0
+           UNION ALL
+           SELECT kind, 'running', least(count(*), $3) FROM jobs WHERE $4 AND state = 'running' GROUP BY kind
+           ORDER BY 1, 2"#,
         &kinds,
-        &states,
-        COUNTED
+        &at_rest,
+        COUNTED,
+        !running.is_empty()
     )
     .fetch_all(&mut *tx)
     .await?;
@@ -120,7 +132,7 @@ pub async fn queues(pool: &PgPool) -> Result<Vec<QueueState>, sqlx::Error> {
                 ORDER BY published_at LIMIT $1)
                UNION ALL
                (SELECT run_at, true FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
-                ORDER BY priority, run_at LIMIT $1)) AS due ON true
+                ORDER BY run_at - timestamptz 'epoch' + make_interval(secs => priority) LIMIT $1)) AS due ON true
            GROUP BY queues.name ORDER BY queues.name"#,
         COUNTED
     )
@@ -200,6 +212,26 @@ pub async fn kinds(conn: &mut PgConnection) -> Result<Vec<KindFigures>, sqlx::Er
         .await
 }
 
+/// What [`kinds`] said last, for all who look.
+#[derive(Debug, Default)]
+pub struct KindsLately {
+    read: Option<(Instant, Vec<KindFigures>)>,
+}
+
+impl KindsLately {
+    /// The figures as they were ten seconds before `now` or later.
+    ///
+    /// # Errors
+    /// Postgres could not be reached.
+    pub async fn renewed(&mut self, pool: &PgPool, now: Instant) -> Result<&[KindFigures], sqlx::Error> {
+        let read = match self.read.take() {
+            Some(read) if now.saturating_duration_since(read.0) < FIGURES_STAND => read,
+            _ => (now, kinds(&mut *pool.acquire().await?).await?),
+        };
+        Ok(&self.read.insert(read).1)
+    }
+}
+
 /// How Postgres would find the figures of these kinds: for tests.
 ///
 /// # Errors
@@ -276,6 +308,8 @@ pub struct Trouble {
     pub died_today: i64,
     /// Running jobs whose worker has stopped renewing.
     pub overdue_leases: i64,
+    /// The entry of the operators' log that was not as it was written when it was last checked.
+    pub audit_broken: Option<i64>,
 }
 
 /// See [`Trouble`].
@@ -287,7 +321,8 @@ pub async fn trouble(pool: &PgPool) -> Result<Trouble, sqlx::Error> {
         Trouble,
         r#"SELECT (SELECT count(*) FROM (SELECT 1 FROM effects WHERE state = 'unknown' LIMIT $1) AS bounded) AS "unknown_effects!",
                   (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN ('dead', 'quarantined') AND finished_at > now() - interval '1 day' LIMIT $1) AS bounded) AS "died_today!",
-                  (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'running' AND lease_until < now() LIMIT $1) AS bounded) AS "overdue_leases!""#,
+                  (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'running' AND lease_until < now() LIMIT $1) AS bounded) AS "overdue_leases!",
+                  (SELECT broken_seq FROM operator_audit_checks) AS audit_broken"#,
         COUNTED
     )
     .fetch_one(pool)

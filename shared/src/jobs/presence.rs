@@ -30,6 +30,9 @@ pub struct Standing {
     pub leads: bool,
     /// The kinds that some living worker knows.
     pub fleet_kinds: Vec<String>,
+    /// Queue and kind, as in `payments payment.capture`, where some living worker of the queue does not know the kind, as
+    /// while a new version comes: such jobs do not go through Redis, who knows them takes them from Postgres.
+    pub apart: Vec<String>,
     /// Queues that are paused.
     pub paused: Vec<String>,
     /// Queues with a limit, their own or that of a kind: their jobs do not go through Redis.
@@ -60,12 +63,17 @@ pub async fn show(db: impl PgExecutor<'_>, worker: &Presence, running: usize) ->
                INSERT INTO workers (name, host, version, queues, kinds, concurrency, running, started_at, seen_at)
                VALUES ($1, $2, $3, $4, $5, $6, $7, now(), now())
                ON CONFLICT (name) DO UPDATE SET seen_at = now(), running = EXCLUDED.running, stopped_at = NULL
-               RETURNING quiet, stop)
+               RETURNING quiet, stop),
+           living AS (
+               SELECT queues, kinds FROM workers WHERE seen_at > now() - interval '10 seconds' AND stopped_at IS NULL AND name <> $1
+               UNION ALL SELECT $4::text[], $5::text[])
            SELECT quiet AS "quiet!", stop AS "stop!",
                NOT EXISTS (SELECT 1 FROM workers AS other WHERE other.seen_at > now() - interval '3 seconds'
                    AND other.stopped_at IS NULL AND other.name < $1) AS "leads!",
-               ARRAY(SELECT DISTINCT unnest(kinds) FROM workers
-                   WHERE seen_at > now() - interval '10 seconds' AND stopped_at IS NULL UNION SELECT unnest($5::text[])) AS "fleet_kinds!",
+               ARRAY(SELECT DISTINCT unnest(kinds) FROM living) AS "fleet_kinds!",
+               CASE WHEN (SELECT count(DISTINCT kinds) > 1 FROM living) THEN ARRAY(
+                   SELECT DISTINCT queue || ' ' || kind FROM living, unnest(queues) AS queue, (SELECT DISTINCT unnest(kinds) FROM living) AS known (kind)
+                   WHERE kind <> ALL(kinds)) ELSE '{}' END AS "apart!",
                ARRAY(SELECT name FROM queues WHERE paused) AS "paused!",
                ARRAY(SELECT name FROM queues WHERE concurrency IS NOT NULL OR rate_limit IS NOT NULL
                    UNION SELECT queue FROM kinds) AS "limited!",

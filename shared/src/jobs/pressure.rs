@@ -21,7 +21,7 @@ pub async fn note(db: impl PgExecutor<'_>, kinds: &[String]) -> Result<(), sqlx:
         "WITH seen AS (
              SELECT name, (SELECT min(run_at) FROM (
                  (SELECT run_at FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
-                      AND kind = ANY($1) ORDER BY priority, run_at LIMIT 1)
+                      AND kind = ANY($1) ORDER BY run_at - timestamptz 'epoch' + make_interval(secs => priority) LIMIT 1)
                  UNION ALL
                  (SELECT run_at FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NOT NULL
                       AND kind = ANY($1) ORDER BY published_at LIMIT 1)
@@ -70,6 +70,7 @@ mod tests {
         Standing {
             leads: false,
             fleet_kinds: Vec::new(),
+            apart: Vec::new(),
             paused: Vec::new(),
             limited: Vec::new(),
             queues: ["cache", "notifications", "payments"].map(str::to_owned).to_vec(),

@@ -281,6 +281,16 @@ async fn outside(pool: &PgPool, booking_id: Uuid) -> Result<Vec<Moment>, sqlx::E
     .fetch_all(pool)
     .await?;
     entities.extend(digests);
+    // A mail about a review that was hidden or shown again is named after that decision.
+    let decisions = sqlx::query_scalar!(
+        "SELECT review_decisions.id FROM reviews JOIN review_decisions ON review_id = reviews.id
+         WHERE booking_id = $1 AND deleted_at IS NULL ORDER BY review_decisions.id DESC LIMIT $2",
+        booking_id,
+        ASKED
+    )
+    .fetch_all(pool)
+    .await?;
+    entities.extend(decisions);
     // What becomes of a refund is told under its own id.
     let objects: Vec<String> = payments
         .into_iter()

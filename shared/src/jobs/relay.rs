@@ -28,8 +28,9 @@ pub async fn promote_due(db: impl PgExecutor<'_>, limit: i64) -> Result<u64, sql
     Ok(done.rows_affected())
 }
 
-/// Takes up to `room` unpublished jobs of each queue, the most urgent first, and marks them as published. Left alone are
-/// kinds that nobody knows and jobs that were running when a worker died: workers claim those by themselves.
+/// Takes up to `room` unpublished jobs of each queue, those first that are nearest to when they ought to have begun, and marks them as published: of `kinds`, but
+/// for those `apart` (see [`super::presence::Standing::apart`]). Left alone are jobs that were running when a worker died:
+/// workers claim those by themselves.
 ///
 /// # Errors
 /// Postgres cannot be reached.
@@ -37,6 +38,7 @@ pub async fn take_unpublished(
     db: impl PgExecutor<'_>,
     room: &[(Queue, usize)],
     kinds: &[String],
+    apart: &[String],
 ) -> Result<Vec<JobRef>, sqlx::Error> {
     let queues: Vec<String> = room.iter().map(|(queue, _)| queue.name().to_owned()).collect();
     let limits: Vec<i64> = room
@@ -48,12 +50,13 @@ pub async fn take_unpublished(
                SELECT due.id FROM unnest($1::text[], $2::bigint[]) AS room (queue, free)
                CROSS JOIN LATERAL (
                    SELECT id FROM jobs WHERE state = 'queued' AND published_at IS NULL AND jobs.queue = room.queue
-                       AND crash_count = 0 AND kind = ANY($3)
-                   ORDER BY priority, run_at LIMIT room.free FOR UPDATE SKIP LOCKED) AS due)
+                       AND crash_count = 0 AND kind = ANY($3) AND room.queue || ' ' || kind <> ALL($4)
+                   ORDER BY run_at - timestamptz 'epoch' + make_interval(secs => priority) LIMIT room.free FOR UPDATE SKIP LOCKED) AS due)
            UPDATE jobs SET published_at = now() FROM taken WHERE jobs.id = taken.id RETURNING jobs.id, jobs.queue"#,
         &queues,
         &limits,
-        kinds
+        kinds,
+        apart
     )
     .fetch_all(db)
     .await?;

@@ -171,7 +171,8 @@ pub async fn set_password(
 pub async fn forget_totp(tx: &mut Tx, email: &str, by: &str) -> Result<Operator, OperatorError> {
     let Account { mut operator, .. } = lock(tx, email).await?;
     sqlx::query!(
-        "UPDATE operators SET totp_secret = NULL, totp_confirmed = false WHERE id = $1",
+        "UPDATE operators SET totp_secret = NULL, totp_confirmed = false, totp_pending = NULL, totp_pending_at = NULL
+         WHERE id = $1",
         operator.id
     )
     .execute(tx.conn())

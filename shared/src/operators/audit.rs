@@ -1,6 +1,9 @@
 //! What operators did, in an order that cannot be changed unseen: each entry's hash covers the entry and the hash
-//! before it, and the end of the chain is kept apart. Postgres chains them in a trigger, so every way in is covered.
+//! before it, and the end of the chain is kept apart. Postgres chains them in a trigger, so every way in is covered. A job
+//! seals what it has found whole ([`checks`]), because who owns the database can compute hashes again.
 
+pub mod checks;
+mod seal;
 mod search;
 
 use chrono::{DateTime, Utc};
@@ -9,11 +12,11 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use crate::db::Tx;
+use crate::jobs::kinds;
 
+use checks::Mark;
+pub use seal::SealKeys;
 pub use search::{AuditFilter, find, plan};
-
-/// Entries that are checked in one statement.
-const VERIFY_BATCH: i64 = 10_000;
 
 /// An entry to be written.
 #[derive(Clone, Debug)]
@@ -120,6 +123,19 @@ pub struct Written {
 }
 
 impl Written {
+    /// As it may be shown: the arguments of jobs are masked by their kind.
+    fn masked(mut self) -> Self {
+        let kind = self.before.as_ref().and_then(|before| before["kind"].as_str());
+        // A kind that nobody knows, and so is one that was not written down.
+        let kind = kind.unwrap_or_default().to_owned();
+        for facts in [&mut self.before, &mut self.after].into_iter().flatten() {
+            if let Some(args) = facts.get_mut("args") {
+                *args = kinds::masked(&kind, args);
+            }
+        }
+        self
+    }
+
     /// The action on many jobs that it is part of.
     #[must_use]
     pub fn bulk(&self) -> Option<&str> {
@@ -141,6 +157,11 @@ pub async fn list(pool: &PgPool, before: Option<i64>, limit: i64) -> Result<Vec<
     )
     .fetch_all(pool)
     .await
+    .map(shown)
+}
+
+fn shown(entries: Vec<Written>) -> Vec<Written> {
+    entries.into_iter().map(Written::masked).collect()
 }
 
 /// What was done to one job, the newest first; 50 at most.
@@ -156,6 +177,7 @@ pub async fn of_job(pool: &PgPool, job_id: Uuid) -> Result<Vec<Written>, sqlx::E
     )
     .fetch_all(pool)
     .await
+    .map(shown)
 }
 
 /// What a look at the whole chain found.
@@ -181,14 +203,9 @@ pub enum Verdict {
 /// Postgres could not be reached.
 pub async fn verify(pool: &PgPool, newest: Option<i64>) -> Result<Verdict, sqlx::Error> {
     // One snapshot: entries that are written meanwhile belong to a later look.
-    let mut tx = pool.begin().await?;
-    sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        .execute(&mut *tx)
-        .await?;
-    let head = sqlx::query!("SELECT seq, hash FROM operator_audit_head")
-        .fetch_one(&mut *tx)
-        .await?;
-    let (mut last, mut hash) = (0_i64, vec![0_u8]);
+    let mut tx = checks::snapshot(pool).await?;
+    let head = checks::head(&mut tx).await?;
+    let mut mark = Mark::beginning();
     if let Some(before) = newest.map(|newest| head.seq - newest).filter(|before| *before > 0) {
         let entry = sqlx::query!("SELECT hash FROM operator_audit WHERE seq = $1", before)
             .fetch_optional(&mut *tx)
@@ -196,39 +213,25 @@ pub async fn verify(pool: &PgPool, newest: Option<i64>) -> Result<Verdict, sqlx:
         let Some(entry) = entry else {
             return Ok(Verdict::Broken { seq: before });
         };
-        (last, hash) = (before, entry.hash);
+        mark = Mark {
+            seq: before,
+            hash: entry.hash,
+        };
     }
-    let since = last + 1;
-    loop {
-        // The first of the batch follows the last of the one before.
-        let checked = sqlx::query!(
-            r#"WITH batch AS (
-                   SELECT entry.seq, entry.hash, row_number() OVER chain AS place,
-                          coalesce(lag(entry.hash) OVER chain, $2) AS expected_prev, entry.prev_hash,
-                          operator_audit_hash(entry) AS computed
-                   FROM operator_audit AS entry WHERE entry.seq > $1 WINDOW chain AS (ORDER BY entry.seq) ORDER BY entry.seq LIMIT $3)
-               SELECT count(*) AS "entries!", max(seq) AS last, (array_agg(hash ORDER BY seq DESC))[1] AS last_hash,
-                      min(CASE WHEN seq <> $1 + place THEN $1 + place WHEN prev_hash <> expected_prev OR hash <> computed THEN seq END) AS broken
-               FROM batch"#,
-            last,
-            hash,
-            VERIFY_BATCH
-        )
+    let since = mark.seq + 1;
+    // To the last entry that there is, also when the end that is kept apart is before it.
+    let last = sqlx::query_scalar!("SELECT max(seq) FROM operator_audit")
         .fetch_one(&mut *tx)
         .await?;
-        if let Some(seq) = checked.broken {
-            return Ok(Verdict::Broken { seq });
-        }
-        match (checked.last, checked.last_hash) {
-            (Some(seq), Some(end)) => (last, hash) = (seq, end),
-            _ => break,
-        }
-        if checked.entries < VERIFY_BATCH {
-            break;
-        }
+    let (until, mut pages) = (last.unwrap_or(0).max(head.seq), u32::MAX);
+    if let Some(seq) = checks::walk(&mut tx, &mut mark, until, &mut pages).await? {
+        return Ok(Verdict::Broken { seq });
     }
-    if last != head.seq || hash != head.hash {
-        return Ok(Verdict::Broken { seq: last + 1 });
+    if mark != head {
+        return Ok(Verdict::Broken { seq: mark.seq + 1 });
     }
-    Ok(Verdict::Whole { entries: last, since })
+    Ok(Verdict::Whole {
+        entries: mark.seq,
+        since,
+    })
 }

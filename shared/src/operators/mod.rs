@@ -1,11 +1,13 @@
 //! Operators: who works at the job dashboard, with which rights, and how they sign in.
 //!
-//! There is nobody until `roost-api ops create-admin` makes the first. [`accounts`] changes them later, [`sessions`] are
-//! cookies, [`sign_ins`] bounds how fast one can guess, [`audit`] is what they did, [`SealingKeys`] keep the secrets of
-//! their authenticators.
+//! There is nobody until `roost-api ops create-admin` makes the first. [`accounts`] changes them later, [`own`] is what they
+//! change about themselves, [`sessions`] are cookies, [`sign_ins`] bounds how fast one can guess, [`audit`] is what they
+//! did, [`authenticators`] show codes, [`SealingKeys`] keep the secrets of those.
 
 pub mod accounts;
 pub mod audit;
+pub mod authenticators;
+pub mod own;
 mod sealing;
 pub mod sessions;
 pub mod sign_ins;
@@ -13,20 +15,18 @@ pub mod sign_ins;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use sqlx::PgPool;
-use totp_rs::{Builder, Secret, Totp};
 use uuid::Uuid;
 
 use crate::db::{Tx, violated_constraint};
 use crate::ids;
 use crate::users::{PasswordError, Passwords, normalise_email};
 
+pub use authenticators::code_at;
 pub use sealing::{SealingKeys, seal_all};
 
 /// Shortest password of an operator, in characters.
 pub const SHORTEST_PASSWORD: usize = 12;
 const LONGEST_PASSWORD: usize = 128;
-/// RFC 6238's proposal of 160 bits.
-const TOTP_SECRET_BYTES: usize = 20;
 
 /// What an operator may do. Each may do all that the one before may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum)]
@@ -72,6 +72,15 @@ pub struct Operator {
     pub has_totp: bool,
 }
 
+/// An operator who has given the right password and code, as the row was then. [`sessions::open`] looks again.
+#[derive(Clone)]
+pub struct Authenticated {
+    /// Who.
+    pub operator: Operator,
+    password_hash: String,
+    totp_secret: Option<String>,
+}
+
 /// Why an operation on operators is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum OperatorError {
@@ -93,9 +102,21 @@ pub enum OperatorError {
     /// The code is of another secret, of another time, or was used before.
     #[error("the code is not right")]
     WrongCode,
-    /// There is no secret to confirm.
-    #[error("there is no new authenticator to confirm")]
+    /// There is no secret to confirm, or no more.
+    #[error("there is no new authenticator to confirm: begin again")]
     NothingToConfirm,
+    /// There is none to remove.
+    #[error("no authenticator is set up")]
+    NoAuthenticator,
+    /// What was given as the present password is another one.
+    #[error("the current password is not right")]
+    WrongPassword,
+    /// Neither shows that it is them.
+    #[error("that is neither your password nor a code of your authenticator that was not used before")]
+    NotProven,
+    /// They have no such session.
+    #[error("there is no such session")]
+    NoSuchSession,
     /// The stored secret is damaged.
     #[error("the authenticator's secret cannot be used: {0}")]
     Totp(String),
@@ -192,7 +213,7 @@ pub async fn authenticate(
     password: String,
     code: &str,
     now: DateTime<Utc>,
-) -> Result<Option<Operator>, OperatorError> {
+) -> Result<Option<Authenticated>, OperatorError> {
     let row = sqlx::query!(
         "SELECT id, email, role, password_hash, totp_secret, totp_confirmed FROM operators WHERE email = $1 AND disabled_at IS NULL",
         email.trim().to_ascii_lowercase()
@@ -205,134 +226,44 @@ pub async fn authenticate(
         return Ok(None);
     };
     if row.totp_confirmed {
-        let opened = keys.open(row.id, row.totp_secret.as_deref().unwrap_or_default())?;
-        let Some(step) = matching_step(&opened.secret, &row.email, code, now)? else {
+        let stored = row.totp_secret.as_deref().unwrap_or_default();
+        let step = keys
+            .open(row.id, stored)
+            .and_then(|opened| authenticators::matching_step(&opened.secret, &row.email, code, now));
+        let step = step.unwrap_or_else(|error| {
+            // As a wrong code: a reply of its own would tell that the password is right.
+            tracing::error!(operator_id = %row.id, %error, "an operator cannot sign in with their authenticator");
+            None
+        });
+        let Some(step) = step else {
             return Ok(None);
         };
-        if !spend_step(pool, row.id, step).await? {
+        if !authenticators::spend_step(pool, row.id, step).await? {
             return Ok(None);
         }
     }
-    Ok(Some(Operator {
+    let operator = Operator {
         id: row.id,
         role: Role::by_name(&row.role)?,
         email: row.email,
         has_totp: row.totp_confirmed,
+    };
+    Ok(Some(Authenticated {
+        operator,
+        password_hash: row.password_hash,
+        totp_secret: row.totp_secret,
     }))
 }
 
-/// A code is good once: the step of time that it is of is used up.
-async fn spend_step(pool: &PgPool, id: Uuid, step: i64) -> Result<bool, sqlx::Error> {
-    let spent = sqlx::query!(
-        "UPDATE operators SET totp_step = $2 WHERE id = $1 AND totp_step < $2",
-        id,
-        step
-    )
-    .execute(pool)
-    .await?;
-    Ok(spent.rows_affected() == 1)
-}
-
-/// A new authenticator, to be confirmed with a code of it.
-#[derive(Clone, Debug)]
-pub struct Enrolment {
-    /// Base32, for typing.
-    pub secret: String,
-    /// `otpauth://…`, for the authenticator's link or picture.
-    pub url: String,
-}
-
-/// Begins to set up an authenticator; nothing is asked for at sign-in until it is confirmed. An unconfirmed one is
-/// shown again.
+/// Whether there is an operator of this address, disabled or not.
 ///
 /// # Errors
-/// The operator has one already ([`OperatorError::NothingToConfirm`]).
-pub async fn begin_totp(tx: &mut Tx, keys: &SealingKeys, operator: &Operator) -> Result<Enrolment, OperatorError> {
-    let stored = sqlx::query_scalar!(
-        "SELECT totp_secret FROM operators WHERE id = $1 AND NOT totp_confirmed FOR UPDATE",
-        operator.id
+/// Postgres could not be reached.
+pub async fn is_known(tx: &mut Tx, email: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM operators WHERE email = $1) AS "is!""#,
+        email
     )
-    .fetch_optional(tx.conn())
-    .await?
-    .ok_or(OperatorError::NothingToConfirm)?;
-    let secret = if let Some(stored) = stored {
-        keys.open(operator.id, &stored)?.secret
-    } else {
-        let mut bytes = [0_u8; TOTP_SECRET_BYTES];
-        rand::RngCore::fill_bytes(&mut rand::rng(), &mut bytes);
-        let fresh = Secret::from(bytes.as_slice()).to_base32();
-        sqlx::query!(
-            "UPDATE operators SET totp_secret = $2 WHERE id = $1",
-            operator.id,
-            keys.seal(operator.id, &fresh)?
-        )
-        .execute(tx.conn())
-        .await?;
-        fresh
-    };
-    let url = totp(&secret, &operator.email)?
-        .to_url()
-        .map_err(|error| OperatorError::Totp(error.to_string()))?;
-    Ok(Enrolment { secret, url })
-}
-
-/// Ends the set-up: from now on signing in takes a code.
-///
-/// # Errors
-/// [`OperatorError::WrongCode`], [`OperatorError::NothingToConfirm`].
-pub async fn confirm_totp(
-    tx: &mut Tx,
-    keys: &SealingKeys,
-    operator: &Operator,
-    code: &str,
-) -> Result<(), OperatorError> {
-    let now = tx.now();
-    let stored = sqlx::query_scalar!(
-        "SELECT totp_secret FROM operators WHERE id = $1 AND NOT totp_confirmed FOR UPDATE",
-        operator.id
-    )
-    .fetch_optional(tx.conn())
-    .await?
-    .flatten()
-    .ok_or(OperatorError::NothingToConfirm)?;
-    let opened = keys.open(operator.id, &stored)?;
-    let step = matching_step(&opened.secret, &operator.email, code, now)?.ok_or(OperatorError::WrongCode)?;
-    sqlx::query!(
-        "UPDATE operators SET totp_confirmed = true, totp_step = $2 WHERE id = $1",
-        operator.id,
-        step
-    )
-    .execute(tx.conn())
-    .await?;
-    audit::append(
-        tx,
-        audit::Entry::new(&operator.email, "operator.totp_on", &operator.email),
-    )
-    .await?;
-    Ok(())
-}
-
-fn totp(secret: &str, account: &str) -> Result<Totp, OperatorError> {
-    let secret = Secret::try_from_base32(secret).map_err(|error| OperatorError::Totp(error.to_string()))?;
-    Builder::new()
-        .with_secret(secret)
-        .with_account_name(account)
-        .with_issuer(Some("Roost"))
-        .build()
-        .map_err(|error| OperatorError::Totp(error.to_string()))
-}
-
-fn matching_step(secret: &str, account: &str, code: &str, now: DateTime<Utc>) -> Result<Option<i64>, OperatorError> {
-    let seconds = u64::try_from(now.timestamp()).unwrap_or(0);
-    let step = totp(secret, account)?.check(code.trim(), seconds);
-    Ok(step.and_then(|step| i64::try_from(step).ok()))
-}
-
-/// The code that an authenticator with this secret shows at `now`: for tests and for people without a telephone.
-///
-/// # Errors
-/// The secret is not base32.
-pub fn code_at(secret: &str, now: DateTime<Utc>) -> Result<String, OperatorError> {
-    let seconds = u64::try_from(now.timestamp()).unwrap_or(0);
-    Ok(totp(secret, "roost")?.generate(seconds).to_string())
+    .fetch_one(tx.conn())
+    .await
 }

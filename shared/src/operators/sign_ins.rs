@@ -3,12 +3,16 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 
+use crate::db::Tx;
+
 /// Windows that are over and are forgotten with one try.
 const FORGOTTEN: i64 = 100;
+/// How long it is known from where somebody has signed in.
+const REMEMBERED: TimeDelta = TimeDelta::days(30);
 
 /// Whom tries are counted for: an account, an address, or one from the other.
 #[derive(Clone, Debug)]
@@ -75,6 +79,44 @@ pub async fn count(
     }
     forget(pool, over).await?;
     Ok(true)
+}
+
+/// Remembers for a month that this account has signed in from this address. Only a hash of both is stored.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn remember(tx: &mut Tx, place: &str) -> Result<(), sqlx::Error> {
+    let now = tx.now();
+    sqlx::query!(
+        "DELETE FROM operator_places WHERE place IN (
+             SELECT place FROM operator_places WHERE seen_at <= $1 ORDER BY seen_at LIMIT $2 FOR UPDATE SKIP LOCKED)",
+        now - REMEMBERED,
+        FORGOTTEN
+    )
+    .execute(tx.conn())
+    .await?;
+    sqlx::query!(
+        "INSERT INTO operator_places (place, seen_at) VALUES ($1, $2) ON CONFLICT (place) DO UPDATE SET seen_at = EXCLUDED.seen_at",
+        Sha256::digest(place.as_bytes()).to_vec(),
+        now
+    )
+    .execute(tx.conn())
+    .await?;
+    Ok(())
+}
+
+/// Whether it is remembered.
+///
+/// # Errors
+/// Postgres could not be reached.
+pub async fn is_remembered(pool: &PgPool, place: &str, now: DateTime<Utc>) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM operator_places WHERE place = $1 AND seen_at > $2) AS "is!""#,
+        Sha256::digest(place.as_bytes()).to_vec(),
+        now - REMEMBERED
+    )
+    .fetch_one(pool)
+    .await
 }
 
 /// Removes some of the windows that are over: more than one try adds.

@@ -195,12 +195,12 @@ pub async fn latest_of(conn: &mut PgConnection, booking_id: Uuid) -> Result<Opti
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn latest_of_each(pool: &PgPool, booking_ids: &[Uuid]) -> Result<Vec<Payment>, sqlx::Error> {
+pub async fn latest_of_each(conn: &mut PgConnection, booking_ids: &[Uuid]) -> Result<Vec<Payment>, sqlx::Error> {
     select_payment!(
         "WHERE id IN (SELECT DISTINCT ON (booking_id) id FROM payments WHERE booking_id = ANY($1) ORDER BY booking_id, number DESC)",
         booking_ids
     )
-    .fetch_all(pool)
+    .fetch_all(conn)
     .await
 }
 

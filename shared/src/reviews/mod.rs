@@ -19,12 +19,14 @@ use crate::bookings::BookingState;
 
 pub use aftermath::{Report, ReportReason, answer, report};
 pub use moderation::{
-    OpenReport, ReportFilter, ReportPosition, dismiss_reports, hide, is_moderator, open_reports, plan_of_reports,
-    unhide,
+    Decision, OpenReport, ReportFilter, ReportPosition, dismiss_reports, hide, is_moderator, open_reports,
+    plan_of_reports, standing_decision, unhide,
 };
 pub use publication::{Publication, awaited, publish};
-pub use rules::{Histogram, Ratings, Side, Stars};
-pub use store::{Filter, Order, Position, Rated, Review, Window, get, list, live_of_each, ratings, window};
+pub use rules::{Category, Histogram, Ratings, Side, Stars};
+pub use store::{
+    Filter, Order, Position, Rated, Review, Window, get, is_rateable, list, live_of_each, ratings, window,
+};
 pub use writing::{Edit, NewReview, delete, edit, open, write};
 
 /// Why an operation was refused.
@@ -66,6 +68,9 @@ pub enum ReviewError {
     /// One report a user.
     #[error("you have reported this review")]
     AlreadyReported,
+    /// Moderators do not judge what they wrote, or what was written about them.
+    #[error("somebody else decides about a review that you wrote or that is about you")]
+    OwnCase,
     /// Only a moderator decides about reviews.
     #[error("only a moderator may do this")]
     NotModerator,

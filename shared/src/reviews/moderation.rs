@@ -11,6 +11,8 @@ use super::store::{self, lock_review, review_columns};
 use super::{Review, ReviewError};
 use crate::db::Tx;
 use crate::ids;
+use crate::jobs::catalogue::{MailKind, SendMail};
+use crate::notifications::{self, Event};
 
 /// A report that is open, with what it is about.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -109,7 +111,8 @@ fn query(select: &'static str, filter: &ReportFilter, limit: i64) -> QueryBuilde
     query
 }
 
-/// Takes a published review out of sight and its stars out of the sums. Hiding what is hidden changes nothing.
+/// Takes a published review out of sight and its stars out of the sums, and tells its author. Hiding what is hidden
+/// changes nothing.
 ///
 /// # Errors
 /// See [`ReviewError`].
@@ -128,12 +131,14 @@ pub async fn hide(tx: &mut Tx, moderator_id: Uuid, review_id: Uuid, reason: &str
     )
     .execute(tx.conn())
     .await?;
-    decide(tx, moderator_id, review_id, "hide", reason).await?;
+    let decision_id = decide(tx, moderator_id, review_id, "hide", reason).await?;
     count(tx, &review, -1).await?;
+    tell_author(tx, &review, decision_id, Event::ReviewHidden, MailKind::ReviewHidden).await?;
     store::get(tx.conn(), review_id).await?.ok_or(ReviewError::NoSuchReview)
 }
 
-/// Shows a hidden review again and counts its stars again. Showing what is not hidden changes nothing.
+/// Shows a hidden review again, counts its stars again, and tells its author. Showing what is not hidden changes
+/// nothing.
 ///
 /// # Errors
 /// See [`ReviewError`].
@@ -148,8 +153,9 @@ pub async fn unhide(tx: &mut Tx, moderator_id: Uuid, review_id: Uuid, reason: &s
     )
     .execute(tx.conn())
     .await?;
-    decide(tx, moderator_id, review_id, "unhide", reason).await?;
+    let decision_id = decide(tx, moderator_id, review_id, "unhide", reason).await?;
     count(tx, &review, 1).await?;
+    tell_author(tx, &review, decision_id, Event::ReviewShown, MailKind::ReviewShown).await?;
     store::get(tx.conn(), review_id).await?.ok_or(ReviewError::NoSuchReview)
 }
 
@@ -182,14 +188,15 @@ async fn decide(
     review_id: Uuid,
     decision: &str,
     reason: &str,
-) -> Result<(), sqlx::Error> {
+) -> Result<Uuid, sqlx::Error> {
     let now = tx.now();
+    let id = ids::new(now);
     sqlx::query!(
         "WITH decided AS (
              INSERT INTO review_decisions (id, review_id, moderator_id, decision, reason, created_at)
              VALUES ($1, $2, $3, $4, $5, $6) RETURNING id)
          UPDATE review_reports SET decision_id = decided.id FROM decided WHERE review_id = $2 AND decision_id IS NULL",
-        ids::new(now),
+        id,
         review_id,
         moderator_id,
         decision,
@@ -198,7 +205,51 @@ async fn decide(
     )
     .execute(tx.conn())
     .await?;
+    Ok(id)
+}
+
+/// Whoever wrote it learns what was decided about it, with a mail that gives the reason.
+async fn tell_author(
+    tx: &mut Tx,
+    review: &Review,
+    decision_id: Uuid,
+    event: Event,
+    mail: MailKind,
+) -> Result<(), sqlx::Error> {
+    notifications::tell(tx, event, review.booking_id, &[review.author_id]).await?;
+    tx.enqueue(&SendMail {
+        mail,
+        subject_id: decision_id,
+    });
     Ok(())
+}
+
+/// What a moderator decided about a review, for the mail that tells its author.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The review.
+    pub review_id: Uuid,
+    /// Whether it was hidden or shown again.
+    pub hides: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// A decision to hide a review or to show it again, if it is the last one about it and so still holds.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn standing_decision(conn: &mut PgConnection, decision_id: Uuid) -> Result<Option<Decision>, sqlx::Error> {
+    sqlx::query_as!(
+        Decision,
+        r#"SELECT review_id, decision = 'hide' AS "hides!", reason FROM review_decisions AS told
+           WHERE id = $1 AND decision IN ('hide', 'unhide') AND NOT EXISTS (
+               SELECT FROM review_decisions AS later
+               WHERE later.review_id = told.review_id AND later.id > told.id AND later.decision IN ('hide', 'unhide'))"#,
+        decision_id
+    )
+    .fetch_optional(conn)
+    .await
 }
 
 /// The review, which nobody else changes until the transaction ends, hidden or not.
@@ -208,10 +259,14 @@ async fn lock_for_moderator(tx: &mut Tx, moderator_id: Uuid, review_id: Uuid) ->
         lock_public(tx, moderator_id, review_id).await?;
         return Err(ReviewError::NotModerator);
     }
-    lock_review(tx, review_id)
+    let review = lock_review(tx, review_id)
         .await?
         .filter(|review| review.published_at.is_some())
-        .ok_or(ReviewError::NoSuchReview)
+        .ok_or(ReviewError::NoSuchReview)?;
+    if [review.author_id, review.subject_id].contains(&moderator_id) {
+        return Err(ReviewError::OwnCase);
+    }
+    Ok(review)
 }
 
 /// Whether a user is a moderator. Asked of the row each time, so that a right that was taken away is gone at once.

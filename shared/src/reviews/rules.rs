@@ -8,6 +8,8 @@ use crate::properties::stay::instant;
 
 /// How long both sides have, from check-out on.
 pub const WINDOW_DAYS: u64 = 14;
+/// Nobody has less time than this, whenever it becomes known that the stay is over.
+pub const SHORTEST: TimeDelta = TimeDelta::days(3);
 /// Who has not written is reminded so long before the end.
 pub const REMINDER: TimeDelta = TimeDelta::days(3);
 /// The fewest and the most characters of a review.
@@ -56,7 +58,37 @@ pub struct Stars {
     pub value: Option<i16>,
 }
 
+/// What is rated beside the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Category {
+    /// How clean it was, or was left.
+    Cleanliness,
+    /// Whether the listing told the truth.
+    Accuracy,
+    /// How the arrival went.
+    CheckIn,
+    /// How easy the other side was to talk to.
+    Communication,
+    /// The neighbourhood.
+    Location,
+    /// For the money.
+    Value,
+}
+
 impl Stars {
+    /// Rates a category, or with none takes its rating back.
+    pub const fn rate(&mut self, category: Category, stars: Option<i16>) {
+        let rated = match category {
+            Category::Cleanliness => &mut self.cleanliness,
+            Category::Accuracy => &mut self.accuracy,
+            Category::CheckIn => &mut self.check_in,
+            Category::Communication => &mut self.communication,
+            Category::Location => &mut self.location,
+            Category::Value => &mut self.value,
+        };
+        *rated = stars;
+    }
+
     /// The categories by name.
     #[must_use]
     pub const fn categories(&self) -> [(&'static str, Option<i16>); 6] {

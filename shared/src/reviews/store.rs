@@ -347,6 +347,41 @@ pub async fn ratings(conn: &mut PgConnection, rated: Rated, subject_id: Uuid) ->
     Ok(row.map(Ratings::from).unwrap_or_default())
 }
 
+/// Whether there is something of this kind whose sums `viewer_id` may read: a property that is listed, that somebody has
+/// reviewed, or of one's own; a host; a user.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn is_rateable(
+    conn: &mut PgConnection,
+    rated: Rated,
+    subject_id: Uuid,
+    viewer_id: Option<Uuid>,
+) -> Result<bool, sqlx::Error> {
+    match rated {
+        Rated::Property => {
+            sqlx::query_scalar!(
+                r#"SELECT EXISTS (
+                       SELECT FROM properties WHERE id = $1 AND (status = 'listed' OR review_count > 0 OR host_id = $2)) AS "there!""#,
+                subject_id,
+                viewer_id
+            )
+            .fetch_one(conn)
+            .await
+        }
+        Rated::Host | Rated::Guest => {
+            sqlx::query_scalar!(
+                r#"SELECT EXISTS (
+                       SELECT FROM users WHERE id = $1 AND deleted_at IS NULL AND (role = 'host' OR $2)) AS "there!""#,
+                subject_id,
+                rated == Rated::Guest
+            )
+            .fetch_one(conn)
+            .await
+        }
+    }
+}
+
 /// The sums, which nobody else changes until the transaction ends.
 pub(super) async fn lock_ratings(tx: &mut Tx, rated: Rated, subject_id: Uuid) -> Result<Ratings, sqlx::Error> {
     sqlx::query!(

@@ -1,8 +1,9 @@
 //! The author's part: from the end of the stay to publication.
 
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::rules::{self, Side, Stars};
+use super::rules::{self, Category, Side, Stars};
 use super::store::{self, Window, lock_review, lock_window};
 use super::{Review, ReviewError};
 use crate::bookings::{self, Booking, BookingState};
@@ -11,13 +12,14 @@ use crate::ids;
 use crate::jobs::catalogue::{OpenReviews, PublishReviews, RemindReviewers};
 use crate::notifications::{self, Event};
 
-/// The stay is over: both sides may write from now on.
+/// The stay ended at `ended_at`: both sides may write from now on.
 ///
 /// # Errors
 /// Postgres refused.
-pub async fn open(tx: &mut Tx, booking: &Booking) -> Result<(), sqlx::Error> {
+pub async fn open(tx: &mut Tx, booking: &Booking, ended_at: DateTime<Utc>) -> Result<(), sqlx::Error> {
     let now = tx.now();
-    let closes_at = rules::closes_at(now, booking.zone());
+    // Who learns of it late has some days all the same.
+    let closes_at = rules::closes_at(ended_at, booking.zone()).max(now + rules::SHORTEST);
     let opened = sqlx::query!(
         "INSERT INTO review_windows (booking_id, opened_at, closes_at) VALUES ($1, $2, $3) ON CONFLICT (booking_id) DO NOTHING",
         booking.id,
@@ -33,7 +35,10 @@ pub async fn open(tx: &mut Tx, booking: &Booking) -> Result<(), sqlx::Error> {
     let both = [booking.guest_id, booking.host_id];
     notifications::tell(tx, Event::ReviewInvited, booking_id, &both).await?;
     tx.enqueue(&OpenReviews { booking_id });
-    tx.enqueue_at(&RemindReviewers { booking_id }, closes_at - rules::REMINDER);
+    // Not at once, with the invitation.
+    if closes_at - rules::REMINDER > now {
+        tx.enqueue_at(&RemindReviewers { booking_id }, closes_at - rules::REMINDER);
+    }
     tx.enqueue_at(&PublishReviews { booking_id }, closes_at);
     Ok(())
 }
@@ -132,8 +137,8 @@ fn still_open(tx: &Tx, window: Window) -> Result<(), ReviewError> {
 pub struct Edit {
     /// The whole.
     pub overall: Option<i16>,
-    /// The categories, as far as they are given.
-    pub categories: Stars,
+    /// The categories to rate otherwise, or no longer.
+    pub categories: Vec<(Category, Option<i16>)>,
     /// The words.
     pub text: Option<String>,
 }
@@ -144,25 +149,28 @@ pub struct Edit {
 /// See [`ReviewError`].
 pub async fn edit(tx: &mut Tx, author_id: Uuid, review_id: Uuid, edit: &Edit) -> Result<Review, ReviewError> {
     let review = lock_own(tx, author_id, review_id).await?;
-    let misplaced = edit.categories.misplaced(review.side);
+    let mut stars = review.stars;
+    stars.overall = edit.overall.unwrap_or(stars.overall);
+    for (category, given) in &edit.categories {
+        stars.rate(*category, *given);
+    }
+    let misplaced = stars.misplaced(review.side);
     if !misplaced.is_empty() {
         return Err(ReviewError::MisplacedCategories(misplaced));
     }
     let now = tx.now();
-    let given = edit.categories;
     sqlx::query!(
-        "UPDATE reviews SET overall = coalesce($2, overall), cleanliness = coalesce($3, cleanliness), accuracy = coalesce($4, accuracy),
-             check_in = coalesce($5, check_in), communication = coalesce($6, communication), location = coalesce($7, location),
-             value = coalesce($8, value), text = coalesce($9, text), edited_at = $10
+        "UPDATE reviews SET overall = $2, cleanliness = $3, accuracy = $4, check_in = $5, communication = $6, location = $7,
+             value = $8, text = coalesce($9, text), edited_at = $10
          WHERE id = $1 AND published_at IS NULL AND deleted_at IS NULL",
         review_id,
-        edit.overall,
-        given.cleanliness,
-        given.accuracy,
-        given.check_in,
-        given.communication,
-        given.location,
-        given.value,
+        stars.overall,
+        stars.cleanliness,
+        stars.accuracy,
+        stars.check_in,
+        stars.communication,
+        stars.location,
+        stars.value,
         edit.text,
         now
     )

@@ -24,6 +24,6 @@ INSERT INTO refunds (id, payment_id, amount_minor, reason, state, created_at, up
 INSERT INTO reviews (id, booking_id, property_id, side, author_id, subject_id, overall, text, created_at, published_at)
     SELECT md5('review' || id)::uuid, id, property_id, 'guest', guest_id, host_id, 5, 'Quiet at night, strong coffee.', created_at,
            created_at FROM bookings;
-INSERT INTO notifications (id, user_id, kind, event, booking_id, created_at)
-    SELECT md5('notification' || id)::uuid, guest_id, 'booking', 'booking_confirmed', id, created_at FROM bookings;
+INSERT INTO notifications (id, user_id, kind, event, booking_id, created_at, last_at)
+    SELECT md5('notification' || id)::uuid, guest_id, 'booking', 'booking_confirmed', id, created_at, created_at FROM bookings;
 DROP TABLE copies;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod limits;
 mod messages;
+mod no_show;
 mod notifications;
 mod parity;
 mod payments;

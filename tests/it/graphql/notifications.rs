@@ -7,9 +7,10 @@ use uuid::Uuid;
 use super::{ask, data, refused, refused_field};
 use crate::notifications::Scene;
 
-const LIST: &str = "query($unread: Boolean!, $first: Int! = 20, $after: String) {
-    notifications(unread: $unread, first: $first, after: $after) {
-        nodes { id kind event bookingId readAt booking { id state } }
+const LIST: &str = "query($unread: Boolean!, $kind: NotificationKind, $first: Int! = 20, $after: String) {
+    notifications(unread: $unread, kind: $kind, first: $first, after: $after) {
+        nodes { id kind event bookingId count readAt booking { id state } }
+        unreadCount
         pageInfo { hasNextPage endCursor }
     }
 }";
@@ -63,6 +64,14 @@ async fn what_concerns_somebody_is_listed_until_it_is_read() {
         ["BOOKING_CONFIRMED"]
     );
 
+    scene.writes(guest, "Are you there?").await;
+    let messages = list_of(&scene, json!({"unread": true, "kind": "MESSAGE"}), host).await;
+    assert_eq!(
+        (&messages["unreadCount"], &messages["nodes"][0]["count"]),
+        (&json!(2), &json!(2))
+    );
+    assert_eq!(events(&messages), ["MESSAGE_RECEIVED"]);
+
     let first = list_of(&scene, json!({"unread": false, "first": 1}), host).await;
     assert_eq!(first["pageInfo"]["hasNextPage"], true);
     let after = json!({"unread": false, "first": 1, "after": first["pageInfo"]["endCursor"]});
@@ -83,6 +92,11 @@ async fn what_concerns_somebody_is_listed_until_it_is_read() {
     );
     let told = list_of(&scene, json!({"unread": false}), host).await;
     assert!(told["nodes"][1]["readAt"].is_string(), "{told}");
+    // Who looks at the conversation knows of it.
+    let look = "query($id: UUID!) { messages(id: $id) { nodes { readAt } } }";
+    let seen = data(&asks(&scene, look, json!({"id": scene.booking}), host).await);
+    assert_eq!(seen["messages"]["nodes"][0]["readAt"], Value::Null);
+    assert_eq!(list_of(&scene, json!({"unread": true}), host).await["unreadCount"], 0);
 }
 
 #[tokio::test]

@@ -89,6 +89,26 @@ async fn reviews_are_read_once_both_have_written() {
     }
     refused_field(&edit_by(&guest, 6).await, 200, "invalid_body", "rating");
     assert_eq!(data(&edit_by(&guest, 5).await)["updateReview"]["rating"], 5);
+    // What is not named stays; null takes the stars of a category back.
+    let rate = "mutation($id: UUID!, $input: ReviewPatch!) {
+        updateReview(id: $id, input: $input) { rating categories { cleanliness value } }
+    }";
+    for (categories, left) in [
+        (json!({"value": 2}), json!({"cleanliness": 4, "value": 2})),
+        (json!({"cleanliness": null}), json!({"cleanliness": null, "value": 2})),
+        (Value::Null, json!({"cleanliness": null, "value": 2})),
+        (
+            json!({"cleanliness": 4, "value": null}),
+            json!({"cleanliness": 4, "value": null}),
+        ),
+    ] {
+        let variables = json!({"id": written["id"], "input": {"categories": categories}});
+        let rated = data(&ask(&world, rate, &variables).by(&guest).send().await)["updateReview"].clone();
+        assert_eq!(rated, json!({"rating": 5, "categories": left}));
+    }
+    let wrong = json!({"id": written["id"], "input": {"categories": {"value": 6}}});
+    let reply = ask(&world, rate, &wrong).by(&guest).send().await;
+    refused_field(&reply, 200, "invalid_body", "categories.value");
 
     data(&write(&host, json!({"rating": 4})).await);
     world.run_jobs().await;
@@ -121,7 +141,7 @@ async fn reviews_are_read_once_both_have_written() {
     );
     assert_eq!(shown["property"], json!({"rating": 5.0, "reviewCount": 1}));
     for (query, code, field) in [
-        ("{ reviews(rating: 9) { nodes { id } } }", "validation_failed", "rating"),
+        ("{ reviews(rating: 9) { nodes { id } } }", "invalid_parameter", "rating"),
         (
             "{ reviews(sort: LOWEST) { nodes { id } } }",
             "validation_failed",
@@ -131,6 +151,10 @@ async fn reviews_are_read_once_both_have_written() {
     ] {
         refused_field(&ask(&world, query, &json!({})).send().await, 200, code, field);
     }
+
+    let nothing = "query($id: UUID!) { ratingSummary(propertyId: $id) { reviewCount } }";
+    let unknown = json!({"id": written["id"]});
+    refused(&ask(&world, nothing, &unknown).send().await, 200, "not_found");
 
     // What breaks the rules is reported, and a moderator takes it away.
     let report = "mutation($id: UUID!, $input: NewReport!) { reportReview(id: $id, input: $input) }";
@@ -157,4 +181,54 @@ async fn reviews_are_read_once_both_have_written() {
     let hidden = data(&ask(&world, hide, &review).by(&stranger).send().await);
     assert_eq!(hidden["hideReview"]["state"], "HIDDEN");
     refused(&ask(&world, one, &review).send().await, 200, "not_found");
+
+    // What was decided by mistake is undone, and a report that has nothing in it is dismissed.
+    let reports = "{ reviewReports { nodes { reporterId reason details review { id state } } } }";
+    let open =
+        async || data(&ask(&world, reports, &json!({})).by(&stranger).send().await)["reviewReports"]["nodes"].clone();
+    assert_eq!(open().await, json!([]), "the decision settled it");
+    let decide = |field: &str, shown: &str| {
+        format!("mutation($id: UUID!, $reason: String!) {{ {field}(id: $id, input: {{reason: $reason}}) {shown} }}")
+    };
+    let unhide = decide("unhideReview", "{ id state hiddenReason }");
+    let because = json!({"id": written["id"], "reason": "The code has been changed."});
+    let shown = data(&ask(&world, &unhide, &because).by(&stranger).send().await);
+    assert_eq!(
+        shown["unhideReview"],
+        json!({"id": written["id"], "state": "PUBLISHED", "hiddenReason": null})
+    );
+    let another = world.guest().await;
+    assert_eq!(
+        data(&report_by(&another, json!({"reason": "SPAM"})).await)["reportReview"],
+        true
+    );
+    assert_eq!(
+        open().await,
+        json!([{"reporterId": another.id, "reason": "SPAM", "details": null,
+            "review": {"id": written["id"], "state": "PUBLISHED"}}])
+    );
+    let dismiss = decide("dismissReviewReports", "");
+    refused(
+        &ask(&world, &dismiss, &because).by(&another).send().await,
+        200,
+        "forbidden",
+    );
+    let dismissed = data(&ask(&world, &dismiss, &because).by(&stranger).send().await);
+    assert_eq!(dismissed["dismissReviewReports"], true);
+    assert_eq!(open().await, json!([]));
+
+    // Nobody judges their own case.
+    for party in [&guest, &host] {
+        roost_shared::users::set_moderator(world.pool(), &party.email, true)
+            .await
+            .unwrap();
+        for decision in [
+            &decide("hideReview", "{ id }"),
+            &decide("unhideReview", "{ id }"),
+            &dismiss,
+        ] {
+            let judged = ask(&world, decision, &because).by(party).send().await;
+            refused(&judged, 200, "own_case");
+        }
+    }
 }

@@ -270,7 +270,13 @@ async fn what_is_somebody_elses_is_not_there() {
         let seen = data(&ask(&world, &query, &json!({"id": id})).by(owner).send().await);
         assert_eq!(seen[field]["id"], json!(id));
     }
-    for field in ["cancelBooking", "checkInBooking", "approveBooking", "declineBooking"] {
+    for field in [
+        "cancelBooking",
+        "checkInBooking",
+        "approveBooking",
+        "declineBooking",
+        "reportNoShow",
+    ] {
         let change = format!("mutation($id: UUID!) {{ {field}(id: $id) {{ id }} }}");
         let reply = ask(&world, &change, &json!({"id": booking})).by(&stranger).send().await;
         refused(&reply, 200, "not_found");

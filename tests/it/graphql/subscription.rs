@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
+use roost_api::server::Bounds;
 use roost_tests::app::{Actor, TestApp};
 use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
@@ -296,4 +297,105 @@ async fn a_connection_has_its_own_bounds() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+#[tokio::test]
+async fn idle_sockets_of_one_account_keep_nobody_out() {
+    let app = TestApp::start_with(|settings| settings.connections.open = 8).await;
+    let guest = app.guest().await;
+    let mut open = Vec::new();
+    let mut refused = 0;
+    for _ in 0..8 {
+        match Client::open(&app, "graphql-transport-ws").await {
+            Ok(mut client) => {
+                let payload = json!({"authorization": format!("Bearer {}", guest.access_token)});
+                client
+                    .send(&json!({"type": "connection_init", "payload": payload}))
+                    .await;
+                assert_eq!(client.message().await["type"], "connection_ack");
+                open.push(client);
+            }
+            Err(Error::Http(response)) => {
+                assert_eq!(response.status(), 503);
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!((open.len(), refused), (4, 4));
+    tokio::time::timeout(PATIENCE, app.get("/healthz").send())
+        .await
+        .expect("an answer in time")
+        .expect(200);
+    // One that goes makes room for another.
+    drop(open.pop());
+    let mut tries = 0;
+    while Client::open(&app, "graphql-transport-ws").await.is_err() {
+        tries += 1;
+        assert!(tries < 1_000, "the place does not come back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_sockets_and_no_more() {
+    let app = TestApp::start().await;
+    let (guest, other) = (app.guest().await, app.guest().await);
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        open.push(Client::of(&app, &guest).await);
+    }
+    let payload = json!({"authorization": format!("Bearer {}", guest.access_token)});
+    let init = json!({"type": "connection_init", "payload": payload});
+    let mut one_more = Client::open(&app, "graphql-transport-ws").await.unwrap();
+    one_more.send(&init).await;
+    assert_eq!(one_more.closed().await, 4429);
+    Client::of(&app, &other).await;
+}
+
+#[tokio::test]
+async fn a_socket_without_an_operation_ends_and_one_with_an_operation_stays() {
+    let idle = Duration::from_secs(6);
+    let mut world = World::without_worker_with(|settings| {
+        settings.connections = Bounds {
+            idle,
+            ..Bounds::default()
+        }
+    })
+    .await;
+    let (host, guest, booking) = with_booking(&world).await;
+    let mut follower = Client::of(&world, &guest).await;
+    follower.subscribe("one", FOLLOW, &json!({"id": booking})).await;
+    follower.event("one").await;
+    let mut silent = Client::of(&world, &guest).await;
+    assert_eq!(silent.closed().await, 1000);
+    // It has been open for longer than the silent one was, and is told of what happens still.
+    world.start_worker();
+    while follower.event("one").await["paymentState"] != "CAPTURED" {}
+    world
+        .post(&format!("/bookings/{booking}/cancel"), json!({}))
+        .by(&host)
+        .send()
+        .await
+        .expect(200);
+    assert_eq!(follower.event("one").await["state"], "CANCELLED_BY_HOST");
+    assert_eq!(follower.message().await["type"], "complete");
+    assert_eq!(follower.closed().await, 1000);
+}
+
+#[tokio::test]
+async fn a_socket_ends_with_its_session() {
+    // It is looked at five times in this.
+    let idle = Duration::from_secs(25);
+    let app = TestApp::start_with(|settings| {
+        settings.connections = Bounds {
+            idle,
+            ..Bounds::default()
+        }
+    })
+    .await;
+    let guest = app.guest().await;
+    let mut client = Client::of(&app, &guest).await;
+    app.post("/auth/logout", json!({})).by(&guest).send().await.expect(204);
+    assert_eq!(client.closed().await, 4403);
 }

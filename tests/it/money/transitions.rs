@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use roost_shared::bookings::{self, Actor, BookingState, Transition};
+use roost_shared::bookings::{self, Actor, BookingError, BookingState, Transition};
 use roost_shared::db::Tx;
 use roost_shared::payments::transitions::{Step, Told};
 use roost_shared::payments::{self, Payment, PaymentState};
@@ -166,6 +166,67 @@ async fn a_payment_that_has_moved_on_is_moved_by_no_stale_word() {
             state.after(Step::Fail).unwrap_or(state),
             "refused while {state:?}"
         );
+    }
+}
+
+/// Asks as the side that may.
+async fn ask(tx: &mut Tx, booking: Uuid, how: Transition) -> Result<bookings::Booking, BookingError> {
+    let sides = bookings::get(tx.conn(), booking).await.unwrap().unwrap();
+    let (guest, host) = (sides.guest_id, sides.host_id);
+    match how {
+        Transition::Decline => bookings::decline(tx, booking, host, None).await,
+        Transition::CancelByGuest => bookings::cancel(tx, booking, guest, None).await,
+        Transition::CancelByHost => bookings::cancel(tx, booking, host, None).await,
+        Transition::CheckIn => bookings::check_in(tx, booking, guest).await,
+        Transition::CheckOut => bookings::check_out(tx, booking, host).await,
+        Transition::MissGuest => bookings::report_no_show(tx, booking, host, None).await,
+        other => panic!("{other:?} is not for people to ask for"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_people_ask_of_a_stay_that_runs_is_done_as_the_machine_says() {
+    let world = World::without_worker().await;
+    let (booking, payment) = booked(&world).await;
+    for state in BookingState::ALL {
+        for how in [
+            Transition::Decline,
+            Transition::CancelByGuest,
+            Transition::CancelByHost,
+            Transition::CheckIn,
+            Transition::CheckOut,
+            Transition::MissGuest,
+        ] {
+            let mut tx = world.state.db.begin().await.unwrap();
+            put(&mut tx, payment, PaymentState::Captured).await;
+            let stays = "UPDATE bookings SET state = $2, confirmed_at = $3 - interval '9 days', stay = daterange($3::date - 2, $3::date + 3) WHERE id = $1";
+            let now = tx.now();
+            sqlx::query(stays)
+                .bind(booking)
+                .bind(state.name())
+                .bind(now)
+                .execute(tx.conn())
+                .await
+                .unwrap();
+            let asked = ask(&mut tx, booking, how).await;
+            let found = bookings::get(tx.conn(), booking).await.unwrap().unwrap().state;
+            match state.after(how) {
+                Some(after) => {
+                    assert_eq!(asked.unwrap().state, after, "{how:?} while {state:?}");
+                    assert_eq!(found, after, "{how:?} while {state:?}");
+                }
+                None => {
+                    // Who says again that the guest did not come hears that it is known.
+                    let known = how == Transition::MissGuest && state == BookingState::NoShow;
+                    let refused = matches!(asked, Err(BookingError::WrongState { state: told, .. }) if told == state);
+                    assert!(
+                        refused || (known && asked.is_ok()),
+                        "{how:?} while {state:?}: {asked:?}"
+                    );
+                    assert_eq!(found, state, "{how:?} while {state:?}");
+                }
+            }
+        }
     }
 }
 

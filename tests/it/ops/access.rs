@@ -140,14 +140,12 @@ async fn an_authenticator_is_set_up_and_its_code_is_good_once() {
     let ops = Dashboard::start(&app.state).await;
     let browser = ops.signed_in(Role::Admin).await;
     let email = "admin@ops.example.com";
-    let page = browser.get("/ops/account").await.is(200);
-    let secret = page.html.split("class=\"key\">").nth(1).unwrap();
-    let secret = secret.split('<').next().unwrap();
-    let code = |at: DateTime<Utc>| operators::code_at(secret, at).unwrap();
+    let secret = browser.new_key(PASSWORD).await;
+    let code = |at: DateTime<Utc>| operators::code_at(&secret, at).unwrap();
 
-    browser.post("/ops/account", &[("code", "000000")]).await.is(422);
+    browser.confirms("000000").await.is(422);
     let now = app.clock.now();
-    browser.post("/ops/account", &[("code", &code(now))]).await.is(303);
+    browser.confirms(&code(now)).await.is(303);
     ops.signs_in(email, PASSWORD, "").await.is(401);
     ops.signs_in(email, PASSWORD, &code(now)).await.is(401);
     let later = now + TimeDelta::seconds(60);
@@ -244,24 +242,20 @@ async fn the_secret_of_an_authenticator_is_sealed_in_the_database() {
     let browser = ops.signed_in(Role::Viewer).await;
     let email = "viewer@ops.example.com";
     let stored = async || -> Option<String> {
-        sqlx::query_scalar("SELECT totp_secret FROM operators WHERE email = $1")
+        sqlx::query_scalar("SELECT coalesce(totp_pending, totp_secret) FROM operators WHERE email = $1")
             .bind(email)
             .fetch_one(world.pool())
             .await
             .unwrap()
     };
-    let shown = async || -> String {
-        let page = browser.get("/ops/account").await.is(200);
-        let after = page.html.split("class=\"key\">").nth(1).unwrap();
-        after.split('<').next().unwrap().to_owned()
-    };
-    let secret = shown().await;
-    assert_eq!(shown().await, secret, "shown again until it is confirmed");
+    let secret = browser.new_key(PASSWORD).await;
+    let again = browser.shown_key().await;
+    assert_eq!(again.as_ref(), Some(&secret), "shown again until it is confirmed");
     let sealed = stored().await.unwrap();
     assert!(sealed.starts_with("v1.") && !sealed.contains(&secret), "{sealed}");
     let code = |at: DateTime<Utc>| operators::code_at(&secret, at).unwrap();
     let first = code(world.clock.now());
-    browser.post("/ops/account", &[("code", &first)]).await.is(303);
+    browser.confirms(&first).await.is(303);
 
     // As a version before left it: it is sealed at the next start, once, and its codes are good before and after.
     sqlx::query("UPDATE operators SET totp_secret = $1")
@@ -288,8 +282,11 @@ async fn the_secret_of_an_authenticator_is_sealed_in_the_database() {
     // Here nobody knows the new one, so its codes are of no use, and nothing is let through or overwritten.
     assert_eq!(seal().await, 0);
     world.clock.advance(TimeDelta::seconds(60));
-    let refused = ops.signs_in(email, PASSWORD, &code(world.clock.now())).await;
-    assert_ne!(refused.status.as_u16(), 303);
+    // As for a wrong password: a reply of its own would tell that it is right.
+    ops.signs_in(email, PASSWORD, &code(world.clock.now())).await.is(401);
+    ops.signs_in(email, "not the password", &code(world.clock.now()))
+        .await
+        .is(401);
     assert_eq!(browser.get("/ops").await.status.as_u16(), 200);
 
     // Until somebody at a terminal forgets it.
@@ -312,4 +309,102 @@ async fn the_secret_of_an_authenticator_is_sealed_in_the_database() {
         (newest.action.as_str(), newest.actor.as_str()),
         ("operator.totp_off", "cli:ada")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authenticator_that_was_begun_under_another_secret_is_begun_anew() {
+    let app = TestApp::start().await;
+    let ops = Dashboard::start(&app.state).await;
+    let browser = ops.signed_in(Role::Viewer).await;
+    browser.new_key(PASSWORD).await;
+    let state = AppState::new(AppConfig {
+        pool: db::connect(app.database_url(), 4).unwrap(),
+        redis: Redis::new(app.redis_url(), "test").unwrap(),
+        clock: app.clock.clone(),
+        jwt_secret: Secret::new("another secret for tests, of 32 bytes or more"),
+        jwt_secret_previous: None,
+        settings: (*app.state.settings).clone(),
+    })
+    .unwrap();
+    let changed = Dashboard::start(&state).await;
+    let http = reqwest::Client::new();
+    let account = format!("{}/ops/account", changed.base);
+    let asked = http.get(&account).header("cookie", &browser.cookie);
+    let page = asked.send().await.unwrap();
+    assert_eq!(page.status().as_u16(), 200);
+    assert!(
+        !page.text().await.unwrap().contains("class=\"key\">"),
+        "it cannot be opened"
+    );
+    let asked = http
+        .post(format!("{account}/authenticator"))
+        .header("cookie", &browser.cookie)
+        .header("origin", &changed.base)
+        .form(&[("proof", PASSWORD), ("csrf", &browser.csrf)]);
+    let page = asked.send().await.unwrap();
+    assert_eq!(page.status().as_u16(), 200);
+    assert!(page.text().await.unwrap().contains("class=\"key\">"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_keep_no_operator_out_of_where_they_usually_sign_in() {
+    let app = TestApp::start_with(|settings| {
+        settings.logins_per_minute = 1;
+        settings.client_ip_header = Some("x-forwarded-for".parse().unwrap());
+    })
+    .await;
+    let ops = Dashboard::start(&app.state).await;
+    let email = ops.make(Role::Operator).await;
+    let from = async |address: &str, password: &str| {
+        let sent = reqwest::Client::new()
+            .post(format!("{}/ops/api/session", ops.base))
+            .header("x-forwarded-for", address)
+            .json(&serde_json::json!({"email": email, "password": password}));
+        sent.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(from("203.0.113.1", PASSWORD).await, 200);
+    app.clock.advance(TimeDelta::seconds(61));
+    for stranger in 1..=10 {
+        assert_eq!(from(&format!("198.51.100.{stranger}"), "a guess").await, 401);
+    }
+    assert_eq!(from("198.51.100.11", "a guess").await, 429);
+    assert_eq!(from("203.0.113.2", PASSWORD).await, 429, "it was never seen there");
+    assert_eq!(from("203.0.113.1", PASSWORD).await, 200);
+    // There, too, one guesses no faster, and after a month it is a place like any other.
+    assert_eq!(from("203.0.113.1", "a guess").await, 429);
+    app.clock.advance(TimeDelta::days(31));
+    for stranger in 1..=10 {
+        assert_eq!(from(&format!("198.51.100.{stranger}"), "a guess").await, 401);
+    }
+    assert_eq!(from("203.0.113.1", PASSWORD).await, 429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_refused_and_who_left_is_in_the_log() {
+    let world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let browser = ops.signed_in(Role::Viewer).await;
+    let (email, token) = ("viewer@ops.example.com", ops.token("viewer@ops.example.com").await);
+    ops.signs_in("nobody@ops.example.com", PASSWORD, "").await.is(401);
+    ops.signs_in(email, "not the password", "").await.is(401);
+    let of = async |action: &str| -> Vec<(String, String)> {
+        sqlx::query_as("SELECT actor, target FROM operator_audit WHERE action = $1 ORDER BY seq")
+            .bind(action)
+            .fetch_all(world.pool())
+            .await
+            .unwrap()
+    };
+    let entry = |actor: &str| (actor.to_owned(), email.to_owned());
+    world
+        .eventually("the refusal is written", async || {
+            !of("operator.sign_in_refused").await.is_empty()
+        })
+        .await;
+    assert_eq!(of("operator.sign_in_refused").await, [entry("anonymous")]);
+
+    browser.post("/ops/logout", &[]).await.is(303);
+    let session = format!("{}/ops/api/session", ops.base);
+    let left = reqwest::Client::new().delete(session).bearer_auth(token).send().await;
+    assert_eq!(left.unwrap().status().as_u16(), 204);
+    assert_eq!(of("operator.sign_out").await, [entry(email), entry(email)]);
 }

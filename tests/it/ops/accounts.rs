@@ -3,7 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use roost_shared::operators::{Role, audit};
+use roost_shared::operators::{self, Role, accounts, audit, sessions};
+use roost_shared::sessions::Origin;
 use roost_tests::ops::{Dashboard, PASSWORD};
 use roost_tests::world::World;
 use serde_json::{Value, json};
@@ -167,4 +168,58 @@ async fn the_last_active_admin_stays() {
     assert!(first.0 != other.0, "{first:?} {other:?}");
     let admins = "SELECT count(*) FROM operators WHERE role = 'admin' AND disabled_at IS NULL";
     assert_eq!(world.counts(admins).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_that_a_change_overtakes_is_refused() {
+    let world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    ops.make(Role::Admin).await;
+    let state = &world.state;
+    for change in ["none", "role", "password", "disable", "authenticator"] {
+        let email = format!("{change}@ops.example.com");
+        let new = operators::NewOperator::new(&state.passwords, &email, PASSWORD.to_owned(), Role::Operator).await;
+        let mut tx = state.db.begin().await.unwrap();
+        operators::create(&mut tx, new.unwrap(), "test").await.unwrap();
+        tx.commit().await.unwrap();
+        // The password was right, and the session is opened after what happens meanwhile.
+        let now = world.clock.now();
+        let password = PASSWORD.to_owned();
+        let signed = operators::authenticate(
+            world.pool(),
+            &state.passwords,
+            &state.sealing,
+            &email,
+            password,
+            "",
+            now,
+        );
+        let signed = signed.await.unwrap().unwrap();
+        let mut tx = state.db.begin().await.unwrap();
+        match change {
+            "role" => {
+                accounts::set_role(&mut tx, &email, Role::Viewer, "test").await.unwrap();
+            }
+            "password" => {
+                let new = operators::NewPassword::new(&state.passwords, "another password entirely".to_owned());
+                let new = new.await.unwrap();
+                accounts::set_password(&mut tx, &email, new, "test").await.unwrap();
+            }
+            // Another one than the code was of.
+            "authenticator" => {
+                let replaced = "UPDATE operators SET totp_secret = 'sealed otherwise' WHERE email = $1";
+                sqlx::query(replaced).bind(&email).execute(tx.conn()).await.unwrap();
+            }
+            "disable" => {
+                accounts::set_disabled(&mut tx, &email, true, "test").await.unwrap();
+            }
+            _ => {}
+        }
+        tx.commit().await.unwrap();
+        let mut tx = state.db.begin().await.unwrap();
+        let opened = sessions::open(&mut tx, &signed, Origin::default()).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(opened.is_some(), change == "none", "{change}");
+    }
+    assert_eq!(world.counts("SELECT count(*) FROM operator_sessions").await, 1);
 }

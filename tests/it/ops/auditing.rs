@@ -1,10 +1,13 @@
-//! The audit log is searched by who, what, to which thing and when, each by an index.
+//! The audit log is searched by who, what, to which thing and when, each by an index; and is checked by a job.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use roost_shared::jobs::catalogue::VerifyAudit;
 use roost_shared::operators::Role;
-use roost_shared::operators::audit::{self, AuditFilter};
+use roost_shared::operators::audit::checks::{self, Standing};
+use roost_shared::operators::audit::{self, AuditFilter, Verdict};
 use roost_tests::app::TestApp;
 use roost_tests::ops::Dashboard;
+use roost_tests::world::World;
 use serde_json::Value;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -175,4 +178,138 @@ async fn pages_and_scripts_search_the_log_alike() {
     let page = operator.get("/ops/audit?from=today&actor=ada").await.is(200);
     page.says("name=\"from\" value=\"today\"");
     page.says("name=\"actor\" value=\"ada\"");
+}
+
+/// What somebody who owns the database can do: without the triggers, and with every hash computed again.
+async fn rewrite(pool: &PgPool, change: &str, compute_again: bool) {
+    let hashes = "DO $$ DECLARE entry operator_audit; last bytea := '\\x00'; BEGIN
+        FOR entry IN SELECT * FROM operator_audit ORDER BY seq LOOP
+            entry.prev_hash := last;
+            last := operator_audit_hash(entry);
+            UPDATE operator_audit SET prev_hash = entry.prev_hash, hash = last WHERE seq = entry.seq;
+        END LOOP;
+        UPDATE operator_audit_head SET hash = last;
+    END $$;";
+    let script = format!(
+        "BEGIN; ALTER TABLE operator_audit DISABLE TRIGGER ALL; ALTER TABLE operator_audit_head DISABLE TRIGGER ALL; {change}; {}
+         ALTER TABLE operator_audit ENABLE TRIGGER ALL; ALTER TABLE operator_audit_head ENABLE TRIGGER ALL; COMMIT",
+        if compute_again { hashes } else { "" }
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(script)).execute(pool).await.unwrap();
+}
+
+async fn check(world: &World) -> Standing {
+    let mut tx = world.db().begin().await.unwrap();
+    tx.enqueue(&VerifyAudit {});
+    tx.commit().await.unwrap();
+    world.run_jobs().await;
+    checks::standing(world.pool()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_hashes_were_all_computed_again_is_found_out() {
+    let mut world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let admin = ops.signed_in(Role::Admin).await;
+    admin
+        .get("/ops/audit")
+        .await
+        .says("No worker has checked all of it yet");
+    world.start_worker();
+    let pool = world.pool();
+    for action in ["pause", "resume", "pause", "resume"] {
+        admin.post(&format!("/ops/queues/cache/{action}"), &[]).await.is(303);
+    }
+    let refused = sqlx::query("UPDATE operator_audit_head SET seq = 1")
+        .execute(pool)
+        .await;
+    assert!(refused.unwrap_err().to_string().contains("by its entries only"));
+    let refused = sqlx::query("DELETE FROM operator_audit_head").execute(pool).await;
+    assert!(refused.unwrap_err().to_string().contains("by its entries only"));
+
+    let standing = check(&world).await;
+    assert_eq!(
+        (standing.broken_seq, standing.checked_seq, standing.sealed),
+        (None, 6, true)
+    );
+    assert!(standing.whole_at.is_some());
+    admin.get("/ops/audit").await.says("whole up to entry 6 and sealed");
+    // It goes on from there.
+    admin.post("/ops/queues/cache/pause", &[]).await.is(303);
+    let standing = check(&world).await;
+    assert_eq!((standing.broken_seq, standing.checked_seq), (None, 7));
+
+    let reasons: Vec<(i64, Option<String>)> = sqlx::query_as("SELECT seq, reason FROM operator_audit ORDER BY seq")
+        .fetch_all(pool)
+        .await
+        .unwrap();
+    assert_eq!(reasons[2], (3, None));
+    // The hashes alone say that all is well.
+    rewrite(pool, "UPDATE operator_audit SET reason = 'nicer' WHERE seq = 3", true).await;
+    assert_eq!(
+        audit::verify(pool, None).await.unwrap(),
+        Verdict::Whole { entries: 7, since: 1 }
+    );
+    let standing = check(&world).await;
+    assert_eq!((standing.broken_seq, standing.checked_seq), (Some(7), 7));
+    let page = admin.get("/ops/audit").await.is(200);
+    page.says("entry 7 is not as it was written, or one before it");
+    admin
+        .get("/ops")
+        .await
+        .says("Entry 7 of the audit log is not as it was written");
+    // Who makes a seal of their own has no key for it.
+    sqlx::query(
+        "UPDATE operator_audit_checks SET (sealed_seq, sealed_hash) = (SELECT seq, hash FROM operator_audit_head), seal = sha256('a guess')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    assert_eq!(check(&world).await.broken_seq, Some(7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_entry_that_was_changed_is_found_by_the_next_round() {
+    let world = World::start().await;
+    let pool = world.pool();
+    a_long_log(pool).await;
+    assert_eq!(check(&world).await.checked_seq, 12_000);
+    rewrite(pool, "UPDATE operator_audit SET actor = 'nobody' WHERE seq = 17", false).await;
+    assert_eq!(check(&world).await.broken_seq, Some(17));
+    rewrite(
+        pool,
+        "UPDATE operator_audit SET actor = 'ops-17@ops.example.com' WHERE seq = 17",
+        false,
+    )
+    .await;
+    let standing = check(&world).await;
+    assert_eq!(
+        (standing.broken_seq, standing.checked_seq, standing.sealed),
+        (None, 12_000, true)
+    );
+    rewrite(pool, "DELETE FROM operator_audit WHERE seq > 11990", true).await;
+    assert_eq!(check(&world).await.broken_seq, Some(12_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_edit_replaced_is_masked_where_it_is_shown() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let (admin, viewer) = (ops.signed_in(Role::Admin).await, ops.signed_in(Role::Viewer).await);
+    let old = serde_json::json!({"property_id": BULK, "email": "ada@example.com"});
+    let job = put(pool, "cache.warm", "dead", old, None).await;
+    let args = serde_json::json!({ "property_id": JOB }).to_string();
+    admin
+        .post(&format!("/ops/jobs/{job}/edit"), &[("args", &args)])
+        .await
+        .is(303);
+    for page in ["/ops/audit".to_owned(), format!("/ops/jobs/{job}")] {
+        let page = viewer.get(&page).await.is(200);
+        page.says("job.edit");
+        page.is_silent_about("ada@example.com");
+    }
+    let shown = audit::of_job(pool, job).await.unwrap().remove(0);
+    assert_eq!(shown.before.unwrap()["args"]["email"], "•••");
+    assert_eq!(shown.after.unwrap()["args"]["property_id"], JOB.to_string());
 }

@@ -64,7 +64,7 @@ async fn after_an_outage_all_that_wait_for_their_next_attempt_are_run_now_once_e
     let began = acts_on_all(&operator, "run", "q=cache+was+away", 1_200).await;
     world.run_jobs().await;
     let page = operator.get(&began.location).await.is(200);
-    page.says("Done to <strong>1200</strong>, 0 had moved on");
+    page.says("Done to <strong>1,200</strong>, 0 had moved on");
     assert_eq!(world.jobs("cache.warm").await, ["scheduled=3", "succeeded=1200"]);
 
     acts_on_all(&operator, "run", "state=scheduled&kind=cache.warm", 3).await;
@@ -161,7 +161,7 @@ async fn an_action_whose_job_ends_half_way_is_told_as_stopped_and_goes_on_with_a
     world.start_worker();
     world.run_jobs().await;
     let finished = admin.get(&page).await.is(200);
-    finished.says("Done to <strong>1200</strong>, 0 had moved on");
+    finished.says("Done to <strong>1,200</strong>, 0 had moved on");
     finished.says("<span class=\"badge succeeded\">finished</span>");
     let acted_on = "SELECT count(DISTINCT job_id) FROM operator_audit WHERE action = 'job.run'";
     assert_eq!(world.counts(acted_on).await, 1_200);
@@ -402,4 +402,72 @@ async fn jobs_that_are_named_one_by_one_are_previewed_and_acted_on_by_scripts_as
     );
     let acted_on = "SELECT count(*) FROM operator_audit WHERE action = 'job.retry' AND after ->> 'bulk' IS NOT NULL";
     assert_eq!(world.counts(acted_on).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_is_carried_on_by_admins_only_and_the_log_keeps_what_is_gone() {
+    let mut world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let (admin, operator) = (ops.signed_in(Role::Admin).await, ops.signed_in(Role::Operator).await);
+    let args = json!({"property_id": Uuid::now_v7(), "email": "ada@example.com"});
+    let gone = put(
+        world.pool(),
+        "cache.warm",
+        "dead",
+        args.clone(),
+        Some("the cache was away"),
+    )
+    .await;
+    acts_on_all(&admin, "delete", "q=cache+was+away", 1).await;
+    let job: Uuid =
+        sqlx::query_scalar("UPDATE jobs SET state = 'dead', finished_at = now() WHERE kind = 'ops.bulk' RETURNING id")
+            .fetch_one(world.pool())
+            .await
+            .unwrap();
+
+    let (retry, because) = (format!("/ops/jobs/{job}/retry"), [("reason", "it has stopped")]);
+    operator
+        .post(&retry, &because)
+        .await
+        .is(403)
+        .says("takes the role admin");
+    let token = ops.token("operator@ops.example.com").await;
+    let sent = reqwest::Client::new()
+        .post(format!("{}/ops/api/jobs/{job}/retry", ops.base))
+        .bearer_auth(token)
+        .json(&json!({"reason": "it has stopped"}));
+    let refused = sent.send().await.unwrap();
+    assert_eq!(refused.status().as_u16(), 403);
+    let ticked = [
+        ("action", "retry"),
+        ("id", &job.to_string()),
+        ("reason", "it has stopped"),
+    ];
+    let back = operator.post("/ops/jobs/bulk", &ticked).await.is(303);
+    assert!(back.location.contains("done+to+0"), "{}", back.location);
+    let all = acts_on_all(&operator, "retry", "kind=ops.bulk&state=dead", 1).await;
+    world.start_worker();
+    world.run_jobs().await;
+    operator
+        .get(&all.location)
+        .await
+        .is(200)
+        .says("Done to <strong>0</strong>");
+    assert_eq!(state_of(world.pool(), job).await.as_deref(), Some("dead"));
+    assert_eq!(state_of(world.pool(), gone).await.as_deref(), Some("dead"));
+
+    admin.post(&retry, &because).await.is(303);
+    world.run_jobs().await;
+    assert_eq!(state_of(world.pool(), gone).await, None);
+    let entries = audit::of_job(world.pool(), gone).await.unwrap();
+    assert_eq!(
+        (entries[0].action.as_str(), entries[0].before.as_ref()),
+        (
+            "job.delete",
+            Some(
+                &json!({"kind": "cache.warm", "state": "dead", "attempt": 3, "last_error": "the cache was away",
+                "args": {"property_id": args["property_id"], "email": "•••"}})
+            )
+        )
+    );
 }

@@ -119,6 +119,33 @@ async fn jobs_about_events_and_messages_are_found_by_booking_payment_and_user() 
         .says("No job matches");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mail_about_a_hidden_review_is_found_by_its_booking() {
+    let scene = crate::reviews::Scene::set().await;
+    let world = &scene.world;
+    let booking = scene.ended_stay(&scene.guest).await;
+    let [review, _] = scene.both_write(&scene.guest, booking, [1, 5]).await;
+    let moderator = scene.moderator().await;
+    let hide = world.post(&format!("/reviews/{review}/hide"), json!({"reason": "Untrue."}));
+    hide.by(&moderator).send().await.expect(200);
+    world.run_jobs().await;
+    let (job, decision): (Uuid, String) =
+        sqlx::query_as("SELECT id, args ->> 'subject_id' FROM jobs WHERE args ->> 'mail' = 'review-hidden'")
+            .fetch_one(world.pool())
+            .await
+            .unwrap();
+    let ops = Dashboard::start(&world.state).await;
+    let operator = ops.signed_in(Role::Operator).await;
+    for id in [&booking.to_string(), &scene.guest.id] {
+        let mails = operator.get(&format!("/ops/jobs?q={id}&kind=mail.send")).await.is(200);
+        mails.says("review-hidden");
+    }
+    let flight = operator.get(&format!("/ops/bookings/{booking}")).await.is(200);
+    flight.says(&format!("mail:review-hidden:{decision}"));
+    let page = operator.get(&format!("/ops/jobs/{job}")).await.is(200);
+    page.says(&booking.to_string());
+}
+
 /// What a script gets from `path`.
 async fn read(ops: &Dashboard, path: &str) -> Value {
     let http = reqwest::Client::new();

@@ -93,6 +93,25 @@ async fn scripts_do_the_same_over_json() {
     );
     let (status, problem) = retry(json!({"reason": "once more"})).await;
     assert_eq!((status, problem["code"].as_str()), (409, Some("wrong_state")));
+    // What is refused for another reason says so.
+    let [warm, same] = ["dead", "scheduled"].map(|state| put(pool, "cache.warm", state, super::a_warm_cache(), None));
+    let (warm, same) = (warm.await, same.await);
+    sqlx::query("UPDATE jobs SET dedupe_key = 'cache.warm:this' WHERE id = ANY($1)")
+        .bind([warm, same])
+        .execute(pool)
+        .await
+        .unwrap();
+    for (what, code) in [("retry", "duplicate_job"), ("ask", "nothing_to_ask")] {
+        let sent = http.post(url(&format!("/jobs/{warm}/{what}"))).bearer_auth(token);
+        let sent = sent.json(&json!({"reason": "once more"})).send().await.unwrap();
+        assert_eq!(sent.status().as_u16(), 409, "{what}");
+        assert_eq!(sent.json::<Value>().await.unwrap()["code"], code);
+    }
+    // The scheme of the header may be written in any case.
+    let lower = http
+        .get(url("/queues"))
+        .header("authorization", format!("bearer {token}"));
+    assert_eq!(lower.send().await.unwrap().status().as_u16(), 200);
     sqlx::query(
         "INSERT INTO cron_schedules (name, expression, next_tick) VALUES ('overdue.sweep', '*/5 * * * *', now())",
     )

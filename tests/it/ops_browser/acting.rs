@@ -22,7 +22,7 @@ pub(super) struct Desk<'a> {
     browser: &'a Browser,
     base: &'a str,
     world: &'a World,
-    email: String,
+    pub(super) email: String,
 }
 
 impl<'a> Desk<'a> {
@@ -93,7 +93,7 @@ impl<'a> Desk<'a> {
 }
 
 /// A worker that waits for a mail server as long as a job may run.
-fn a_patient_worker(world: &World) -> Worker {
+pub(super) fn a_patient_worker(world: &World) -> Worker {
     let sender = "Roost <no-reply@roost.example>";
     let context = Context {
         mailer: Mailer::with_timeout(&world.mailbox.smtp_url(), sender, Duration::from_secs(60)).unwrap(),
@@ -128,12 +128,12 @@ async fn column(world: &World, sql: &'static str, job: Uuid) -> Option<String> {
         .unwrap()
 }
 
-async fn state(world: &World, job: Uuid) -> Option<String> {
+pub(super) async fn state(world: &World, job: Uuid) -> Option<String> {
     column(world, "SELECT state FROM jobs WHERE id = $1", job).await
 }
 
 /// The job that ends the hold of a booking with this card.
-async fn a_hold(world: &World, guest: &Actor, flat: Uuid, day: i64, card: &str) -> (Uuid, Uuid) {
+pub(super) async fn a_hold(world: &World, guest: &Actor, flat: Uuid, day: i64, card: &str) -> (Uuid, Uuid) {
     let (from, to) = (world.day(day), world.day(day + 2));
     let booking = id_of(&world.books(guest, flat, from, to, card).await.expect(201));
     let hold =

@@ -98,7 +98,7 @@ async fn queues_kinds_and_keeping(desk: &Desk<'_>, browser: &Browser, world: &Wo
 async fn schedules(desk: &Desk<'_>, browser: &Browser, world: &World) {
     world
         .eventually("the cron table is filled", async || {
-            world.counts("SELECT count(*) FROM cron_schedules").await == 3
+            world.counts("SELECT count(*) FROM cron_schedules").await == 4
         })
         .await;
     desk.opens("/ops/schedules").await;

@@ -142,6 +142,32 @@ async fn every_field_is_checked() {
         .send()
         .await
         .refused(401, "unauthorized");
+    // What is not there has no stars, and says so; who has none is another matter.
+    let (nobody, draft) = (
+        Uuid::now_v7(),
+        world.lists(&scene.host, json!({"status": "draft"})).await,
+    );
+    for (query, status) in [
+        (format!("property_id={nobody}"), 404),
+        (format!("host_id={nobody}"), 404),
+        (format!("guest_id={nobody}"), 404),
+        (format!("property_id={}", scene.guest.id), 404),
+        (format!("host_id={}", scene.guest.id), 404),
+        (format!("property_id={draft}"), 404),
+        (format!("property_id={}", scene.flat), 200),
+        (format!("host_id={}", scene.host.id), 200),
+        (format!("guest_id={}", scene.guest.id), 200),
+    ] {
+        let asked = world.get(&format!("/reviews/summary?{query}")).by(&scene.guest);
+        let reply = asked.send().await;
+        if status == 404 {
+            reply.refused(404, "not_found");
+        } else {
+            assert_eq!(reply.expect(200)["histogram"]["one"], 0, "{query}");
+        }
+    }
+    let own = world.get(&format!("/reviews/summary?property_id={draft}"));
+    assert_eq!(own.by(&scene.host).send().await.expect(200)["review_count"], 0);
     world
         .get("/reviews/nothing")
         .send()

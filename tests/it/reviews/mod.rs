@@ -107,7 +107,7 @@ impl Scene {
         self.world.login(&actor.email, PASSWORD).await
     }
 
-    async fn moderator(&self) -> Actor {
+    pub(crate) async fn moderator(&self) -> Actor {
         let moderator = self.world.register("guest", "Mo Derator").await;
         assert!(
             roost_shared::users::set_moderator(self.world.pool(), &moderator.email.to_uppercase(), true)
@@ -292,6 +292,12 @@ async fn neither_side_sees_the_others_words_before_both_have_written() {
         (&json!(4.0), &json!(1)),
         "the cache follows"
     );
+    // Of a property, what guests wrote; what its host wrote of them is asked for.
+    for (query, rating) in [("", 4), ("&side=host", 5)] {
+        let listed = scene.list(host, &format!("property_id={}{query}", scene.flat)).await;
+        let stars: Vec<i64> = listed.iter().map(|one| one["rating"].as_i64().unwrap()).collect();
+        assert_eq!(stars, [rating], "{query}");
+    }
     let summary = scene.summary(&format!("property_id={}", scene.flat)).await;
     assert_eq!(
         summary["histogram"],
@@ -415,14 +421,35 @@ async fn an_author_changes_and_takes_back_until_it_is_public() {
         (&json!(3), &json!(4))
     );
     assert_ne!(changed["edited_at"], Value::Null);
-    let kept = world
-        .patch(&path, json!({"categories": {"value": null, "accuracy": 1}}))
-        .by(guest)
-        .send()
-        .await
-        .expect(200);
-    assert_eq!(kept["categories"]["value"], 4);
-    assert_eq!(kept["text"], "On second thoughts it was not so bad.");
+    // What is not named stays; null takes the stars of a category back, and of nothing else.
+    let categories = async |change: Value| {
+        let changed = world.patch(&path, change).by(guest).send().await.expect(200);
+        assert_eq!(
+            (&changed["rating"], &changed["text"]),
+            (&json!(3), &json!("On second thoughts it was not so bad."))
+        );
+        (
+            changed["categories"]["value"].clone(),
+            changed["categories"]["accuracy"].clone(),
+        )
+    };
+    let given = categories(json!({"categories": {"accuracy": 1}})).await;
+    assert_eq!(given, (json!(4), json!(1)));
+    for nothing in [
+        json!({}),
+        json!({"categories": {}}),
+        json!({"categories": null, "rating": null, "text": null}),
+    ] {
+        assert_eq!(categories(nothing).await, (json!(4), json!(1)));
+    }
+    let taken_back = categories(json!({"categories": {"value": null, "location": null}})).await;
+    assert_eq!(taken_back, (Value::Null, json!(1)));
+    for (category, wrong) in [("value", json!(6)), ("value", json!("5")), ("noise", Value::Null)] {
+        let mut body = json!({"categories": {}});
+        body["categories"][category] = wrong;
+        let reply = world.patch(&path, body).by(guest).send().await;
+        reply.refused_field(400, "invalid_body", &format!("categories.{category}"));
+    }
 
     assert_eq!(world.delete(&path).by(guest).send().await.status, 204);
     world.delete(&path).by(guest).send().await.refused(404, "not_found");

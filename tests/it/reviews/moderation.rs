@@ -89,6 +89,98 @@ async fn a_hidden_review_is_shown_again_and_its_stars_count_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_author_learns_what_was_decided_and_why() {
+    let scene = Scene::set().await;
+    let (world, moderator) = (&scene.world, scene.moderator().await);
+    let booking = scene.ended_stay(&scene.guest).await;
+    let [of_flat, of_guest] = scene.both_write(&scene.guest, booking, [2, 5]).await;
+    let told = async |author: &Actor| {
+        let page = world.get("/notifications/?kind=review&unread=true&limit=2").by(author);
+        let page = page.send().await.expect(200);
+        let items = page["items"].as_array().unwrap().iter();
+        items
+            .map(|item| item["event"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let mails = |author: &Actor, subject: &str| {
+        let mails = world.mailbox.messages().into_iter();
+        mails
+            .filter(|mail| mail.is_to(&author.email) && mail.subject.starts_with(subject))
+            .collect::<Vec<_>>()
+    };
+    let reason = "<script>alert('x')</script> It tells the code of the door.";
+    for _ in 0..2 {
+        scene.decides(&moderator, of_flat, "hide", reason).await.expect(200);
+    }
+    world.run_jobs().await;
+    assert_eq!(told(&scene.guest).await, ["review_hidden", "reviews_published"]);
+    assert_eq!(told(&scene.host).await, ["reviews_published", "review_invited"]);
+    let hidden = mails(&scene.guest, "Your review is hidden: Bright flat by the canal");
+    assert_eq!(hidden.len(), 1, "{:?}", world.mails_to(&scene.guest));
+    let text = hidden[0].text.clone().unwrap();
+    assert!(
+        text.contains("The reason: <script>") && text.contains("It tells the code of the door."),
+        "{text}"
+    );
+    assert!(text.contains(super::WORDS), "{text}");
+    assert!(
+        !hidden[0].html.clone().unwrap().contains("<script"),
+        "markup stays text"
+    );
+    assert!(hidden[0].header("List-Unsubscribe").is_some());
+
+    let shown_again = "The code was changed.";
+    scene
+        .decides(&moderator, of_flat, "unhide", shown_again)
+        .await
+        .expect(200);
+    world.run_jobs().await;
+    assert_eq!(told(&scene.guest).await, ["review_shown", "review_hidden"]);
+    let shown = mails(&scene.guest, "Your review is public again: Bright flat by the canal");
+    assert_eq!(shown.len(), 1);
+    let text = shown[0].text.clone().unwrap();
+    assert!(text.contains(&format!("The reason: {shown_again}")), "{text}");
+    // Once more, and the mail of it is another one.
+    scene
+        .decides(&moderator, of_flat, "hide", "It was not.")
+        .await
+        .expect(200);
+    world.run_jobs().await;
+    assert_eq!(mails(&scene.guest, "Your review is hidden").len(), 2);
+    // That reports come to nothing is not told: nothing happened to the review.
+    scene.reports(of_guest, &scene.guest, "untrue").await;
+    let dismissed = scene.decides(&moderator, of_guest, "reports/dismiss", "Fine.").await;
+    assert_eq!(dismissed.status, 204);
+    world.run_jobs().await;
+    assert_eq!(told(&scene.host).await, ["reviews_published", "review_invited"]);
+
+    // Who wants no mail about reviews gets none.
+    let choice = world.patch("/notifications/preferences", json!({"review": {"email": false}}));
+    choice.by(&scene.host).send().await.expect(200);
+    scene.decides(&moderator, of_guest, "hide", "Untrue.").await.expect(200);
+    world.run_jobs().await;
+    assert_eq!(told(&scene.host).await[0], "review_hidden");
+    assert!(mails(&scene.host, "Your review").is_empty());
+    // What was decided otherwise before the mail was written is not told.
+    for paused in [true, false] {
+        sqlx::query("UPDATE queues SET paused = $1 WHERE name = 'notifications'")
+            .bind(paused)
+            .execute(world.pool())
+            .await
+            .unwrap();
+        world.workers_heed().await;
+        if paused {
+            for (what, reason) in [("unhide", "A mistake."), ("hide", "No mistake.")] {
+                scene.decides(&moderator, of_flat, what, reason).await.expect(200);
+            }
+        }
+    }
+    world.run_jobs().await;
+    assert_eq!(mails(&scene.guest, "Your review is public again").len(), 1);
+    assert_eq!(mails(&scene.guest, "Your review is hidden").len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reports_are_open_until_somebody_decides() {
     let scene = Scene::set().await;
     let (world, moderator) = (&scene.world, scene.moderator().await);
@@ -249,4 +341,33 @@ async fn the_list_of_reports_is_read_by_an_index() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moderator_does_not_judge_their_own_case() {
+    let scene = Scene::set().await;
+    let world = &scene.world;
+    let booking = scene.ended_stay(&scene.guest).await;
+    let [of_flat, of_guest] = scene.both_write(&scene.guest, booking, [1, 2]).await;
+    for party in [&scene.guest, &scene.host] {
+        assert!(
+            roost_shared::users::set_moderator(world.pool(), &party.email, true)
+                .await
+                .unwrap()
+        );
+    }
+    for party in [&scene.guest, &scene.host] {
+        for review in [of_flat, of_guest] {
+            for decision in ["hide", "unhide", "reports/dismiss"] {
+                let judged = scene.decides(party, review, decision, "It is not true.").await;
+                judged.refused(403, "own_case");
+            }
+            assert!(scene.decisions(review).await.is_empty());
+        }
+    }
+    let somebody_else = scene.moderator().await;
+    scene
+        .decides(&somebody_else, of_flat, "hide", "It is not true.")
+        .await
+        .expect(200);
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use reqwest::header::COOKIE;
 use roost_shared::{
-    operators::{self, NewOperator, Role, sessions},
+    config::Secret,
+    operators::{self, NewOperator, Role, SealingKeys, sessions},
+    sessions::Origin,
     users::Passwords,
 };
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
@@ -166,11 +168,21 @@ async fn fill(machine: &Machine, plan: &Plan) -> Result<()> {
 /// The cookie of an operator who may look.
 async fn sign_in(machine: &Machine) -> Result<String> {
     let db = machine.db(1)?;
-    let password = "a password for measuring".to_owned();
-    let new = NewOperator::new(&Passwords::new()?, "viewer@ops.roost.example", password, Role::Viewer).await?;
+    let (email, password) = ("viewer@ops.roost.example", "a password for measuring".to_owned());
+    let passwords = Passwords::new()?;
+    let new = NewOperator::new(&passwords, email, password.clone(), Role::Viewer).await?;
     let mut tx = db.begin().await?;
-    let operator = operators::create(&mut tx, new, "bench").await?;
-    let opened = sessions::open(&mut tx, &operator).await?;
+    operators::create(&mut tx, new, "bench").await?;
     tx.commit().await?;
+    let keys = SealingKeys::derive(&Secret::new("no authenticator is sealed under this"), None)?;
+    let now = db.clock().now();
+    let signed = operators::authenticate(db.pool(), &passwords, &keys, email, password, "", now).await?;
+    let mut tx = db.begin().await?;
+    let opened = match &signed {
+        Some(signed) => sessions::open(&mut tx, signed, Origin::default()).await?,
+        None => None,
+    };
+    tx.commit().await?;
+    let opened = opened.context("the operator cannot sign in")?;
     Ok(format!("{}={}", roost_api::ops::COOKIE, opened.token))
 }

@@ -26,6 +26,7 @@ use super::{
     Plan,
     figure::{Figure, Report, Target, median, percentile},
     machine::Machine,
+    statements,
 };
 
 /// Jobs a transaction when many are enqueued.
@@ -125,6 +126,9 @@ pub async fn throughput(machine: &Machine, plan: &Plan, report: &mut Report) -> 
         committed.push(rate.per_second);
 
         let worker = machine.bench_worker().await?;
+        if plan.statements {
+            statements::count(db.pool()).await?;
+        }
         let jobs = plan.jobs;
         let ((rates, _), peak) = worker
             .peak(async {
@@ -149,6 +153,9 @@ pub async fn throughput(machine: &Machine, plan: &Plan, report: &mut Report) -> 
         memory = memory.max(peak);
         effects += jobs;
         worker.stop().await?;
+        if plan.statements {
+            eprint!("{}", statements::of_each(db.pool(), jobs).await?);
+        }
         once_each(db.pool(), effects).await?;
     }
     let value = median(&settled);

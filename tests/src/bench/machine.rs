@@ -37,10 +37,15 @@ pub struct Machine {
 
 impl Machine {
     /// Servers as durable as production's, unless DATABASE_URL and REDIS_URL name some; there, a database and a key
-    /// prefix of our own.
-    pub async fn start() -> Result<Self> {
+    /// prefix of our own. `counted`: where the servers are private, PostgreSQL counts its statements.
+    pub async fn start(counted: bool) -> Result<Self> {
+        let durability = if counted {
+            Durability::Counted
+        } else {
+            Durability::Durable
+        };
         let instance = Instance::scratch(&workspace_root()?.join(".roost/bench"))?;
-        let services = tokio::task::spawn_blocking(move || Services::start(instance, Durability::Durable)).await??;
+        let services = tokio::task::spawn_blocking(move || Services::start(instance, durability)).await??;
         let admin_url = services.database_url().to_owned();
         let name = random_hex();
         let database = format!("roost_bench_{}", name.get(..8).unwrap_or(&name));

@@ -16,6 +16,7 @@ mod machine;
 mod pgbench;
 mod reads;
 mod startup;
+mod statements;
 mod webhooks;
 mod wrk;
 
@@ -74,6 +75,8 @@ pub struct Plan {
     fleet: Duration,
     sustained: Duration,
     today: NaiveDate,
+    /// Whether to say how long PostgreSQL takes for a job, by statement.
+    pub statements: bool,
 }
 
 impl Plan {
@@ -94,6 +97,7 @@ impl Plan {
                 fleet: Duration::from_secs(5),
                 sustained: Duration::from_secs(20),
                 today,
+                statements: false,
             };
         }
         Self {
@@ -109,13 +113,14 @@ impl Plan {
             fleet: Duration::from_secs(60),
             sustained: Duration::from_secs(600),
             today,
+            statements: false,
         }
     }
 }
 
 /// Measures `parts`, all of them if none is named. False: a target was missed.
 pub async fn run(plan: &Plan, parts: &[Part]) -> Result<bool> {
-    let machine = Machine::start().await?;
+    let machine = Machine::start(plan.statements).await?;
     let mut report = Report::default();
     let outcome = measure(&machine, plan, parts, &mut report).await;
     machine.finish().await?;

@@ -22,6 +22,10 @@ struct Arguments {
     /// Jobs a round, instead of 100,000
     #[arg(long, value_name = "COUNT")]
     jobs: Option<u64>,
+    /// With the part jobs: also print how long PostgreSQL took for a job, by statement. Counting slows it down a little, so
+    /// the other figures are better taken without
+    #[arg(long)]
+    statements: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -60,7 +64,9 @@ async fn execute(arguments: Arguments) -> Result<ExitCode> {
         Some(Command::Bare { listen, bytes }) => bench::bare::serve(listen, bytes).await?,
         Some(Command::Worker) => bench::jobs::work().await?,
         None => {
-            let met = bench::run(&Plan::new(arguments.quick, arguments.jobs), &arguments.only).await?;
+            let mut plan = Plan::new(arguments.quick, arguments.jobs);
+            plan.statements = arguments.statements;
+            let met = bench::run(&plan, &arguments.only).await?;
             return Ok(if met || arguments.quick {
                 ExitCode::SUCCESS
             } else {

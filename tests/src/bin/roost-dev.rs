@@ -38,6 +38,9 @@ enum Cmd {
         /// Keep to the disk what is committed, as production does; without it the servers are made for tests.
         #[arg(long)]
         durable: bool,
+        /// Have PostgreSQL count its statements, for bench --statements
+        #[arg(long, requires = "durable")]
+        counted: bool,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
@@ -77,11 +80,15 @@ async fn execute(command: Cmd) -> Result<ExitCode> {
             }
             return Ok(ExitCode::from(code));
         }
-        Cmd::Beside { durable, command } => {
-            let durability = if durable {
-                Durability::Durable
-            } else {
-                Durability::Scratch
+        Cmd::Beside {
+            durable,
+            counted,
+            command,
+        } => {
+            let durability = match (durable, counted) {
+                (true, true) => Durability::Counted,
+                (true, false) => Durability::Durable,
+                (false, _) => Durability::Scratch,
             };
             return Ok(ExitCode::from(dev::alongside(durability, &command).await?));
         }

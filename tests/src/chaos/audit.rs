@@ -35,13 +35,18 @@ pub enum Fate {
     Expired,
     /// Paid for, and the stay is over.
     Completed,
+    /// Confirmed, and the bank did not pay what it had reserved.
+    Unpaid,
 }
 
+/// So many of the slowest recoveries are told.
+const SLOWEST: usize = 3;
+
 /// The milliseconds from each fault to the good end of the jobs that it hit, by their attempts that were lost. `hit`:
-/// which process, when.
+/// which process, when. The slowest are told on standard error, with what became of their attempts.
 pub async fn recovery(testbed: &Testbed, hit: &[(u32, DateTime<Utc>)]) -> Result<Vec<f64>> {
-    let lost: Vec<(String, DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
-        "SELECT lost.worker, lost.ended_at, ended.ended_at FROM job_attempts AS lost
+    let lost: Vec<(String, DateTime<Utc>, DateTime<Utc>, Uuid)> = sqlx::query_as(
+        "SELECT lost.worker, lost.ended_at, ended.ended_at, lost.job_id FROM job_attempts AS lost
          JOIN job_attempts AS ended ON ended.job_id = lost.job_id AND ended.outcome = 'succeeded'
          WHERE lost.outcome = 'lost'
            -- Hit again before its end: the last fault counts.
@@ -49,14 +54,28 @@ pub async fn recovery(testbed: &Testbed, hit: &[(u32, DateTime<Utc>)]) -> Result
     )
     .fetch_all(&testbed.pool)
     .await?;
-    let times = lost.iter().filter_map(|(worker, lost, ended)| {
+    let times = lost.iter().filter_map(|(worker, lost, ended, job)| {
         // host-pid-start
         let pid: u32 = worker.rsplit('-').nth(1)?.parse().ok()?;
         let before = hit.iter().filter(|(victim, at)| *victim == pid && at < lost);
         let at = before.map(|(_, at)| *at).max()?;
-        Some((*ended - at).num_milliseconds() as f64)
+        Some(((*ended - at).num_milliseconds() as f64, at, *job))
     });
-    Ok(times.collect())
+    let mut times: Vec<(f64, DateTime<Utc>, Uuid)> = times.collect();
+    times.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+    for (took, at, job) in times.iter().take(SLOWEST) {
+        let attempts: Vec<String> = sqlx::query_scalar(
+            "SELECT format('%s by %s from %s to %s ms', outcome, worker, round(extract(epoch FROM started_at - $2) * 1000),
+                           round(extract(epoch FROM ended_at - $2) * 1000))
+             FROM job_attempts WHERE job_id = $1 ORDER BY fence",
+        )
+        .bind(job)
+        .bind(at)
+        .fetch_all(&testbed.pool)
+        .await?;
+        eprintln!("{took:.0} ms from the fault to the effect: {}", attempts.join("; "));
+    }
+    Ok(times.into_iter().map(|(took, ..)| took).collect())
 }
 
 /// How many attempts at jobs of a kind were lost by the processes that were hit.
@@ -190,7 +209,8 @@ pub async fn marks(testbed: &Testbed, nonces: &[Uuid], verdict: &mut Verdict) ->
         "WITH written AS (
              SELECT nonce, jobs.id AS job_id, chaos_effects.fence FROM chaos_effects
              LEFT JOIN jobs ON jobs.args->>'nonce' = nonce::text AND jobs.kind LIKE 'chaos.%' AND jobs.state = 'succeeded'
-             UNION ALL SELECT split_part(key, ':', 2)::uuid, job_id, fence FROM chaos_effect_writes WHERE state = 'done'),
+             UNION ALL SELECT split_part(key, ':', 2)::uuid, job_id, fence FROM chaos_effect_writes
+             WHERE key LIKE 'chaos:%' AND state = 'done'),
          there AS (
              SELECT nonce FROM chaos_effects
              UNION ALL SELECT entity_id FROM effects WHERE key LIKE 'chaos:%' AND state = 'done')
@@ -250,6 +270,7 @@ pub async fn bookings(
             Fate::Released => ("cancelled_by_guest", "voided", 0, 0),
             Fate::Expired => ("expired", "voided", 0, 0),
             Fate::Completed => ("completed", "captured", *total, 0),
+            Fate::Unpaid => ("payment_failed", "voided", 0, 0),
         };
         if (state.as_str(), paid.as_str(), *captured, *refunded) != expected {
             wrong.push(format!(
@@ -265,9 +286,11 @@ pub async fn bookings(
     money::books(testbed, verdict).await?;
     timelines(testbed, verdict).await?;
     links(testbed, verdict).await?;
-    let confirmed = answered.iter().filter_map(|(id, one)| {
-        let told = matches!(fate(one), Fate::Captured | Fate::Refunded | Fate::Completed);
-        told.then_some(*id)
+    let confirmed = answered.iter().filter_map(|(id, one)| match fate(one) {
+        Fate::Captured | Fate::Refunded | Fate::Completed => Some((*id, true)),
+        // Unless the bank was quicker than the mail.
+        Fate::Unpaid => Some((*id, false)),
+        Fate::Declined | Fate::Released | Fate::Expired => None,
     });
     confirmations(testbed, &confirmed.collect(), verdict).await?;
     told_once(testbed, verdict).await
@@ -337,8 +360,8 @@ async fn links(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
 const CONFIRMATIONS: [&str; 2] = ["Booked: ", "New booking: "];
 
 /// Each confirmed booking is told to each side by one mail, and nobody else is told so. Mail is at least once; a repeated
-/// one has the same Message-ID.
-async fn confirmations(testbed: &Testbed, confirmed: &HashSet<Uuid>, verdict: &mut Verdict) -> Result<()> {
+/// one has the same Message-ID. `confirmed`: whether both sides have to know of it; if not, they may.
+async fn confirmations(testbed: &Testbed, confirmed: &HashMap<Uuid, bool>, verdict: &mut Verdict) -> Result<()> {
     let sides: Vec<(Uuid, String, String)> = sqlx::query_as(
         "SELECT bookings.id, guest.email, host.email FROM bookings
          JOIN users AS guest ON guest.id = guest_id JOIN users AS host ON host.id = host_id",
@@ -365,12 +388,15 @@ async fn confirmations(testbed: &Testbed, confirmed: &HashSet<Uuid>, verdict: &m
         (arrived - told.values().map(HashSet::len).sum::<usize>()) as f64,
     );
     let (mut missing, mut twice) = (0, 0);
-    for (booking, guest, host) in sides.iter().filter(|(id, ..)| confirmed.contains(id)) {
+    for (booking, guest, host) in &sides {
+        let Some(has_to_be_told) = confirmed.get(booking) else {
+            continue;
+        };
         for (side, to) in CONFIRMATIONS.into_iter().zip([guest, host]) {
             let ids = told
                 .remove(&(*booking, side, to.as_str()))
                 .map_or(0, |ids| ids.len() as u64);
-            missing += u64::from(ids == 0);
+            missing += u64::from(ids == 0 && *has_to_be_told);
             twice += ids.saturating_sub(1);
         }
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use chrono::TimeDelta;
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{
@@ -51,9 +52,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     run.verdict.figure("begun_before_the_workers_were_ready", early as f64);
     audit::marks(testbed, &nonces, &mut run.verdict).await?;
     on_time(testbed, run, burst).await?;
-    sqlx::query("DELETE FROM jobs WHERE state = 'scheduled'")
-        .execute(&testbed.pool)
-        .await?;
+    without_time_limit(testbed, "DELETE FROM jobs WHERE state = 'scheduled'").await?;
     audit::jobs(testbed, &mut run.verdict).await
 }
 
@@ -69,22 +68,26 @@ async fn idle_cost(testbed: &Testbed, run: &Run) -> Result<f64> {
 }
 
 async fn schedule_for_later(testbed: &Testbed, count: i32) -> Result<()> {
-    // A pool's statements end after seconds; a million rows take longer.
+    let rows = format!(
+        r#"INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at)
+           SELECT gen_random_uuid(), 'chaos.mark', 'maintenance', 50, '{{"nonce": "00000000-0000-0000-0000-000000000000", "hold_ms": 0}}', 3,
+                  'scheduled', now() + interval '30 days' + make_interval(secs => n)
+           FROM generate_series(1, {count}) AS n"#
+    );
+    without_time_limit(testbed, &rows).await?;
+    // At once, rather than by autovacuum in the middle of what is measured.
+    without_time_limit(testbed, "VACUUM (ANALYZE) jobs").await
+}
+
+/// A pool's statements end after seconds; a million rows take longer.
+async fn without_time_limit(testbed: &Testbed, statement: &str) -> Result<()> {
     let mut connection = testbed.pool.acquire().await?;
     sqlx::raw_sql("SET statement_timeout = 0")
         .execute(&mut *connection)
         .await?;
-    sqlx::query(
-        r#"INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at)
-           SELECT gen_random_uuid(), 'chaos.mark', 'maintenance', 50, '{"nonce": "00000000-0000-0000-0000-000000000000", "hold_ms": 0}', 3,
-                  'scheduled', now() + interval '30 days' + make_interval(secs => n)
-           FROM generate_series(1, $1) AS n"#,
-    )
-    .bind(count)
-    .execute(&mut *connection)
-    .await?;
-    // At once, rather than by autovacuum in the middle of what is measured.
-    sqlx::raw_sql("VACUUM (ANALYZE) jobs").execute(&mut *connection).await?;
+    sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
+        .execute(&mut *connection)
+        .await?;
     connection.close().await?;
     Ok(())
 }

@@ -1,8 +1,8 @@
 //! Kinds of jobs that leave witnesses of their own, and the worker that knows them beside production's.
 //!
 //! `chaos_starts` has a row for every attempt that began, `chaos_effects` one for every attempt that took effect by
-//! itself, `chaos_effect_writes` one for every time that the engine wrote the effect of one, `chaos_refused` one for every
-//! attempt whose writes were refused because its lease was lost.
+//! itself, `chaos_effect_writes` one for every time that an effect was written, of whatever kind of job, `chaos_refused` one for
+//! every attempt whose writes were refused because its lease was lost.
 //! None has a unique index: a job that takes effect twice is seen.
 
 use std::time::Duration;
@@ -24,16 +24,21 @@ use uuid::Uuid;
 /// Jobs a transaction when many are enqueued.
 const BATCH: usize = 100;
 
-/// The engine keeps one row per effect and writes over it, so what it writes for our kinds is noted by a trigger.
+/// The engine keeps one row per effect and writes over it, so what is written is noted by a trigger. Not what only closes an
+/// effect: any job does that which learns of it from elsewhere, and whose claim began it says nothing about that.
 const TABLES: &str = "
     CREATE TABLE chaos_starts (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
     CREATE TABLE chaos_effects (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
     CREATE TABLE chaos_refused (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
-    CREATE TABLE chaos_effect_writes (key text NOT NULL, job_id uuid NOT NULL, fence bigint NOT NULL, state text NOT NULL);
+    CREATE TABLE chaos_effect_writes (key text NOT NULL, job_id uuid NOT NULL, fence bigint NOT NULL, state text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
     CREATE FUNCTION chaos_note_effect() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN INSERT INTO chaos_effect_writes VALUES (NEW.key, NEW.job_id, NEW.fence, NEW.state); RETURN NULL; END $$;
-    CREATE TRIGGER chaos_note_effect AFTER INSERT OR UPDATE ON effects FOR EACH ROW
-        WHEN (NEW.key LIKE 'chaos:%') EXECUTE FUNCTION chaos_note_effect();";
+        BEGIN
+            IF TG_OP = 'INSERT' OR to_jsonb(OLD) - '{state,updated_at}'::text[] <> to_jsonb(NEW) - '{state,updated_at}'::text[] THEN
+                INSERT INTO chaos_effect_writes VALUES (NEW.key, NEW.job_id, NEW.fence, NEW.state);
+            END IF;
+            RETURN NULL;
+        END $$;
+    CREATE TRIGGER chaos_note_effect AFTER INSERT OR UPDATE ON effects FOR EACH ROW EXECUTE FUNCTION chaos_note_effect();";
 
 /// Makes the tables of the witnesses.
 pub async fn make_tables(pool: &PgPool) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use rand::Rng;
 use roost_shared::{
@@ -50,24 +50,37 @@ const AIMS: [Option<&str>; 8] = [
 /// How long a kill waits for somebody to be in the middle of that; then it takes who comes.
 const SIGHT: Duration = Duration::from_secs(2);
 
+/// Of so many kills one hits a worker that has a crowd of jobs in hand, as one has that waits for Stripe: many for each
+/// worker come in right before, …
+const CROWDED: (usize, usize) = (8, 20);
+const CROWD: usize = 32;
+const CROWD_HOLD_MS: u64 = 1_500;
+/// … at least so many have begun, …
+const HALF_A_CROWD: i64 = 16;
+/// … and the kills pause until they are done again: hit three times in a row they would be quarantined.
+const CROWD_PAUSE: Duration = Duration::from_secs(12);
+
 /// A kill to come.
 struct Kill {
     after: Duration,
     victim: usize,
     aim: Option<&'static str>,
+    crowded: bool,
 }
 
 pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let kills = run.size.of(8, 200);
+    let crowded = run.size.of(CROWDED.0, CROWDED.1);
     let workers = run.size.of(3, 8);
     let bookings = run.size.of(30, 1_500);
     let marks = run.size.of(300, 12_000);
     let schedule: Vec<Kill> = (0..kills)
         .zip(AIMS.into_iter().cycle())
-        .map(|(_, aim)| Kill {
+        .map(|(number, aim)| Kill {
             after: MEAN_GAP.mul_f64(run.dice.random_range(0.1..1.9)),
             victim: run.dice.random_range(0..workers),
             aim,
+            crowded: number % crowded == crowded - 1,
         })
         .collect();
     let span = schedule.iter().map(|kill| kill.after).sum::<Duration>();
@@ -106,16 +119,22 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
         })
     };
     let mut killed: Vec<(u32, DateTime<Utc>)> = Vec::new();
+    let mut nonces = Vec::new();
     for kill in schedule {
         tokio::time::sleep(kill.after).await;
         let met = match kill.aim {
+            _ if kill.crowded => Some(crowd(testbed, workers, &mut nonces).await?),
             Some(kind) => sigstop::stop_if_at_work(testbed, Prey { kind, beside: None }, &[], SIGHT).await?,
             None => None,
         };
         killed.push(replace(testbed, &plans, met.unwrap_or(kill.victim))?);
         run.verdict.faults += 1;
+        if kill.crowded {
+            tokio::time::sleep(CROWD_PAUSE).await;
+        }
     }
-    let (mut asked, nonces) = (booking.await??, marking.await??);
+    let mut asked = booking.await??;
+    nonces.extend(marking.await??);
     let quiet = Instant::now();
     audit::drain(testbed, DRAIN_LIMIT, &mut run.verdict).await?;
     run.verdict
@@ -135,12 +154,14 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let times = audit::recovery(testbed, &killed).await?;
     let hits = times.len();
     run.verdict.figure("attempts_lost", hits as f64);
-    run.verdict.require(hits >= killed.len() / 4, || {
-        format!(
-            "only {hits} attempts were hit by {} kills: this proves little",
-            killed.len()
-        )
-    });
+    let crowds = kills / crowded;
+    run.verdict
+        .require(hits >= killed.len() / 4 + crowds * HALF_A_CROWD as usize, || {
+            format!(
+                "only {hits} attempts were hit by {} kills: this proves little",
+                killed.len()
+            )
+        });
     run.verdict.recovered(&times, LONGEST_MS);
     let kills: Vec<DateTime<Utc>> = killed.iter().map(|(_, at)| *at).collect();
     let waits = audit::waits_over_kills(testbed, &kills).await?;
@@ -157,6 +178,27 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let p99 = run.verdict.recovery_ms.p99;
     run.verdict.in_time(p99, P99_MS, "the p99 from kill to effect");
     Ok(())
+}
+
+/// Has a crowd of jobs come in. The place of the worker that is in the middle of most.
+async fn crowd(testbed: &Testbed, workers: usize, nonces: &mut Vec<Uuid>) -> Result<usize> {
+    nonces.extend(jobs::enqueue(&testbed.db()?, CROWD * workers, |_| CROWD_HOLD_MS).await?);
+    let deadline = Instant::now() + DRAIN_LIMIT;
+    loop {
+        let busiest: Option<(String, i64)> = sqlx::query_as(
+            "SELECT coalesce(lease_owner, ''), count(*) FROM jobs WHERE state = 'running' AND kind LIKE 'chaos.%'
+             GROUP BY 1 ORDER BY 2 DESC LIMIT 1",
+        )
+        .fetch_optional(&testbed.pool)
+        .await?;
+        if let Some((owner, _)) = busiest.filter(|(_, running)| *running >= HALF_A_CROWD)
+            && let Some(place) = sigstop::place_of(testbed, &owner)
+        {
+            return Ok(place);
+        }
+        ensure!(Instant::now() < deadline, "no worker has a crowd of jobs in hand");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Kills this worker and starts another in its place. Who was killed, when.

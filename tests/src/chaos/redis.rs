@@ -97,19 +97,24 @@ pub async fn flush(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Waits until those who enqueued have taken the mark off what Redis has no room for.
+/// Waits until those who enqueued have taken the mark off what Redis has no room for. Nobody takes anything out yet.
 async fn published_as_far_as_there_is_room(testbed: &Testbed) -> Result<()> {
+    let redis = testbed.redis()?;
     let deadline = Instant::now() + DRAIN_LIMIT;
     loop {
+        let held = Held::read(&redis).await?.jobs.len();
         let published: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM jobs WHERE state = 'queued' AND queue = 'maintenance' AND published_at IS NOT NULL",
         )
         .fetch_one(&testbed.pool)
         .await?;
-        if published.unsigned_abs() <= MAX_DEPTH as u64 {
+        if published.unsigned_abs() <= held as u64 {
             return Ok(());
         }
-        anyhow::ensure!(Instant::now() < deadline, "{published} jobs count as published");
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "{published} jobs count as published, Redis has {held}"
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -172,12 +177,8 @@ struct Flushed {
 async fn forget(testbed: &Testbed) -> Result<Flushed> {
     let redis = testbed.redis()?;
     // Publishing follows the commit.
-    let deadline = Instant::now() + DRAIN_LIMIT;
-    let mut held = Held::read(&redis).await?;
-    while held.messages == 0 && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        held = Held::read(&redis).await?;
-    }
+    forwarded(testbed).await?;
+    let held = Held::read(&redis).await?;
     redis::cmd("FLUSHALL").exec_async(&mut redis.connection()).await?;
     Ok(Flushed {
         began: Instant::now(),
@@ -288,10 +289,16 @@ pub async fn down(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     let half = run.size.of(Duration::from_secs(4), Duration::from_secs(30));
     let mut load = Load::start(testbed).await?;
     tokio::time::sleep(Duration::from_millis(500)).await;
+    // Redis has all of these when it goes, and nobody has begun one.
+    all_workers(testbed, Signal::Stop);
+    let backlog = jobs::enqueue(&testbed.db()?, run.size.of(300, 3_000), |_| 20).await?;
+    forwarded(testbed).await?;
     let mut outage = Outage::begins();
     testbed.services.redis_mut()?.kill()?;
+    all_workers(testbed, Signal::Cont);
     tokio::time::sleep(half).await;
     alarm(testbed, run, Alarm::Raised).await?;
+    done_meanwhile(testbed, run, &backlog).await?;
     testbed.redis_proxy.set(Mode::Hang);
     testbed.services.redis_mut()?.start_again()?;
     tokio::time::sleep(half).await;
@@ -302,7 +309,41 @@ pub async fn down(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     run.verdict.faults += 2;
     alarm(testbed, run, Alarm::Over).await?;
     let asked = load.finish(testbed, run, &WITHOUT_REDIS).await?;
+    audit::marks(testbed, &backlog, &mut run.verdict).await?;
     went_on(run, &asked, outage);
+    Ok(())
+}
+
+/// Waits until something is in Redis.
+async fn forwarded(testbed: &Testbed) -> Result<()> {
+    let (redis, deadline) = (testbed.redis()?, Instant::now() + DRAIN_LIMIT);
+    while Held::read(&redis).await?.messages == 0 {
+        anyhow::ensure!(Instant::now() < deadline, "no job comes to Redis");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// What Redis had when it went away is done before it comes back.
+async fn done_meanwhile(testbed: &Testbed, run: &mut Run, backlog: &[Uuid]) -> Result<()> {
+    let (began, limit) = (Instant::now(), Duration::from_secs(30));
+    let left = loop {
+        let left: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM jobs WHERE kind LIKE 'chaos.%' AND state <> 'succeeded' AND args->>'nonce' = ANY($1)",
+        )
+        .bind(backlog.iter().map(Uuid::to_string).collect::<Vec<_>>())
+        .fetch_one(&testbed.pool)
+        .await?;
+        if left == 0 || began.elapsed() > limit {
+            break left;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    run.verdict
+        .figure("backlog_waited_for_ms", began.elapsed().as_secs_f64() * 1000.0);
+    run.verdict.require(left == 0, || {
+        format!("{left} of {} jobs that Redis had wait for its return", backlog.len())
+    });
     Ok(())
 }
 

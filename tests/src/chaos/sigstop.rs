@@ -31,7 +31,7 @@ use crate::services::process::Signal;
 const STANDSTILL: Duration = LEASE.saturating_add(Duration::from_secs(5));
 
 /// The harness's jobs, two every so often until workers are stopped: so long that each worker always runs some, and so short
-/// that those which were lost are soon done, one after the other as suspects are.
+/// that those which were lost are soon done.
 const EVERY: Duration = Duration::from_millis(150);
 const HOLD_MS: std::ops::Range<u64> = 600..1_500;
 
@@ -170,11 +170,7 @@ pub async fn stop_if_at_work(
         .fetch_all(&testbed.pool)
         .await?;
         for (job, fence, owner) in running {
-            let place = testbed.workers.iter().position(|worker| {
-                // host-pid-start
-                owner.rsplit('-').nth(1) == Some(&worker.pid().to_string())
-            });
-            let Some(place) = place.filter(|place| !but.contains(place)) else {
+            let Some(place) = place_of(testbed, &owner).filter(|place| !but.contains(place)) else {
                 continue;
             };
             if stop_running(testbed, place, (job, fence), prey.beside).await? {
@@ -184,6 +180,13 @@ pub async fn stop_if_at_work(
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(None)
+}
+
+/// The place among the workers of the one that holds leases by this name.
+pub fn place_of(testbed: &Testbed, owner: &str) -> Option<usize> {
+    // host-pid-start
+    let pid: u32 = owner.rsplit('-').nth(1)?.parse().ok()?;
+    testbed.workers.iter().position(|worker| worker.pid() == pid)
 }
 
 /// Stops this worker, and lets it go on if it was done with this job, or with those beside it, before.
@@ -284,5 +287,18 @@ async fn stale_writes(testbed: &Testbed, run: &mut Run, stopped: &[(u32, DateTim
     });
     run.verdict
         .double(changed.unsigned_abs(), "effects of writes that were refused");
+    // Money and mail as well: what a claim writes of its effect it writes before it is lost.
+    let (all, late): (i64, i64) = sqlx::query_as(
+        "SELECT count(*), count(*) FILTER (WHERE at > ended_at)
+         FROM job_attempts JOIN chaos_effect_writes USING (job_id, fence) WHERE outcome = 'lost'",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    run.verdict.figure("effect_writes_of_lost_claims", all as f64);
+    run.verdict.require(all > 0, || {
+        "no claim that was lost had begun an effect: this proves little".to_owned()
+    });
+    run.verdict
+        .double(late.unsigned_abs(), "writes of an effect after the claim was lost");
     Ok(())
 }

@@ -230,6 +230,7 @@ impl Testbed {
         };
         let metrics = free_address()?;
         command
+            .env("JWT_SECRET", &self.jwt_secret)
             .env("STRIPE_SECRET_KEY", "sk_test_chaos")
             .env("STRIPE_API_BASE", self.sandbox_url("/"))
             .env("SMTP_URL", format!("smtp://{}", self.smtp))

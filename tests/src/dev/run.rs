@@ -123,11 +123,13 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
     let worker_metrics = format!("127.0.0.1:{}", free_port(Some(9091))?);
     let api_url = given("PUBLIC_URL").unwrap_or_else(|| format!("http://{api}"));
     let webhook_secret = given("STRIPE_WEBHOOK_SECRET").unwrap_or(secrets.stripe_webhook);
+    let jwt_secret = given("JWT_SECRET").unwrap_or(secrets.jwt);
 
     let mut worker = stack.command("roost-worker")?;
     worker
         .env("PUBLIC_URL", &api_url)
-        .env("METRICS_LISTEN", &worker_metrics);
+        .env("METRICS_LISTEN", &worker_metrics)
+        .env("JWT_SECRET", &jwt_secret);
 
     let mailbox_url = if given("SMTP_URL").is_none() {
         let (smtp, http) = (free_port(None)?, free_port(Some(8025))?);
@@ -179,7 +181,7 @@ async fn start_programs(stack: &mut Stack, seeded: &SeedReport) -> Result<RunEnv
         .env("METRICS_LISTEN", &api_metrics)
         .env("OPS_LISTEN", &ops)
         .env("PUBLIC_URL", &api_url)
-        .env("JWT_SECRET", given("JWT_SECRET").unwrap_or(secrets.jwt))
+        .env("JWT_SECRET", &jwt_secret)
         .env("STRIPE_WEBHOOK_SECRET", &webhook_secret);
     // Who develops wants to see the schema; a deployment switches this on by itself, or not.
     for option in ["GRAPHQL_INTROSPECTION", "GRAPHIQL"] {

@@ -222,6 +222,13 @@ fn settings(durability: Durability) -> Vec<String> {
     ];
     settings.extend(match durability {
         Durability::Durable => ["max_connections=200", "checkpoint_timeout=10min"].as_slice(),
+        Durability::Counted => [
+            "max_connections=200",
+            "checkpoint_timeout=10min",
+            "shared_preload_libraries=pg_stat_statements",
+            "pg_stat_statements.track_planning=on",
+        ]
+        .as_slice(),
         Durability::Scratch => [
             "max_connections=400",
             "fsync=off",

@@ -20,8 +20,11 @@ pub enum Mail {
     BookingCancelledHost(BookingCancelledHost),
     BookingExpired(BookingExpired),
     BookingDeclined(BookingDeclined),
+    BookingNoShow(BookingNoShow),
     ReviewInvitation(ReviewInvitation),
     ReviewReminder(ReviewReminder),
+    ReviewHidden(ReviewModerated),
+    ReviewShown(ReviewModerated),
     UnreadMessages(UnreadMessages),
     PaymentLostGuest(PaymentLostGuest),
     PaymentLostHost(PaymentLostHost),
@@ -40,8 +43,11 @@ impl Mail {
             Self::BookingCancelledHost(_) => "booking-cancelled-host",
             Self::BookingExpired(_) => "booking-expired",
             Self::BookingDeclined(_) => "booking-declined",
+            Self::BookingNoShow(_) => "booking-no-show",
             Self::ReviewInvitation(_) => "review-invitation",
             Self::ReviewReminder(_) => "review-reminder",
+            Self::ReviewHidden(_) => "review-hidden",
+            Self::ReviewShown(_) => "review-shown",
             Self::UnreadMessages(_) => "unread-messages",
             Self::PaymentLostGuest(_) => "payment-lost-guest",
             Self::PaymentLostHost(_) => "payment-lost-host",
@@ -61,8 +67,10 @@ impl Mail {
             Self::BookingCancelledHost(mail) => (&mail.host_name, &mail.booking_url),
             Self::BookingExpired(mail) => (&mail.guest_name, &mail.search_url),
             Self::BookingDeclined(mail) => (&mail.guest_name, &mail.search_url),
+            Self::BookingNoShow(mail) => (&mail.guest_name, &mail.booking_url),
             Self::ReviewInvitation(mail) => (&mail.name, &mail.booking_url),
             Self::ReviewReminder(mail) => (&mail.name, &mail.booking_url),
+            Self::ReviewHidden(mail) | Self::ReviewShown(mail) => (&mail.name, &mail.booking_url),
             Self::UnreadMessages(mail) => (&mail.name, &mail.booking_url),
             Self::PaymentLostGuest(mail) => (&mail.guest_name, &mail.search_url),
             Self::PaymentLostHost(mail) => (&mail.host_name, &mail.booking_url),
@@ -75,6 +83,7 @@ impl Mail {
         match self {
             Self::ReviewInvitation(mail) => Some(&mail.unsubscribe_url),
             Self::ReviewReminder(mail) => Some(&mail.unsubscribe_url),
+            Self::ReviewHidden(mail) | Self::ReviewShown(mail) => Some(&mail.unsubscribe_url),
             Self::UnreadMessages(mail) => Some(&mail.unsubscribe_url),
             Self::VerifyEmail(_)
             | Self::BookingRequestedHost(_)
@@ -85,6 +94,7 @@ impl Mail {
             | Self::BookingCancelledHost(_)
             | Self::BookingExpired(_)
             | Self::BookingDeclined(_)
+            | Self::BookingNoShow(_)
             | Self::PaymentLostGuest(_)
             | Self::PaymentLostHost(_)
             | Self::RefundFailed(_) => None,
@@ -103,8 +113,10 @@ impl Mail {
             Self::BookingCancelledHost(mail) => Some(&mail.stay),
             Self::BookingExpired(mail) => Some(&mail.stay),
             Self::BookingDeclined(mail) => Some(&mail.stay),
+            Self::BookingNoShow(mail) => Some(&mail.stay),
             Self::ReviewInvitation(mail) => Some(&mail.stay),
             Self::ReviewReminder(mail) => Some(&mail.stay),
+            Self::ReviewHidden(mail) | Self::ReviewShown(mail) => Some(&mail.stay),
             Self::PaymentLostGuest(mail) => Some(&mail.stay),
             Self::PaymentLostHost(mail) => Some(&mail.stay),
             Self::RefundFailed(mail) => Some(&mail.stay),
@@ -274,6 +286,19 @@ pub struct BookingDeclined {
     pub search_url: String,
 }
 
+/// To the guest of whom the host says that they did not come.
+#[derive(Debug, Clone, Serialize)]
+pub struct BookingNoShow {
+    pub guest_name: String,
+    pub host_name: String,
+    pub stay: Stay,
+    /// The host's own words.
+    pub message: Option<String>,
+    pub total_minor: i64,
+    pub currency: Currency,
+    pub booking_url: String,
+}
+
 /// To either side of a stay that has just ended.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReviewInvitation {
@@ -297,6 +322,23 @@ pub struct ReviewReminder {
     pub writes: Side,
     pub stay: Stay,
     pub closes_at: DateTime<Utc>,
+    pub booking_url: String,
+    pub unsubscribe_url: String,
+}
+
+/// To the author of a review that a moderator decided about.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReviewModerated {
+    pub name: String,
+    /// The other side's first name.
+    pub other_name: String,
+    /// On which side the author stands.
+    pub writes: Side,
+    pub stay: Stay,
+    /// The author's own words.
+    pub text: String,
+    /// The moderator's.
+    pub reason: String,
     pub booking_url: String,
     pub unsubscribe_url: String,
 }

@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::{
     BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed, PaymentLostGuest,
-    PaymentLostHost, PriceLine, QuotedMessage, RefundFailed, Rendered, ReviewInvitation, ReviewReminder, Stay,
-    UnreadMessages, VerifyEmail, render,
+    BookingExpired, BookingNoShow, BookingRequestedHost, CancelledBy, Expiry, Links, Mail, PaymentFailed,
+    PaymentLostGuest, PaymentLostHost, PriceLine, QuotedMessage, RefundFailed, Rendered, ReviewInvitation,
+    ReviewModerated, ReviewReminder, Stay, UnreadMessages, VerifyEmail, render,
 };
 
 const TITLE: &str = "Loft by the canal";
@@ -133,6 +133,31 @@ fn declined(message: Option<&str>) -> BookingDeclined {
     }
 }
 
+fn missed(message: Option<&str>) -> BookingNoShow {
+    BookingNoShow {
+        guest_name: "Grace".into(),
+        host_name: "Heinz".into(),
+        stay: stay(),
+        message: message.map(str::to_owned),
+        total_minor: 364_550,
+        currency: Currency::EUR,
+        booking_url: booking_url(),
+    }
+}
+
+fn moderated(reason: &str, writes: Side) -> ReviewModerated {
+    ReviewModerated {
+        name: "Grace".into(),
+        other_name: "Heinz".into(),
+        writes,
+        stay: stay(),
+        text: "The code of the door is 1234.".into(),
+        reason: reason.into(),
+        booking_url: booking_url(),
+        unsubscribe_url: unsubscribe_url(),
+    }
+}
+
 fn failed() -> PaymentFailed {
     PaymentFailed {
         guest_name: "Grace".into(),
@@ -203,6 +228,7 @@ fn every_mail() -> Vec<Mail> {
             search_url: search_url(),
         }),
         Mail::BookingDeclined(declined(Some("The heating is being repaired."))),
+        Mail::BookingNoShow(missed(Some("I waited until midnight."))),
         Mail::ReviewInvitation(ReviewInvitation {
             name: guest_name(),
             other_name: host_name(),
@@ -221,6 +247,8 @@ fn every_mail() -> Vec<Mail> {
             booking_url: booking_url(),
             unsubscribe_url: unsubscribe_url(),
         }),
+        Mail::ReviewHidden(moderated("It tells the code of the door.", Side::Guest)),
+        Mail::ReviewShown(moderated("The code was changed.", Side::Host)),
         Mail::UnreadMessages(unread("We are a quiet couple.")),
         Mail::PaymentLostGuest(PaymentLostGuest {
             guest_name: guest_name(),

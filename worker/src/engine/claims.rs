@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::counter;
-use roost_shared::jobs::{self, ClaimedJob};
+use roost_shared::jobs::{self, ClaimedJob, StillQueued};
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -64,7 +64,8 @@ impl Engine {
         }
     }
 
-    /// Runs those that can be claimed and keeps those that somebody was writing. True: there are some.
+    /// Runs those that can be claimed, gives back those of kinds that are unknown here, and keeps those that somebody was
+    /// writing. True: there are some.
     async fn look(self: &Arc<Self>, wanted: &mut HashMap<Uuid, Ticket>) -> bool {
         // While a job that is suspected of ending its worker begins, nothing else does.
         let _gate = self.gate.read().await;
@@ -87,7 +88,12 @@ impl Engine {
         let left: Vec<Uuid> = wanted.keys().copied().collect();
         let waiting = self.still_queued(&left).await.unwrap_or_default();
         counter!("roost_messages_dropped_total").increment(left.len().saturating_sub(waiting.len()) as u64);
-        wanted.retain(|id, _| waiting.contains(id));
+        let (known, unknown): (Vec<StillQueued>, Vec<StillQueued>) = waiting.into_iter().partition(|job| job.known);
+        wanted.retain(|id, _| known.iter().any(|job| job.id == *id));
+        if !unknown.is_empty() {
+            self.refuse(unknown.into_iter().map(|job| job.id));
+            self.give_back().await;
+        }
         !wanted.is_empty()
     }
 
@@ -118,7 +124,7 @@ impl Engine {
         postgres::answer(connection, claimed)
     }
 
-    async fn still_queued(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, sqlx::Error> {
+    async fn still_queued(&self, ids: &[Uuid]) -> Result<Vec<StillQueued>, sqlx::Error> {
         let pool: &PgPool = self.pool();
         let mut connection = postgres::connection(pool).await?;
         let looking = jobs::still_queued(&mut *connection, ids, &self.claimant);

@@ -8,6 +8,7 @@ use metrics::{counter, gauge};
 use roost_shared::jobs::{self, Lease, Renewed};
 use uuid::Uuid;
 
+use super::taken::Taken;
 use super::{Engine, count_attempt, lock};
 use crate::postgres;
 
@@ -73,17 +74,18 @@ impl Engine {
     /// Gives back what this engine stopped itself, so that it does not count as a crash. Does nothing to those that were
     /// taken away meanwhile.
     pub(super) async fn hand_back_stopped(&self) {
-        let leases = std::mem::take(&mut *lock(&self.stopped));
-        if leases.is_empty() {
+        let stopped = Taken::all(&self.stopped);
+        if stopped.items.is_empty() {
             return;
         }
         let handed = async {
             let mut connection = postgres::connection(self.pool()).await?;
-            let answer = tokio::time::timeout(RENEW_TIMEOUT, jobs::hand_back(&mut *connection, &leases)).await;
+            let answer = tokio::time::timeout(RENEW_TIMEOUT, jobs::hand_back(&mut *connection, &stopped.items)).await;
             postgres::answer(connection, answer)
         };
         match handed.await {
             Ok(kinds) => {
+                stopped.done();
                 counter!("roost_jobs_handed_back_total").increment(kinds.len() as u64);
                 tracing::info!(count = kinds.len(), "unfinished jobs handed back");
                 for kind in kinds {
@@ -91,8 +93,7 @@ impl Engine {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, jobs = leases.len(), "could not hand jobs back yet");
-                lock(&self.stopped).extend(leases);
+                tracing::warn!(%error, jobs = stopped.items.len(), "could not hand jobs back yet");
             }
         }
     }

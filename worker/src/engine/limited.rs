@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use metrics::counter;
 use roost_shared::jobs::limits::{self, ClaimedWithin};
-use roost_shared::jobs::{Claimant, ClaimedJob, Queue};
+use roost_shared::jobs::{Claimant, Queue};
 use sqlx::Connection;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 
@@ -87,7 +87,7 @@ impl Engine {
     async fn claim_queue(self: &Arc<Self>, queue: Queue) -> Result<Option<Duration>, sqlx::Error> {
         // While a job that is suspected of ending its worker begins, nothing else does.
         let _gate = self.gate.read().await;
-        let mut tickets = self.tickets(queue);
+        let mut tickets = self.tickets(queue, CLAIM_BATCH);
         if tickets.is_empty() || self.draining.is_cancelled() {
             return Ok(None);
         }
@@ -116,8 +116,8 @@ impl Engine {
         Ok(claimed.again_after)
     }
 
-    /// The right to run as many jobs of a queue as it has slots free.
-    fn tickets(&self, queue: Queue) -> Vec<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
+    /// The right to run as many jobs of a queue as it has slots free, but not more than `most`.
+    pub(super) fn tickets(&self, queue: Queue, most: usize) -> Vec<(OwnedSemaphorePermit, OwnedSemaphorePermit)> {
         let Some(slots) = self.slots.get(&queue) else {
             return Vec::new();
         };
@@ -125,29 +125,15 @@ impl Engine {
             let slot = Arc::clone(slots).try_acquire_owned().ok()?;
             Some((slot, Arc::clone(&self.places).try_acquire_owned().ok()?))
         })
-        .take(CLAIM_BATCH)
+        .take(most)
         .collect()
     }
 
     /// The kinds of a queue, for this worker.
-    fn claimant_of(&self, queue: Queue) -> Claimant {
+    pub(super) fn claimant_of(&self, queue: Queue) -> Claimant {
         Claimant {
             owner: self.claimant.owner.clone(),
             kinds: self.registry.kinds_of(queue),
         }
-    }
-
-    /// A job of a limited queue that was running when a worker died.
-    pub(super) async fn claim_limited_suspect(&self, queue: Queue) -> Result<Option<ClaimedJob>, sqlx::Error> {
-        let claimant = self.claimant_of(queue);
-        let mut connection = postgres::connection(self.pool()).await?;
-        let claiming = async {
-            let mut tx = connection.begin().await?;
-            let job = limits::claim_suspect_within(&mut tx, queue, &claimant).await?;
-            tx.commit().await?;
-            Ok::<_, sqlx::Error>(job)
-        };
-        let answer = tokio::time::timeout(STATEMENT_TIMEOUT, claiming).await;
-        postgres::answer(connection, answer)
     }
 }

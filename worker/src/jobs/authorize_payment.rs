@@ -26,7 +26,12 @@ impl Handler for AuthorizePayment {
         if payment.state != PaymentState::Pending {
             drop(connection);
             let reserved = !matches!(payment.state, PaymentState::Failed | PaymentState::Voided);
-            return stripe_call::on_record(ctx, lease, &key, reserved).await;
+            let mut calls = vec![(key, reserved)];
+            // An attempt before this one may have given it up.
+            if payment.state == PaymentState::Voided {
+                calls.push((payments::void_key(payment.id), true));
+            }
+            return stripe_call::on_record(ctx, lease, &calls).await;
         }
         let booking = bookings::get(&mut connection, payment.booking_id).await?;
         let booking = booking.ok_or_else(|| JobError::Fail("the payment's booking is missing".to_owned()))?;
@@ -142,6 +147,10 @@ async fn accepted(ctx: &Context, lease: Lease, payment: &Payment, intent: &Inten
         }
         _ => {}
     }
+    if intent.status == IntentStatus::Canceled {
+        // Perhaps by an attempt before this one that came to no end.
+        effects::close(&mut tx, &payments::void_key(payment.id), true).await?;
+    }
     if let Some(current) = current {
         payments::follow(&mut tx, &current, intent, Actor::System).await?;
     }
@@ -189,6 +198,8 @@ async fn never_sent(ctx: &Context, lease: Lease, payment: &Payment) -> Result<Do
 async fn let_go(ctx: &Context, lease: Lease, payment: &Payment) -> Result<Done, JobError> {
     let intent = release(ctx, &lease, payment).await?;
     let mut tx = ctx.db.begin().await?;
+    let error = "given up: the booking no longer wants it";
+    effects::failed(&mut tx, &payments::authorize_key(payment), Some(&intent.id), error).await?;
     record_release(&mut tx, payment, &intent).await?;
     lease.complete(&mut tx).await?;
     tx.commit().await?;

@@ -22,7 +22,13 @@ impl Handler for CapturePayment {
         drop(connection);
         let key = payments::capture_key(payment.id);
         if payment.state != PaymentState::Authorized {
-            return stripe_call::on_record(ctx, lease, &key, payment.state == PaymentState::Captured).await;
+            let captured = payment.state == PaymentState::Captured;
+            let mut calls = vec![(key, captured)];
+            // An attempt before this one may have been refused and have given the card up.
+            if !captured && payment.release_started_at.is_some() {
+                calls.push((payments::void_key(payment.id), true));
+            }
+            return stripe_call::on_record(ctx, lease, &calls).await;
         }
         // An attempt before this one was refused and had begun to give the card up.
         if payment.release_started_at.is_some() {

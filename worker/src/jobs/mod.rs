@@ -17,13 +17,14 @@ mod run_bulk_action;
 mod send_mail;
 mod stripe_call;
 mod sweep_overdue;
+mod verify_audit;
 mod void_payment;
 mod warm_cache;
 
 use roost_shared::jobs::catalogue::{
     AuthorizePayment, CapturePayment, CompleteStays, ConfirmBooking, ExpireHold, HandleStripeEvent, InspectEffect,
     NotifyOfMessage, OpenReviews, PruneOutbox, PublishReviews, RefundPayment, RemindReviewers, RunBulkAction, SendMail,
-    SweepOverdue, VoidPayment, WarmCache,
+    SweepOverdue, VerifyAudit, VoidPayment, WarmCache,
 };
 
 use crate::handler::Registry;
@@ -50,4 +51,5 @@ pub fn registry() -> Registry {
         .with::<RunBulkAction>()
         .with::<InspectEffect>()
         .with::<SweepOverdue>()
+        .with::<VerifyAudit>()
 }

@@ -166,7 +166,7 @@ async fn email_verifications(pool: &PgPool, now: DateTime<Utc>) -> Result<u64, s
 async fn notifications(pool: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
     let done = sqlx::query!(
         "DELETE FROM notifications WHERE ctid = ANY(ARRAY(
-             SELECT ctid FROM notifications WHERE created_at < $1 ORDER BY created_at LIMIT 5000))",
+             SELECT ctid FROM notifications WHERE last_at < $1 ORDER BY last_at LIMIT 5000))",
         before
     )
     .execute(pool)

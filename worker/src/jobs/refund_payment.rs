@@ -22,7 +22,7 @@ impl Handler for RefundPayment {
         let key = payments::refund_key(refund.id);
         if refund.state != "pending" {
             drop(connection);
-            return stripe_call::on_record(ctx, lease, &key, refund.state != "failed").await;
+            return stripe_call::on_record(ctx, lease, &[(key, refund.state != "failed")]).await;
         }
         let payment = payments::get(&mut connection, refund.payment_id).await?;
         let payment = payment.ok_or_else(|| JobError::Fail("the refund's payment is missing".to_owned()))?;

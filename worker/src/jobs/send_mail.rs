@@ -83,6 +83,7 @@ async fn write(ctx: &Context, lease: &Lease, job: &SendMail, key: &str) -> Resul
         | MailKind::ReviewInvitationHost
         | MailKind::ReviewReminderGuest
         | MailKind::ReviewReminderHost) => about_review::about_review(ctx, mail, job.subject_id).await,
+        MailKind::ReviewHidden | MailKind::ReviewShown => about_review::decided(ctx, job.subject_id).await,
         MailKind::UnreadMessages => unread_messages::unread_messages(ctx, job.subject_id).await,
         MailKind::RefundFailed => refund_failed(ctx, job.subject_id).await,
         mail => about_booking::about_booking(ctx, mail, job.subject_id).await,

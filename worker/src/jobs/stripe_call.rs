@@ -78,10 +78,12 @@ pub(super) async fn call<T>(
 }
 
 /// Ends a job whose work is on record already: a webhook told of it before the attempt that called could, because its
-/// worker died. What that attempt left open is closed by whether the record says that it was `done`.
-pub(super) async fn on_record(ctx: &Context, lease: Lease, key: &str, done: bool) -> Result<Done, JobError> {
+/// worker died. What that attempt left open is closed: each of its `calls` by whether the record says that it was done.
+pub(super) async fn on_record(ctx: &Context, lease: Lease, calls: &[(String, bool)]) -> Result<Done, JobError> {
     let mut tx = ctx.db.begin().await?;
-    effects::close(&mut tx, key, done).await?;
+    for (key, done) in calls {
+        effects::close(&mut tx, key, *done).await?;
+    }
     lease.complete(&mut tx).await?;
     tx.commit().await?;
     Ok(Done::Settled)

@@ -79,7 +79,7 @@ async fn captures(tx: &mut Tx, before: DateTime<Utc>) -> Result<usize, sqlx::Err
     let payments = sqlx::query_scalar!(
         "SELECT payments.id FROM payments JOIN bookings ON bookings.id = payments.booking_id
          WHERE payments.state = 'authorized' AND payments.updated_at < $1 AND bookings.confirmed_at < $1
-         AND bookings.state IN ('confirmed', 'checked_in', 'checked_out', 'completed')
+         AND bookings.state IN ('confirmed', 'checked_in', 'checked_out', 'completed', 'no_show')
          AND NOT EXISTS (SELECT FROM jobs WHERE dedupe_key = 'payment.capture:' || payments.id AND jobs.state IN ('scheduled', 'queued', 'running', 'retrying'))
          AND NOT EXISTS (SELECT FROM jobs WHERE dedupe_key = 'payment.capture:' || payments.id AND jobs.state = 'quarantined')
          ORDER BY payments.updated_at LIMIT 500",

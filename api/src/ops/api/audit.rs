@@ -6,12 +6,14 @@ use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
 use roost_shared::jobs::recorder;
+use roost_shared::operators::audit::checks;
 use roost_shared::operators::audit::{self, AuditFilter, Verdict, Written};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{DEFAULT_LIMIT, OpsAuth};
 use crate::error::{ApiError, ApiResult};
+use crate::ops::audit::CHECKED;
 use crate::rest::bookings::objects::{example_id, example_instant};
 use crate::state::AppState;
 
@@ -73,6 +75,14 @@ struct VerdictView {
     entries: Option<i64>,
     /// The first entry that is not as it was written, or is missing
     broken_at: Option<i64>,
+    /// The first entry that was looked at just now; those before it were by the job `audit.verify`
+    since: Option<i64>,
+    /// When that job last looked
+    checked_at: Option<DateTime<Utc>>,
+    /// Up to here it found the log whole
+    checked_up_to: i64,
+    /// Whether that is sealed
+    sealed: bool,
 }
 
 impl Example for VerdictView {
@@ -81,6 +91,10 @@ impl Example for VerdictView {
             whole: true,
             entries: Some(7),
             broken_at: None,
+            since: Some(1),
+            checked_at: Some(example_instant()),
+            checked_up_to: 6,
+            sealed: true,
         }
     }
 }
@@ -178,19 +192,23 @@ impl AuditApi {
     }
 
     /// Whether the audit log is as it was written
+    ///
+    /// The newest 20,000 entries are computed now; all of them, a piece at a time, by the job `audit.verify`.
     #[oai(path = "/audit/verify", method = "get", operation_id = "ops_verify_audit")]
     async fn verify(&self, _auth: OpsAuth) -> ApiResult<Json<VerdictView>> {
-        Ok(Json(match audit::verify(self.0.db.pool(), None).await? {
-            Verdict::Whole { entries, .. } => VerdictView {
-                whole: true,
-                entries: Some(entries),
-                broken_at: None,
-            },
-            Verdict::Broken { seq } => VerdictView {
-                whole: false,
-                entries: None,
-                broken_at: Some(seq),
-            },
+        let standing = checks::standing(self.0.db.pool()).await?;
+        let (entries, since, broken) = match audit::verify(self.0.db.pool(), Some(CHECKED)).await? {
+            Verdict::Whole { entries, since } => (Some(entries), Some(since), standing.broken_seq),
+            Verdict::Broken { seq } => (None, None, Some(seq)),
+        };
+        Ok(Json(VerdictView {
+            whole: broken.is_none(),
+            entries,
+            broken_at: broken,
+            since,
+            checked_at: standing.checked_at,
+            checked_up_to: standing.checked_seq,
+            sealed: standing.sealed,
         }))
     }
 

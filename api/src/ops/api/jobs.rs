@@ -21,7 +21,7 @@ use super::settings::BatchView;
 use super::{DEFAULT_LIMIT, OpsAuth, Reason};
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
-use crate::ops::acting::role_for;
+use crate::ops::acting::{role_for, role_for_job};
 use crate::rest::bookings::objects::{example_id, example_instant};
 use crate::state::AppState;
 
@@ -156,7 +156,7 @@ struct JobDetailView {
     id: Uuid,
     kind: String,
     queue: String,
-    /// Among the due jobs of its queue the lower runs first
+    /// So many seconds after it is due it ought to have begun; of the due jobs of its queue the one nearest to that runs first
     priority: i16,
     state: String,
     /// Masked by kind
@@ -456,6 +456,7 @@ impl JobsApi {
         let action = action.0.action();
         auth.require(role_for(action))?;
         let mut tx = self.0.db.begin().await?;
+        auth.require(role_for_job(&mut tx, action, job_id.0).await?)?;
         let state = actions::act(&mut tx, job_id.0, action, auth.by(body.reason.as_deref())).await?;
         tx.commit().await?;
         Ok(Json(NewState { state }))

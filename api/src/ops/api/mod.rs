@@ -2,6 +2,7 @@
 //!
 //! Start reading at [`resources`]: every subject in one list. [`OpsAuth`] says who asks.
 
+mod account;
 mod audit;
 mod bulk;
 mod effects;
@@ -26,7 +27,7 @@ use crate::state::AppState;
 /// The beginning of the document.
 pub const DESCRIPTION: &str = "Jobs, queues, workers and the audit log, for operators. `POST /session` gives a token; send it as \
 `Authorization: Bearer …`. It ends with `DELETE /session`, after 30 minutes without a request and after 12 hours in any case. Viewers read; operators \
-ask Stripe, retry, run, cancel, pause, resume, limit, and quiet or stop workers; admins also delete, edit, and set how long jobs are kept. What touches money needs a reason. Refusals are problems \
+ask Stripe, retry, run, cancel, pause, resume, limit, and quiet or stop workers; admins also delete, edit, and set how long jobs are kept; everybody looks after their own account. What touches money needs a reason. Refusals are problems \
 (RFC 9457) with a stable `code`.";
 
 /// How many a list shows when the client does not say.
@@ -35,6 +36,7 @@ const DEFAULT_LIMIT: i64 = 50;
 /// Every subject.
 type Resources = (
     session::SessionApi,
+    account::AccountApi,
     overview::OverviewApi,
     jobs::JobsApi,
     bulk::BulkApi,
@@ -46,6 +48,7 @@ type Resources = (
 pub(super) fn resources(state: &AppState) -> Resources {
     (
         session::SessionApi(state.clone()),
+        account::AccountApi(state.clone()),
         overview::OverviewApi(state.clone()),
         jobs::JobsApi(state.clone()),
         bulk::BulkApi(state.clone()),
@@ -60,10 +63,11 @@ pub(super) fn resources(state: &AppState) -> Resources {
 #[oai(ty = "bearer", rename = "OperatorToken", checker = "check")]
 pub struct OpsAuth(Signed);
 
-async fn check(request: &Request, _: Bearer) -> poem::Result<Signed> {
-    // The same header is read there.
-    let signed = Signed::of_request(request).await.map_err(ApiError::from)?;
-    Ok(signed.0)
+async fn check(request: &Request, bearer: Bearer) -> poem::Result<Signed> {
+    let state = request
+        .data::<AppState>()
+        .ok_or_else(|| ApiError::internal("the dashboard has no state"))?;
+    Ok(Signed::of(state, &bearer.token, true).await.map_err(ApiError::from)?)
 }
 
 impl OpsAuth {

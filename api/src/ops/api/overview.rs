@@ -218,20 +218,15 @@ impl OverviewApi {
     async fn overview(&self, _auth: OpsAuth, live: Data<&Live>) -> ApiResult<Json<OverviewView>> {
         let pool = self.0.db.pool();
         let (last_hour, last_day) = {
-            let mut history = live.history().lock().await;
+            let mut history = live.known().history.lock().await;
             history.renew(pool).await?;
             (
                 slice_views(history.slices(60, TimeDelta::minutes(1))),
                 slice_views(history.slices(96, TimeDelta::minutes(15))),
             )
         };
-        let (kinds, counts) = {
-            let mut conn = pool.acquire().await?;
-            (
-                overview::kinds(&mut conn).await?,
-                overview::counts(&mut conn, JobState::ALL).await?,
-            )
-        };
+        let kinds = live.known().kinds(pool).await?;
+        let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;

@@ -3,6 +3,7 @@
 use roost_shared::jobs::actions::ActionError;
 use roost_shared::jobs::bulk::BulkError;
 use roost_shared::jobs::list::ListError;
+use roost_shared::operators::OperatorError;
 
 use crate::error::ApiError;
 use crate::ops::fault::Fault;
@@ -33,11 +34,9 @@ impl From<ActionError> for ApiError {
             ActionError::ReasonNeeded | ActionError::InvalidReason => "reason",
             ActionError::InvalidArgs { .. } | ActionError::UnknownKind(_) => "args",
             ActionError::InvalidSetting { field, .. } => field,
-            ActionError::Database(_)
-            | ActionError::NotFound(_)
-            | ActionError::WrongState { .. }
-            | ActionError::NothingToAsk
-            | ActionError::Duplicate => {
+            ActionError::NothingToAsk => return Self::conflict("nothing_to_ask", error.to_string()),
+            ActionError::Duplicate => return Self::conflict("duplicate_job", error.to_string()),
+            ActionError::Database(_) | ActionError::NotFound(_) | ActionError::WrongState { .. } => {
                 return Fault::from(error).into();
             }
         };
@@ -65,5 +64,19 @@ impl From<BulkError> for ApiError {
             BulkError::UnknownAction(_) | BulkError::LeaseLost => Self::internal(error),
             BulkError::Database(error) => error.into(),
         }
+    }
+}
+
+impl From<OperatorError> for ApiError {
+    fn from(error: OperatorError) -> Self {
+        let (code, field) = match &error {
+            OperatorError::WrongPassword => ("wrong_password", "current_password"),
+            OperatorError::NotProven => ("not_proven", "proof"),
+            OperatorError::WrongCode => ("wrong_code", "code"),
+            OperatorError::InvalidPassword => ("validation_failed", "new_password"),
+            _ => return Fault::from(error).into(),
+        };
+        let field = FieldError::new(field, error.to_string());
+        Self::unprocessable(code, error.to_string()).with_errors(vec![field])
     }
 }

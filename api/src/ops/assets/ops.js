@@ -16,15 +16,15 @@ function span(seconds) {
   return `${Math.round(seconds / 86400)} d`;
 }
 
-// The hours below charts, and what a pointer that rests on a bar is told.
+// What charts say in words and numbers.
 function tellHours(root) {
   for (const element of root.querySelectorAll("[data-at]")) {
     const { at, says } = element.dataset;
-    element.textContent = [says, clock.format(new Date(at))].filter(Boolean).join(" ");
+    element.textContent = `${says} ${clock.format(new Date(at))}`;
   }
-  for (const title of root.querySelectorAll("title[data-from]")) {
-    const { from, to, says } = title.dataset;
-    title.textContent = `${slice.formatRange(new Date(from), new Date(to))}: ${says}`;
+  for (const element of root.querySelectorAll("[data-from]")) {
+    const { from, to } = element.dataset;
+    element.textContent = slice.formatRange(new Date(from), new Date(to));
   }
 }
 
@@ -129,9 +129,11 @@ function place(part) {
   const at = part.contains(document.activeElement) ? key(document.activeElement) : null;
   // Rows have buttons of the same name.
   const nth = at ? alike(part, at).indexOf(document.activeElement) : -1;
-  const scrolled = [...part.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
+  const scrolled = [...part.querySelectorAll(".scroll")].map((one) => [one.scrollLeft, one.scrollTop]);
+  const open = [...part.querySelectorAll("details[open][id]")].map((one) => one.id);
   return (fresh) => {
-    fresh.querySelectorAll(".scroll").forEach((one, index) => { one.scrollLeft = scrolled[index] ?? 0; });
+    for (const id of open) fresh.querySelector(`#${id}`)?.setAttribute("open", "");
+    fresh.querySelectorAll(".scroll").forEach((one, index) => { [one.scrollLeft, one.scrollTop] = scrolled[index] ?? [0, 0]; });
     if (nth >= 0) alike(fresh, at)[nth]?.focus({ preventScroll: true });
   };
 }
@@ -172,6 +174,7 @@ function follow(board) {
     tellTimes(board);
     tellHours(board);
     back(board);
+    board.dispatchEvent(new Event("shown", { bubbles: true }));
     say(state, "live");
     tell();
   }

@@ -25,6 +25,8 @@ pub enum Action {
     Approve,
     /// The host refuses, with a reason.
     Decline(Option<String>),
+    /// The guest did not come, in the host's words.
+    ReportNoShow(Option<String>),
 }
 
 impl Action {
@@ -37,6 +39,7 @@ impl Action {
             Self::CheckOut => "checked_out",
             Self::Approve => "confirmed",
             Self::Decline(_) => "declined",
+            Self::ReportNoShow(_) => "no_show",
         }
     }
 
@@ -48,6 +51,7 @@ impl Action {
             Self::CheckOut => bookings::check_out(tx, booking_id, user_id).await,
             Self::Approve => bookings::approve(tx, booking_id, user_id).await,
             Self::Decline(reason) => bookings::decline(tx, booking_id, user_id, reason.as_deref()).await,
+            Self::ReportNoShow(reason) => bookings::report_no_show(tx, booking_id, user_id, reason.as_deref()).await,
         }
     }
 }
@@ -103,6 +107,7 @@ fn is_noteworthy(error: &BookingError) -> bool {
         BookingError::WrongState { .. }
         | BookingError::StayOver(_)
         | BookingError::TooEarly(_)
+        | BookingError::NotMissingYet(_)
         | BookingError::NotYours(_) => true,
         BookingError::NoSuchBooking
         | BookingError::NoSuchProperty

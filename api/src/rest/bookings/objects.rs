@@ -37,7 +37,7 @@ mirror! {
         CancelledByGuest,
         /// The host cancelled; the nights stay blocked
         CancelledByHost,
-        /// The guest never came
+        /// The guest never came; nothing is paid back, and the nights that were left are free again
         NoShow,
         /// No card was authorised while the hold lasted
         PaymentFailed,

@@ -146,18 +146,18 @@ pub async fn list(
     filter: &bookings::Filter,
     page: PageRequest<Uuid>,
 ) -> ApiResult<Paged<BookingSummary>> {
-    let pool = state.db.pool();
-    let rows = bookings::list(pool, user_id, filter).await?;
+    let mut conn = state.db.pool().acquire().await?;
+    let rows = bookings::list(&mut conn, user_id, filter).await?;
     let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
     let mut property_ids: Vec<Uuid> = rows.iter().map(|row| row.property_id).collect();
     property_ids.sort_unstable();
     property_ids.dedup();
-    let payments = payments::latest_of_each(pool, &ids).await?;
+    let payments = payments::latest_of_each(&mut conn, &ids).await?;
     let states: HashMap<Uuid, payments::PaymentState> = payments
         .into_iter()
         .map(|payment| (payment.booking_id, payment.state))
         .collect();
-    let titles = terms::titles(&mut *pool.acquire().await?, &property_ids).await?;
+    let titles = terms::titles(&mut conn, &property_ids).await?;
     Ok(page.reply(
         rows,
         |row| row.id,

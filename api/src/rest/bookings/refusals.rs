@@ -32,6 +32,7 @@ impl From<BookingError> for ApiError {
             }
             BookingError::StayOver(_) => Self::conflict("stay_over", detail),
             BookingError::TooEarly(date) => Self::conflict("too_early", detail).with_member("from", json!(date)),
+            BookingError::NotMissingYet(at) => Self::conflict("too_early", detail).with_member("from", json!(at)),
             BookingError::NotYours(_) => Self::forbidden(detail),
             BookingError::TooManyGuests(_) => Self::invalid(vec![FieldError::new("guests", error.to_string())]),
             BookingError::Database(error) => error.into(),

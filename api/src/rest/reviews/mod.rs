@@ -22,6 +22,7 @@ use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
 use crate::idempotency::{Begun, Created, Idempotency};
 use crate::page::{PageRequest, Paged};
+use crate::problem::FieldError;
 use crate::state::AppState;
 use crate::validate::Checks;
 
@@ -69,7 +70,8 @@ impl ReviewsApi {
     /// List reviews
     ///
     /// What is public; with your own `author_id` also what you wrote and is not. Reviews that hosts wrote about guests
-    /// are shown to those who are signed in.
+    /// are shown to those who are signed in. `property_id` alone lists what guests wrote of the property: with `side` also
+    /// what its host wrote.
     #[oai(path = "/reviews", method = "get", operation_id = "list_reviews")]
     #[allow(clippy::too_many_arguments, reason = "one argument a parameter")]
     async fn list(
@@ -118,7 +120,8 @@ impl ReviewsApi {
     /// Sum up ratings
     ///
     /// Of a property, of a host over all properties, or of a guest (for those who are signed in): exactly one of the
-    /// three parameters. What is not published or is hidden counts nowhere.
+    /// three parameters. What is not published or is hidden counts nowhere. What nobody has reviewed has a count of zero;
+    /// what is not there, or not for you to see, is 404.
     #[oai(path = "/reviews/summary", method = "get", operation_id = "get_rating_summary")]
     pub(crate) async fn summary(
         &self,
@@ -136,10 +139,7 @@ impl ReviewsApi {
             (None, None, Some(id)) => (Rated::Guest, id),
             _ => {
                 let message = "must be given, or host_id, or guest_id, and one of them only";
-                return Err(ApiError::invalid(vec![crate::problem::FieldError::new(
-                    "property_id",
-                    message,
-                )]));
+                return Err(ApiError::invalid(vec![FieldError::new("property_id", message)]));
             }
         };
         if rated == Rated::Guest && auth.user_id().is_none() {
@@ -150,6 +150,13 @@ impl ReviewsApi {
             ));
         }
         let mut conn = self.0.db.pool().acquire().await?;
+        if !reviews::is_rateable(&mut conn, rated, id, auth.user_id()).await? {
+            return Err(ApiError::not_found(match rated {
+                Rated::Property => "property",
+                Rated::Host => "host",
+                Rated::Guest => "guest",
+            }));
+        }
         let ratings = reviews::ratings(&mut conn, rated, id).await?;
         Ok(Json(ratings.into()))
     }
@@ -280,20 +287,22 @@ pub(crate) fn key(row: &Row) -> Key {
 /// What a list shows, for a page.
 ///
 /// # Errors
-/// 422 `validation_failed`, 503 without Postgres.
+/// 400 `invalid_parameter`, 422 `validation_failed`, 503 without Postgres.
 pub(crate) async fn find(state: &AppState, mut filter: Filter, page: &PageRequest<Key>) -> ApiResult<Vec<Row>> {
-    let narrowed = filter.property_id.is_some() || filter.author_id.is_some() || filter.subject_id.is_some();
+    let by_person = filter.author_id.is_some() || filter.subject_id.is_some();
+    let narrowed = filter.property_id.is_some() || by_person;
+    if filter.overall.is_some_and(|stars| !(1..=5).contains(&stars)) {
+        let error = FieldError::new("rating", "must be 1 to 5");
+        return Err(ApiError::bad_request("invalid_parameter", "").with_errors(vec![error]));
+    }
+    if filter.property_id.is_some() && !by_person && filter.side.is_none() {
+        filter.side = Some(reviews::Side::Guest);
+    }
     Checks::new()
         .field(
             "sort",
             filter.order == reviews::Order::Newest || narrowed,
             "must be newest without property_id, author_id or subject_id",
-        )
-        .optional(
-            "rating",
-            filter.overall.as_ref(),
-            |stars| (1..=5).contains(stars),
-            "must be 1 to 5",
         )
         .finish()?;
     filter.after = page.after().map(|(overall, shown_at, id)| Position {

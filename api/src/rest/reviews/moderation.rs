@@ -28,7 +28,7 @@ pub struct ModerationApi(pub AppState);
 #[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example)]
 pub struct DecisionReason {
-    /// 1 to 500 characters; the author of a hidden review reads it
+    /// 1 to 500 characters; the author of a review that is hidden or shown again reads it
     #[oai(validator(min_length = 1, max_length = 500))]
     pub reason: String,
 }
@@ -163,7 +163,8 @@ impl ModerationApi {
 
     /// Dismiss the reports of a review
     ///
-    /// For moderators. The review stays as it is, and its reports are no longer open.
+    /// For moderators, but not the review's author or whom it is about (403 `own_case`). The review stays as it is, and its
+    /// reports are no longer open.
     #[oai(
         path = "/reviews/:review_id/reports/dismiss",
         method = "post",
@@ -185,8 +186,9 @@ impl ModerationApi {
 
     /// Hide a review
     ///
-    /// For moderators. The review is gone for everybody but its author and moderators, its stars count no longer, and
-    /// its reports are no longer open.
+    /// For moderators, but not the review's author or whom it is about (403 `own_case`). The review is gone for everybody but
+    /// its author and moderators, its stars count no longer, and its reports are no longer open. Its author is told, with the
+    /// reason.
     #[oai(path = "/reviews/:review_id/hide", method = "post", operation_id = "hide_review")]
     pub(crate) async fn hide(
         &self,
@@ -201,7 +203,8 @@ impl ModerationApi {
 
     /// Show a hidden review again
     ///
-    /// For moderators; to others a hidden review is not there: 404. Its stars count again.
+    /// For moderators, but not the review's author or whom it is about (403 `own_case`); to others a hidden review is not there:
+    /// 404. Its stars count again, and its author is told, with the reason.
     #[oai(path = "/reviews/:review_id/unhide", method = "post", operation_id = "unhide_review")]
     pub(crate) async fn unhide(
         &self,

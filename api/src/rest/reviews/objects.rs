@@ -2,11 +2,12 @@
 
 use async_graphql::{InputObject, SimpleObject};
 use chrono::{DateTime, Utc};
-use poem_openapi::types::Example;
+use poem_openapi::types::{Example, MaybeUndefined};
 use poem_openapi::{Enum, Object};
-use roost_shared::reviews::{self, Edit, NewReview as Command, Review as Row, Stars};
+use roost_shared::reviews::{self, Category, Edit, NewReview as Command, Review as Row, Stars};
 use uuid::Uuid;
 
+use crate::patch::Change;
 use crate::rest::mirror::mirror;
 
 mirror! {
@@ -140,6 +141,49 @@ impl Example for NewReview {
     }
 }
 
+/// What to change of the stars by category. What is left out stays; `null` takes a rating back.
+#[derive(Clone, Debug, Default, Object, InputObject)]
+#[oai(deny_unknown_fields)]
+pub struct CategoriesPatch {
+    /// How clean it was, or was left
+    #[oai(validator(minimum(value = "1"), maximum(value = "5")))]
+    pub cleanliness: Change<i16>,
+    /// Whether the listing told the truth
+    #[oai(validator(minimum(value = "1"), maximum(value = "5")))]
+    pub accuracy: Change<i16>,
+    /// How the arrival went
+    #[oai(validator(minimum(value = "1"), maximum(value = "5")))]
+    pub check_in: Change<i16>,
+    /// How easy the other side was to talk to
+    #[oai(validator(minimum(value = "1"), maximum(value = "5")))]
+    pub communication: Change<i16>,
+    /// The neighbourhood
+    #[oai(validator(minimum(value = "1"), maximum(value = "5")))]
+    pub location: Change<i16>,
+    /// For the money
+    #[oai(validator(minimum(value = "1"), maximum(value = "5")))]
+    pub value: Change<i16>,
+}
+
+impl CategoriesPatch {
+    fn changes(self) -> Vec<(Category, Option<i16>)> {
+        let given = [
+            (Category::Cleanliness, self.cleanliness),
+            (Category::Accuracy, self.accuracy),
+            (Category::CheckIn, self.check_in),
+            (Category::Communication, self.communication),
+            (Category::Location, self.location),
+            (Category::Value, self.value),
+        ];
+        let changes = given.into_iter().filter_map(|(category, Change(change))| match change {
+            MaybeUndefined::Undefined => None,
+            MaybeUndefined::Null => Some((category, None)),
+            MaybeUndefined::Value(stars) => Some((category, Some(stars))),
+        });
+        changes.collect()
+    }
+}
+
 /// What to change of a review that is not public yet. What is left out, or null, stays.
 #[derive(Clone, Debug, Object, InputObject)]
 #[oai(deny_unknown_fields, example, skip_serializing_if_is_none)]
@@ -147,8 +191,8 @@ pub struct ReviewPatch {
     /// Stars, 1 to 5
     #[oai(validator(minimum(value = "1"), maximum(value = "5")))]
     pub rating: Option<i16>,
-    /// Stars by category
-    pub categories: Option<Categories>,
+    /// Stars by category; in here, `null` takes a rating back
+    pub categories: Option<CategoriesPatch>,
     /// 10 to 2,000 characters
     #[oai(validator(min_length = 10, max_length = 2000))]
     pub text: Option<String>,
@@ -158,7 +202,7 @@ impl ReviewPatch {
     pub(super) fn edit(self) -> Edit {
         Edit {
             overall: self.rating,
-            categories: self.categories.unwrap_or_default().stars(0),
+            categories: self.categories.unwrap_or_default().changes(),
             text: self.text.map(|text| text.trim().to_owned()),
         }
     }
@@ -168,7 +212,11 @@ impl Example for ReviewPatch {
     fn example() -> Self {
         Self {
             rating: Some(4),
-            categories: None,
+            categories: Some(CategoriesPatch {
+                check_in: Change(MaybeUndefined::Value(3)),
+                location: Change(MaybeUndefined::Null),
+                ..CategoriesPatch::default()
+            }),
             text: Some("Quiet at night, strong coffee, but the stairs are steep.".to_owned()),
         }
     }

@@ -1,5 +1,6 @@
 //! How refusals of reviews read.
 
+use poem::http::StatusCode;
 use roost_shared::reviews::ReviewError;
 use serde_json::json;
 
@@ -30,6 +31,7 @@ impl From<ReviewError> for ApiError {
                     .collect(),
             ),
             ReviewError::NotYours | ReviewError::NotModerator => Self::forbidden(detail),
+            ReviewError::OwnCase => Self::new(StatusCode::FORBIDDEN, "own_case", detail),
             ReviewError::AlreadyAnswered => Self::conflict("already_answered", detail),
             ReviewError::OwnReview => Self::conflict("own_review", detail),
             ReviewError::AlreadyReported => Self::conflict("already_reported", detail),

@@ -45,7 +45,7 @@ proptest! {
 }
 
 #[test]
-fn what_takes_a_card_can_go_on_and_what_nobody_asks_for_is_reached_by_nothing() {
+fn what_takes_a_card_can_go_on_and_every_state_but_the_first_is_reached() {
     for state in BookingState::ALL {
         let goes_on = state.after(Transition::Confirm).is_some();
         let when = state.when_authorized();
@@ -60,10 +60,6 @@ fn what_takes_a_card_can_go_on_and_what_nobody_asks_for_is_reached_by_nothing() 
         let reached = BookingState::ALL
             .iter()
             .any(|from| Transition::ALL.iter().any(|how| from.after(*how) == Some(state)));
-        assert_eq!(
-            reached,
-            !matches!(state, BookingState::Held | BookingState::NoShow),
-            "{state:?}"
-        );
+        assert_eq!(reached, state != BookingState::Held, "{state:?}");
     }
 }

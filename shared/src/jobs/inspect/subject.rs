@@ -63,7 +63,8 @@ pub(super) async fn of(pool: &PgPool, jobs: &[&Value]) -> Result<Vec<Subject>, s
         if let Some(key) = text(args, "effect_key") {
             payment_id = of_effects.get(key).copied();
         }
-        // A mail is about a booking, a payment, a refund, a message or a user; ids of different tables never collide.
+        // A mail is about a booking, a payment, a refund, a message, a decision or a user; ids of different tables never
+        // collide.
         payment_id.or(id(args, "subject_id"))
     };
     let payments = payments(pool, jobs.iter().filter_map(|args| payment_id(args)).collect()).await?;
@@ -185,7 +186,7 @@ fn payment_state(name: &str) -> &'static str {
     .unwrap_or("pending")
 }
 
-/// The bookings that these ids of bookings, messages and refunds belong to.
+/// The bookings that these ids of bookings, messages, refunds and moderators' decisions belong to.
 async fn bookings(pool: &PgPool, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Uuid>, sqlx::Error> {
     if ids.is_empty() {
         return Ok(HashMap::new());
@@ -193,7 +194,8 @@ async fn bookings(pool: &PgPool, ids: Vec<Uuid>) -> Result<HashMap<Uuid, Uuid>, 
     let rows = sqlx::query!(
         r#"SELECT id AS "id!", id AS "booking_id!" FROM bookings WHERE id = ANY($1)
            UNION ALL SELECT id, booking_id FROM messages WHERE id = ANY($1)
-           UNION ALL SELECT r.id, p.booking_id FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.id = ANY($1)"#,
+           UNION ALL SELECT r.id, p.booking_id FROM refunds r JOIN payments p ON p.id = r.payment_id WHERE r.id = ANY($1)
+           UNION ALL SELECT d.id, v.booking_id FROM review_decisions d JOIN reviews v ON v.id = d.review_id WHERE d.id = ANY($1)"#,
         &ids
     )
     .fetch_all(pool)

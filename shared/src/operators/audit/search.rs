@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
-use super::Written;
+use super::{Written, shown};
 use crate::jobs::list::{FilterError, ListError};
 
 const COLUMNS: &str = "seq, at, actor, action, target, job_id, before, after, reason, encode(hash, 'hex') AS hash";
@@ -117,7 +117,7 @@ pub async fn find(
     let mut query = QueryBuilder::new("");
     filter.select(&mut query, before, limit);
     // Planned for these values, and not once for all.
-    Ok(query.build_query_as().persistent(false).fetch_all(pool).await?)
+    Ok(shown(query.build_query_as().persistent(false).fetch_all(pool).await?))
 }
 
 /// How Postgres would find a page: for tests.

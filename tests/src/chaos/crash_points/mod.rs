@@ -5,6 +5,7 @@
 //! sandbox know of calls. Jobs come about as they do in life, over HTTP ([`supply`]). What would come in days is brought
 //! forward by hand, and so are the ends of dead workers' leases: how long those take is looked at elsewhere.
 
+mod given_up;
 mod plan;
 mod supply;
 mod table;
@@ -94,6 +95,8 @@ struct Scene {
     asked: Vec<Asked>,
     /// What was done to a booking after it was made.
     fates: HashMap<Uuid, Fate>,
+    /// Who asked for what is to be called off.
+    to_call_off: Vec<(usize, Uuid)>,
     next: usize,
     short_of: Shortage,
 }
@@ -117,6 +120,7 @@ impl Scene {
             worker,
             asked: Vec::new(),
             fates: HashMap::new(),
+            to_call_off: Vec::new(),
             next: 0,
             short_of: Shortage::default(),
         })
@@ -182,6 +186,7 @@ impl Scene {
                 }
             }
             self.restock(testbed).await?;
+            self.call_off(testbed).await?;
             tokio::time::sleep(ROUND).await;
         }
     }

@@ -14,9 +14,13 @@ use super::kinds;
 
 /// Boundaries that every attempt has, whatever its kind does.
 const OF_EVERY_KIND: [Boundary; 3] = [Boundary::BeforeIntent, Boundary::BeforeCommit, Boundary::BeforeAck];
-/// Where no job comes in the ordinary course of things, and jobs have to come all the same. See
-/// [`super::supply`].
-const SELDOM: [(&str, Boundary); 2] = [
+/// Where jobs have to come although they often, or in the ordinary course of things, do not. See [`super::supply`] and
+/// [`super::given_up`].
+const SELDOM: [(&str, Boundary); 5] = [
+    ("payment.authorize", Boundary::AfterCall("void")),
+    ("payment.capture", Boundary::AfterCall("void")),
+    // Not where the authorisation has released the card.
+    ("payment.void", Boundary::AfterCall("void")),
     ("stripe.event.handle", Boundary::AfterCall("void")),
     ("mail.send", Boundary::BeforeStep),
 ];
@@ -47,6 +51,11 @@ impl Cell {
             boundary: boundary.to_owned(),
             call,
         })
+    }
+
+    /// Whether it is at the release of a card.
+    pub fn releases(&self) -> bool {
+        self.call.as_deref() == Some("void")
     }
 
     /// Whether it is this boundary, of whichever kind and call.
@@ -97,6 +106,10 @@ impl Plan {
         let mut died = BTreeMap::new();
         for name in names(&folder)? {
             let cell = fs::read_to_string(folder.join(&name))?;
+            // Its worker is just writing it.
+            if cell.is_empty() {
+                continue;
+            }
             died.insert(Cell::parse(&cell)?, name.parse()?);
         }
         Ok(died)

@@ -7,7 +7,7 @@ use roost_shared::{
         Job,
         actions::{By, JobAction},
         bulk,
-        catalogue::{CompleteStays, PruneOutbox, SweepOverdue},
+        catalogue::{CompleteStays, PruneOutbox, SweepOverdue, VerifyAudit},
         crash_point::Boundary,
         inspect, inspections,
         list::JobFilter,
@@ -59,9 +59,13 @@ impl Scene {
         let count = wanted.len();
         let calls = wanted.iter().filter(|cell| cell.call.is_some()).count();
         let steps = wanted.iter().filter(|cell| cell.is(Boundary::BeforeStep)).count();
+        let releases = wanted.iter().filter(|cell| cell.releases()).count();
         match kind {
             "stripe.event.handle" if calls + steps > 0 => self.leave_strays(testbed, calls + steps).await?,
             "mail.send" if steps > 0 => self.sign_up(testbed).await?,
+            "payment.authorize" if releases > 0 => self.ask_in_vain(testbed, releases).await?,
+            // No other capture has a step before its end.
+            "payment.capture" if releases + steps > 0 => self.refuse_captures(testbed, releases + steps).await?,
             kind if OF_A_BOOKING.contains(&kind) => self.short_of.more(count),
             "payment.refund" => {
                 for (number, id) in self.paid(testbed, count, Fate::Refunded).await? {
@@ -104,6 +108,11 @@ impl Scene {
             "outbox.prune" => {
                 let mut tx = db.begin().await?;
                 tx.enqueue(&PruneOutbox {});
+                tx.commit().await?;
+            }
+            "audit.verify" => {
+                let mut tx = db.begin().await?;
+                tx.enqueue(&VerifyAudit {});
                 tx.commit().await?;
             }
             "overdue.sweep" => {
@@ -187,7 +196,7 @@ impl Scene {
         Ok(taken)
     }
 
-    async fn waiting(&mut self, testbed: &Testbed, count: usize, fate: Fate) -> Result<Vec<(usize, Uuid)>> {
+    pub(super) async fn waiting(&mut self, testbed: &Testbed, count: usize, fate: Fate) -> Result<Vec<(usize, Uuid)>> {
         let taken = self
             .take(testbed, "pending_approval", "authorized", count, fate)
             .await?;

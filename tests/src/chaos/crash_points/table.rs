@@ -22,8 +22,9 @@ boundary.
 - before-commit: the end of the job is not committed. In `stays.complete` and `outbox.prune` their batches are.
 - before-ack: the end is committed, the worker does not know it.
 
-Not brought about: the release of a card by `payment.authorize` (the hold ends between creation and confirmation) and by
-`payment.capture` (the bank refuses what it had reserved). Both run the code by which `payment.void` calls.
+Three kinds release cards of themselves: `payment.authorize` where the guest calls the booking off before the card was
+asked, `payment.capture` where the bank does not pay what it had reserved, `stripe.event.handle` where a PaymentIntent is
+nobody's.
 ";
 
 /// How the job ended that took its worker down, by kind and boundary.

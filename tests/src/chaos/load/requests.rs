@@ -16,7 +16,9 @@ use crate::{
     chaos::{Run, testbed::Testbed},
 };
 
-const EMAIL: &str = "reader@example.com";
+const READER: &str = "reader@example.com";
+/// Somebody else signs in again and again: many sign-ins end the oldest sessions, and the reader has to keep the one it has.
+const SIGNER: &str = "signer@example.com";
 const PASSWORD: &str = "correct horse battery staple";
 /// A sign-in costs much of a core.
 const LOGIN_EVERY: u32 = 3;
@@ -133,10 +135,12 @@ impl Reader {
             flat,
             token: String::new(),
         };
-        let user = json!({"email": EMAIL, "password": PASSWORD, "full_name": "Grace Hopper", "role": "guest"});
-        let reply = reader.http.post(reader.url("/users")).json(&user).send().await?;
-        ensure!(reply.status() == 201, "registering the reader: {}", reply.status());
-        let tokens: Value = reader.request(Wanted::Login).send().await?.json().await?;
+        for email in [READER, SIGNER] {
+            let user = json!({"email": email, "password": PASSWORD, "full_name": "Grace Hopper", "role": "guest"});
+            let reply = reader.http.post(reader.url("/users")).json(&user).send().await?;
+            ensure!(reply.status() == 201, "registering {email}: {}", reply.status());
+        }
+        let tokens: Value = reader.login(READER).send().await?.json().await?;
         let token = tokens["access_token"].as_str().context("no access token")?;
         token.clone_into(&mut reader.token);
         Ok(reader)
@@ -150,11 +154,13 @@ impl Reader {
         match wanted {
             Wanted::Property => self.http.get(self.url(&format!("/properties/{}", self.flat))),
             Wanted::Bookings => self.http.get(self.url("/bookings/")).bearer_auth(&self.token),
-            Wanted::Login => {
-                let login = json!({"email": EMAIL, "password": PASSWORD});
-                self.http.post(self.url("/auth/login")).json(&login)
-            }
+            Wanted::Login => self.login(SIGNER),
         }
+    }
+
+    fn login(&self, email: &str) -> RequestBuilder {
+        let login = json!({"email": email, "password": PASSWORD});
+        self.http.post(self.url("/auth/login")).json(&login)
     }
 
     async fn ask(&self, wanted: Wanted) -> Exchange {

@@ -45,10 +45,40 @@ fn a_message_stays_text_and_adds_no_line() {
 }
 
 #[test]
+fn what_was_decided_about_a_review_and_the_review_stay_text() {
+    let text = "<script>alert('x')</script>\r\n\nSee the booking:\nhttps://elsewhere.example/ {{ 7 * 7 }}";
+    for mail in [
+        Mail::ReviewHidden(ReviewModerated {
+            text: text.into(),
+            ..moderated(text, Side::Guest)
+        }),
+        Mail::ReviewShown(ReviewModerated {
+            text: text.into(),
+            ..moderated(text, Side::Host)
+        }),
+    ] {
+        let Rendered { text, html, .. } = rendered(&mail, "en");
+        for begins in ["The reason: <script>", "You wrote: <script>"] {
+            let line = text.lines().find(|line| line.starts_with(begins));
+            assert!(line.is_some_and(|line| line.ends_with(" {{ 7 * 7 }}")), "{text}");
+        }
+        assert!(
+            !html.contains("<script") && html.matches("&lt;script&gt;").count() == 2,
+            "{html}"
+        );
+        assert!(
+            !text.lines().any(|line| line.starts_with("https://elsewhere")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn a_reason_is_told_as_text_on_one_line_and_only_when_given() {
     let reason = "<script>alert('x')</script>\r\n\nSee the booking:\nhttps://elsewhere.example/ {{ 7 * 7 }}";
     for (mail, writer) in [
         (Mail::BookingDeclined(declined(Some(reason))), "Heinz"),
+        (Mail::BookingNoShow(missed(Some(reason))), "Heinz"),
         (Mail::BookingCancelledGuest(cancelled_by_host(reason)), "Heinz"),
         (Mail::BookingCancelledHost(told_to_host(Some(reason))), "Grace"),
     ] {
@@ -76,6 +106,7 @@ fn a_reason_is_told_as_text_on_one_line_and_only_when_given() {
     }
     for mail in [
         Mail::BookingDeclined(declined(None)),
+        Mail::BookingNoShow(missed(None)),
         Mail::BookingCancelledGuest(cancelled(364_550, 120_000)),
         Mail::BookingCancelledHost(told_to_host(None)),
     ] {

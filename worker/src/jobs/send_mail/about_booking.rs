@@ -10,8 +10,8 @@ use super::{Place, Reader, first_name, place, reader, stay};
 use crate::context::Context;
 use crate::email::{
     BookingCancelledGuest, BookingCancelledHost, BookingConfirmedGuest, BookingConfirmedHost, BookingDeclined,
-    BookingExpired, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentLostGuest, PaymentLostHost, PriceLine,
-    Stay,
+    BookingExpired, BookingNoShow, BookingRequestedHost, CancelledBy, Expiry, Mail, PaymentLostGuest, PaymentLostHost,
+    PriceLine, Stay,
 };
 use crate::error::JobError;
 
@@ -23,6 +23,7 @@ fn still_holds(kind: MailKind, state: BookingState) -> bool {
         MailKind::BookingExpired => matches!(state, BookingState::Expired | BookingState::PaymentFailed),
         MailKind::PaymentLostGuest | MailKind::PaymentLostHost => state == BookingState::PaymentFailed,
         MailKind::BookingDeclined => state == BookingState::Declined,
+        MailKind::BookingNoShow => state == BookingState::NoShow,
         MailKind::BookingCancelledGuest | MailKind::BookingCancelledHost => {
             matches!(state, BookingState::CancelledByGuest | BookingState::CancelledByHost)
         }
@@ -34,6 +35,8 @@ fn still_holds(kind: MailKind, state: BookingState) -> bool {
         | MailKind::ReviewInvitationHost
         | MailKind::ReviewReminderGuest
         | MailKind::ReviewReminderHost
+        | MailKind::ReviewHidden
+        | MailKind::ReviewShown
         | MailKind::UnreadMessages => true,
     }
 }
@@ -189,6 +192,15 @@ fn booking_mail(
             message: reason,
             search_url,
         }),
+        MailKind::BookingNoShow => Mail::BookingNoShow(BookingNoShow {
+            guest_name,
+            host_name,
+            stay,
+            message: reason,
+            total_minor,
+            currency,
+            booking_url,
+        }),
         MailKind::VerifyEmail
         | MailKind::PaymentFailed
         | MailKind::RefundFailed
@@ -196,6 +208,8 @@ fn booking_mail(
         | MailKind::ReviewInvitationHost
         | MailKind::ReviewReminderGuest
         | MailKind::ReviewReminderHost
+        | MailKind::ReviewHidden
+        | MailKind::ReviewShown
         | MailKind::UnreadMessages => return None,
     })
 }

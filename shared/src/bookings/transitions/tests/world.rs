@@ -203,7 +203,7 @@ impl World {
                     self.enqueue(Job::Void(last));
                 }
             }
-            Transition::CheckIn | Transition::CheckOut | Transition::Complete => {
+            Transition::CheckIn | Transition::CheckOut | Transition::MissGuest | Transition::Complete => {
                 self.moves(transition);
             }
             // Not for people to ask for.

@@ -118,7 +118,8 @@ pub async fn close(tx: &mut Tx, key: &str, had_effect: bool) -> Result<(), sqlx:
 }
 
 /// Records that nobody knows whether the call had its effect: a time-out, a reset, a 5xx, an undecodable reply.
-/// `key_is_spent`: the other side would repeat its failure under the same idempotency key.
+/// `key_is_spent`: the other side would repeat its failure under the same idempotency key. Of a claim that is lost nothing is
+/// recorded: what it left open counts as unknown to whoever has the job next.
 ///
 /// # Errors
 /// Postgres cannot be reached.
@@ -131,7 +132,8 @@ pub async fn unknown(
 ) -> Result<(), sqlx::Error> {
     sqlx::query!(
         "UPDATE effects SET state = 'unknown', error = $3, generation = generation + CASE WHEN $4 THEN 1 ELSE 0 END, updated_at = now()
-         WHERE key = $1 AND fence = $2 AND state <> 'done'",
+         WHERE key = $1 AND fence = $2 AND state <> 'done'
+           AND EXISTS (SELECT FROM jobs WHERE id = effects.job_id AND jobs.fence = $2 AND state = 'running')",
         key,
         lease.fence,
         error,

@@ -62,10 +62,13 @@ impl Job for Mark {
 impl Handler for Mark {
     async fn run(self, ctx: &Context, lease: Lease) -> Result<Done, JobError> {
         begin(ctx, self.nonce, lease).await?;
-        tokio::time::sleep(Duration::from_millis(self.hold_ms)).await;
         // In a task of its own, which nobody stops: what must keep a stale worker from writing is the fence alone.
-        let written = tokio::spawn(leave_mark(ctx.db.clone(), self.nonce, lease));
-        written
+        let db = ctx.db.clone();
+        let working = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_millis(self.hold_ms)).await;
+            leave_mark(db, self.nonce, lease).await
+        });
+        working
             .await
             .map_err(|error| JobError::Retry(format!("its task ended: {error}")))??;
         Ok(Done::Settled)

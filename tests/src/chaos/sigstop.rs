@@ -110,7 +110,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     stale_writes(testbed, run, &stopped).await
 }
 
-/// What a worker has to be in the middle of to be stopped.
+/// What a worker has to be in the middle of to be stopped: it has begun the effect, and not heard what became of it.
 #[derive(Clone, Copy)]
 pub struct Prey {
     pub kind: &'static str,
@@ -160,6 +160,7 @@ pub async fn stop_if_at_work(
         let running: Vec<(Uuid, i64, String)> = sqlx::query_as(
             "SELECT id, fence, coalesce(lease_owner, '') FROM jobs AS prey
              WHERE state = 'running' AND kind = $1 AND crash_count = 0
+               AND EXISTS (SELECT FROM effects WHERE job_id = prey.id AND effects.fence = prey.fence AND effects.state = 'intent')
                AND ($2::text IS NULL OR EXISTS (
                    SELECT FROM jobs WHERE state = 'running' AND kind = $2 AND lease_owner = prey.lease_owner
                        AND started_at < now() - interval '100 milliseconds'))
@@ -202,6 +203,7 @@ async fn stop_running(
     // One whose row is locked is just being settled.
     let running = sqlx::query(
         "SELECT FROM jobs AS prey WHERE id = $1 AND fence = $2 AND state = 'running'
+             AND EXISTS (SELECT FROM effects WHERE job_id = prey.id AND effects.fence = prey.fence AND effects.state = 'intent')
              AND ($3::text IS NULL OR EXISTS (
                  SELECT FROM jobs WHERE state = 'running' AND kind = $3 AND lease_owner = prey.lease_owner))
          FOR UPDATE SKIP LOCKED",

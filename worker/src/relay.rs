@@ -16,6 +16,7 @@ use rand::Rng;
 use roost_shared::jobs::presence::{self, Standing};
 use roost_shared::jobs::relay::Head;
 use roost_shared::jobs::{self, JobState, MAX_DEPTH, Queue, Transport, Waiting, batches, overview, pressure, relay};
+use roost_shared::operators::audit::checks;
 use roost_shared::redis::Redis;
 use sqlx::PgConnection;
 use tokio::sync::watch;
@@ -490,7 +491,13 @@ fn resign() {
             gauge!(name, "queue" => queue.name()).set(0.0);
         }
     }
-    gauge!("roost_effects_unknown").set(0.0);
+    for name in [
+        "roost_effects_unknown",
+        "roost_audit_broken",
+        "roost_audit_unchecked_seconds",
+    ] {
+        gauge!(name).set(0.0);
+    }
 }
 
 fn set_unknown(kind: &str, count: i64) {
@@ -498,8 +505,8 @@ fn set_unknown(kind: &str, count: i64) {
 }
 
 /// Sets the gauges that alarms and autoscalers look at: per queue the due jobs, counted up to ten thousand in Redis and as
-/// many that are not, and the age
-/// of the oldest of those that would run next; and how long the first that is not in Redis has waited for that.
+/// many that are not, the age of the oldest of those that would run next, and how long the first that is not in Redis has
+/// waited for that; the calls whose outcome nobody knows; and how the audit log stands.
 async fn report(db: &mut PgConnection) -> Result<(), sqlx::Error> {
     // Each half has a partial index of its own.
     let rows = sqlx::query!(
@@ -524,5 +531,8 @@ async fn report(db: &mut PgConnection) -> Result<(), sqlx::Error> {
         .fetch_one(&mut *db)
         .await?;
     gauge!("roost_effects_unknown").set(unknown as f64);
+    let audit = checks::standing(&mut *db).await?;
+    gauge!("roost_audit_broken").set(if audit.broken_seq.is_some() { 1.0 } else { 0.0 });
+    gauge!("roost_audit_unchecked_seconds").set(audit.unchecked_seconds);
     Ok(())
 }

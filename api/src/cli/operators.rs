@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use roost_shared::db::Db;
 use roost_shared::operators::accounts::{self, Account};
+use roost_shared::operators::audit::checks;
 use roost_shared::operators::{self, NewOperator, NewPassword, Role, SHORTEST_PASSWORD};
 use roost_shared::users::Passwords;
 
@@ -28,6 +29,13 @@ pub(super) enum OpsCommand {
     ResetPassword(Whom),
     /// Forget an operator's authenticator, which is lost: they sign in without a code until they set up another
     ResetTotp(Whom),
+    /// Compute the audit log from its beginning and take its seal off, so that it is sealed anew within ten minutes: for when
+    /// the JWT_SECRET that sealed it is gone. Refused if the log is not whole
+    UnsealAudit {
+        /// Why, for the log
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -62,6 +70,7 @@ impl OpsCommand {
             Self::SetRole(WhomAs { email, role }) => set_role(db, &email, role).await,
             Self::ResetPassword(Whom { email }) => reset_password(db, &email).await,
             Self::ResetTotp(Whom { email }) => reset_totp(db, &email).await,
+            Self::UnsealAudit { reason } => unseal_audit(db, &reason).await,
         }
     }
 }
@@ -133,6 +142,17 @@ async fn reset_totp(db: &Db, email: &str) -> anyhow::Result<()> {
     println!(
         "{} signs in without a code until they set up another authenticator",
         operator.email
+    );
+    Ok(())
+}
+
+async fn unseal_audit(db: &Db, reason: &str) -> anyhow::Result<()> {
+    let mut tx = db.begin().await?;
+    let whole = checks::unseal(&mut tx, &on_terminal(), reason).await?;
+    tx.commit().await?;
+    println!(
+        "all {} entries are as they were written; audit.verify seals them anew",
+        whole.seq
     );
     Ok(())
 }

@@ -7,6 +7,8 @@ use super::view::{bounded, cut, span};
 
 /// A due job that waits longer than this is trouble, in seconds.
 const WAITING_TOO_LONG: f64 = 60.0;
+/// The audit log is checked every ten minutes, in seconds.
+const UNCHECKED_TOO_LONG: f64 = 3_600.0;
 /// Characters of an error that are shown; its jobs have the rest.
 const LONGEST_ERROR: usize = 200;
 
@@ -70,8 +72,20 @@ pub(super) fn alarms(
             "audit_broken",
             None,
             format!("Entry {seq} of the audit log is not as it was written"),
-            "Somebody changed it in Postgres. The workers' logs have the seals of what it was.",
+            "Somebody changed it in Postgres: the workers' logs have the seals of what it was. Or JWT_SECRET was changed \
+             without JWT_SECRET_PREVIOUS: then roost-api ops unseal-audit.",
             "/ops/audit".to_owned(),
+        );
+    } else if trouble.audit_unchecked_seconds > UNCHECKED_TOO_LONG {
+        alarm(
+            "audit_unchecked",
+            None,
+            format!(
+                "Nobody has checked the audit log for {}",
+                span(trouble.audit_unchecked_seconds)
+            ),
+            "Its job runs every ten minutes: see what became of the last ones.",
+            "/ops/jobs?kind=audit.verify".to_owned(),
         );
     }
     for queue in queues {

@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection, PgPool};
 
 use super::list::kinds_present;
 use super::state::JobState;
+use crate::operators::audit::checks;
 
 /// Counts beyond this are not made; a page says "10,000+".
 pub const COUNTED: i64 = 10_000;
@@ -310,6 +311,8 @@ pub struct Trouble {
     pub overdue_leases: i64,
     /// The entry of the operators' log that was not as it was written when it was last checked.
     pub audit_broken: Option<i64>,
+    /// Since it was last checked.
+    pub audit_unchecked_seconds: f64,
 }
 
 /// See [`Trouble`].
@@ -317,14 +320,20 @@ pub struct Trouble {
 /// # Errors
 /// Postgres could not be reached.
 pub async fn trouble(pool: &PgPool) -> Result<Trouble, sqlx::Error> {
-    sqlx::query_as!(
-        Trouble,
+    let audit = checks::standing(pool).await?;
+    let counts = sqlx::query!(
         r#"SELECT (SELECT count(*) FROM (SELECT 1 FROM effects WHERE state = 'unknown' LIMIT $1) AS bounded) AS "unknown_effects!",
                   (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN ('dead', 'quarantined') AND finished_at > now() - interval '1 day' LIMIT $1) AS bounded) AS "died_today!",
-                  (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'running' AND lease_until < now() LIMIT $1) AS bounded) AS "overdue_leases!",
-                  (SELECT broken_seq FROM operator_audit_checks) AS audit_broken"#,
+                  (SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'running' AND lease_until < now() LIMIT $1) AS bounded) AS "overdue_leases!""#,
         COUNTED
     )
     .fetch_one(pool)
-    .await
+    .await?;
+    Ok(Trouble {
+        unknown_effects: counts.unknown_effects,
+        died_today: counts.died_today,
+        overdue_leases: counts.overdue_leases,
+        audit_broken: audit.broken_seq,
+        audit_unchecked_seconds: audit.unchecked_seconds,
+    })
 }

@@ -268,6 +268,94 @@ async fn a_log_whose_hashes_were_all_computed_again_is_found_out() {
     assert_eq!(check(&world).await.broken_seq, Some(7));
 }
 
+/// `roost-api ops unseal-audit`: whether it was done, and what it said.
+async fn unseal(world: &World) -> (bool, String) {
+    let test = std::env::current_exe().unwrap();
+    let ran = tokio::process::Command::new(test.parent().unwrap().parent().unwrap().join("roost-api"))
+        .env_clear()
+        .env("DATABASE_URL", world.database_url())
+        .env("REDIS_URL", world.redis_url())
+        .env("USER", "ada")
+        .args(["ops", "unseal-audit", "--reason", "the secret was lost"])
+        .output()
+        .await
+        .unwrap();
+    let said = [ran.stdout, ran.stderr].concat();
+    (ran.status.success(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_secret_is_gone_is_sealed_anew_if_it_is_whole() {
+    let world = World::start().await;
+    let ops = Dashboard::start(&world.state).await;
+    let admin = ops.signed_in(Role::Admin).await;
+    let pool = world.pool();
+    for action in ["pause", "resume"] {
+        admin.post(&format!("/ops/queues/cache/{action}"), &[]).await.is(303);
+    }
+    let sealed = check(&world).await.checked_seq;
+    // As by the secret before, of which nothing is known any more.
+    sqlx::query("UPDATE operator_audit_checks SET seal = sha256('another secret')")
+        .execute(pool)
+        .await
+        .unwrap();
+    assert_eq!(check(&world).await.broken_seq, Some(sealed));
+    admin.get("/ops").await.says("roost-api ops unseal-audit");
+
+    let change = "UPDATE operator_audit SET target = 'mails' WHERE seq = 2";
+    let target: String = sqlx::query_scalar("SELECT target FROM operator_audit WHERE seq = 2")
+        .fetch_one(pool)
+        .await
+        .unwrap();
+    rewrite(pool, change, false).await;
+    let (done, said) = unseal(&world).await;
+    assert!(!done && said.contains("entry 2 is not as it was written"), "{said}");
+    assert_eq!(check(&world).await.broken_seq, Some(sealed));
+    let back = format!("UPDATE operator_audit SET target = '{target}' WHERE seq = 2");
+    rewrite(pool, &back, false).await;
+
+    let (done, said) = unseal(&world).await;
+    assert!(
+        done && said.contains(&format!("all {sealed} entries are as they were written")),
+        "{said}"
+    );
+    let newest = &audit::list(pool, None, 1).await.unwrap()[0];
+    assert_eq!(
+        (newest.action.as_str(), newest.actor.as_str(), newest.reason.as_deref()),
+        ("audit.unseal", "cli:ada", Some("the secret was lost"))
+    );
+    let standing = check(&world).await;
+    assert_eq!(
+        (standing.broken_seq, standing.checked_seq, standing.sealed),
+        (None, sealed + 1, true)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_checks_is_an_alarm() {
+    let world = World::without_worker().await;
+    let ops = Dashboard::start(&world.state).await;
+    let admin = ops.signed_in(Role::Admin).await;
+    admin.post("/ops/queues/cache/pause", &[]).await.is(303);
+    let overview = admin.get("/ops").await.is(200);
+    overview.is_silent_about("Nobody has checked the audit log");
+    sqlx::query("UPDATE operator_audit_checks SET checked_at = now() - interval '2 hours'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    // The overview is read every two seconds for all who look.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !admin
+        .get("/ops")
+        .await
+        .html
+        .contains("Nobody has checked the audit log for 2 h")
+    {
+        assert!(std::time::Instant::now() < deadline, "no alarm");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_entry_that_was_changed_is_found_by_the_next_round() {
     let world = World::start().await;

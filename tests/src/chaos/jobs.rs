@@ -24,21 +24,24 @@ use uuid::Uuid;
 /// Jobs a transaction when many are enqueued.
 const BATCH: usize = 100;
 
-/// The engine keeps one row per effect and writes over it, so what is written is noted by a trigger. Not what only closes an
-/// effect: any job does that which learns of it from elsewhere, and whose claim began it says nothing about that.
+/// The engine keeps one row per effect and writes over it, so what is written is noted by a trigger, with whether it was
+/// written in one transaction with the job whose effect it is: who has the job now may write of what an earlier claim began.
+/// Not what only closes an effect: any job does that which learns of it from elsewhere, and whose claim began it says nothing
+/// about that.
 const TABLES: &str = "
     CREATE TABLE chaos_starts (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
     CREATE TABLE chaos_effects (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
     CREATE TABLE chaos_refused (nonce uuid NOT NULL, fence bigint NOT NULL, pid int NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
-    CREATE TABLE chaos_effect_writes (key text NOT NULL, job_id uuid NOT NULL, fence bigint NOT NULL, state text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+    CREATE TABLE chaos_effect_writes (key text NOT NULL, job_id uuid NOT NULL, fence bigint NOT NULL, state text NOT NULL, with_job boolean NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
     CREATE FUNCTION chaos_note_effect() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             IF TG_OP = 'INSERT' OR to_jsonb(OLD) - '{state,updated_at}'::text[] <> to_jsonb(NEW) - '{state,updated_at}'::text[] THEN
-                INSERT INTO chaos_effect_writes VALUES (NEW.key, NEW.job_id, NEW.fence, NEW.state);
+                INSERT INTO chaos_effect_writes VALUES (NEW.key, NEW.job_id, NEW.fence, NEW.state, EXISTS (
+                    SELECT FROM jobs WHERE id = NEW.job_id AND pg_current_xact_id()::xid IN (xmin, xmax)));
             END IF;
             RETURN NULL;
         END $$;
-    CREATE TRIGGER chaos_note_effect AFTER INSERT OR UPDATE ON effects FOR EACH ROW EXECUTE FUNCTION chaos_note_effect();";
+    CREATE CONSTRAINT TRIGGER chaos_note_effect AFTER INSERT OR UPDATE ON effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION chaos_note_effect();";
 
 /// Makes the tables of the witnesses.
 pub async fn make_tables(pool: &PgPool) -> Result<()> {

@@ -290,8 +290,8 @@ async fn stale_writes(testbed: &Testbed, run: &mut Run, stopped: &[(u32, DateTim
     run.verdict
         .double(changed.unsigned_abs(), "effects of writes that were refused");
     // Money and mail as well: what a claim writes of its effect it writes before it is lost.
-    let (all, late): (i64, i64) = sqlx::query_as(
-        "SELECT count(*), count(*) FILTER (WHERE at > ended_at)
+    let (all, late): (i64, Vec<String>) = sqlx::query_as(
+        "SELECT count(*), coalesce(array_agg(format('%s %s', state, key)) FILTER (WHERE at > ended_at AND NOT with_job), '{}')
          FROM job_attempts JOIN chaos_effect_writes USING (job_id, fence) WHERE outcome = 'lost'",
     )
     .fetch_one(&testbed.pool)
@@ -300,7 +300,9 @@ async fn stale_writes(testbed: &Testbed, run: &mut Run, stopped: &[(u32, DateTim
     run.verdict.require(all > 0, || {
         "no claim that was lost had begun an effect: this proves little".to_owned()
     });
-    run.verdict
-        .double(late.unsigned_abs(), "writes of an effect after the claim was lost");
+    run.verdict.double(
+        late.len() as u64,
+        &format!("writes of an effect after the claim was lost: {}", late.join(", ")),
+    );
     Ok(())
 }

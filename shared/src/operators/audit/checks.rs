@@ -2,9 +2,10 @@
 //! sealed, seals what it found whole, and computes what is sealed again from its beginning, round after round.
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::seal::SealKeys;
+use super::{Entry, append};
 use crate::db::Tx;
 
 /// Entries that are computed in one statement.
@@ -153,7 +154,7 @@ pub async fn keep(tx: &mut Tx, look: &Look, keys: Option<&SealKeys>) -> Result<(
 }
 
 /// What the job has found so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
     /// The last look; none: there was none yet.
     pub checked_at: Option<DateTime<Utc>>,
@@ -165,19 +166,58 @@ pub struct Standing {
     pub sealed: bool,
     /// When all of that had last been computed again from the beginning.
     pub whole_at: Option<DateTime<Utc>>,
+    /// Since the last look, or since the first entry if there was none yet.
+    pub unchecked_seconds: f64,
 }
 
 /// See [`Standing`].
 ///
 /// # Errors
 /// Postgres could not be reached.
-pub async fn standing(pool: &PgPool) -> Result<Standing, sqlx::Error> {
+pub async fn standing(db: impl PgExecutor<'_>) -> Result<Standing, sqlx::Error> {
     sqlx::query_as!(
         Standing,
-        r#"SELECT checked_at, broken_seq, sealed_seq AS checked_seq, seal IS NOT NULL AS "sealed!", whole_at FROM operator_audit_checks"#
+        r#"SELECT checked_at, broken_seq, sealed_seq AS checked_seq, seal IS NOT NULL AS "sealed!", whole_at,
+                  coalesce(extract(epoch FROM now() - coalesce(checked_at, (SELECT at FROM operator_audit ORDER BY seq LIMIT 1))), 0)::float8 AS "unchecked_seconds!"
+           FROM operator_audit_checks"#
     )
-    .fetch_one(pool)
+    .fetch_one(db)
     .await
+}
+
+/// Takes the seal off, so that the next look computes the log from its beginning and seals it anew: for when the secret that
+/// made the seal is gone. The entry of `actor` says that it was done.
+///
+/// # Errors
+/// [`UnsealError::Broken`]: the hashes do not agree, whoever made the seal.
+pub async fn unseal(tx: &mut Tx, actor: &str, reason: &str) -> Result<Mark, UnsealError> {
+    // Nothing is added to the log meanwhile.
+    sqlx::query!("LOCK TABLE operator_audit IN SHARE ROW EXCLUSIVE MODE")
+        .execute(tx.conn())
+        .await?;
+    let (head, mut mark, mut pages) = (head(tx.conn()).await?, Mark::beginning(), u32::MAX);
+    if let Some(seq) = walk(tx.conn(), &mut mark, head.seq, &mut pages).await? {
+        return Err(UnsealError::Broken(seq));
+    }
+    if mark != head {
+        return Err(UnsealError::Broken(mark.seq + 1));
+    }
+    sqlx::query!("UPDATE operator_audit_checks SET seal = NULL, broken_seq = NULL")
+        .execute(tx.conn())
+        .await?;
+    append(tx, Entry::new(actor, "audit.unseal", "audit log").because(Some(reason))).await?;
+    Ok(mark)
+}
+
+/// Why the seal was not taken off.
+#[derive(Debug, thiserror::Error)]
+pub enum UnsealError {
+    /// No seal made it so.
+    #[error("entry {0} is not as it was written, so its seal stays: compare it with the seals in the workers' logs")]
+    Broken(i64),
+    /// Postgres could not be reached.
+    #[error(transparent)]
+    Database(#[from] sqlx::Error),
 }
 
 pub(super) async fn snapshot(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {

@@ -294,6 +294,14 @@ async fn set_moderator(pool: &sqlx::PgPool, email: &str, moderates: bool) -> any
     if !users::set_moderator(pool, email, moderates).await? {
         bail!("no account has the address {email}");
     }
+    println!(
+        "{email} {}",
+        if moderates {
+            "hides reviews from now on"
+        } else {
+            "hides no reviews any more"
+        }
+    );
     Ok(())
 }
 

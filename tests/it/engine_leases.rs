@@ -1,6 +1,6 @@
 //! Who may write for a job, and who is to blame when a worker dies.
 
-use roost_shared::jobs::{self, Lease, Outcome, Settlement, Suspicion};
+use roost_shared::jobs::{self, Lease, LeaseError, Outcome, Settlement, Suspicion, effects};
 use uuid::Uuid;
 
 use crate::rehearsal::{
@@ -59,7 +59,7 @@ async fn a_stale_worker_changes_nothing() {
     assert!(lease(first.fence).complete(&mut tx).await.is_err());
     drop(tx);
     assert!(
-        jobs::effects::begin(pool, &lease(first.fence), "test:effect", id, world.clock.now())
+        effects::begin(pool, &lease(first.fence), "test:effect", id, world.clock.now())
             .await
             .is_err()
     );
@@ -111,7 +111,10 @@ async fn a_claim_whose_answer_was_lost_is_adopted_by_its_owner_and_by_nobody_els
     enqueue(&world, "succeed", 1).await;
     let pool = world.pool();
     let id: Uuid = sqlx::query_scalar("SELECT id FROM jobs").fetch_one(pool).await.unwrap();
-    jobs::claim(pool, &[id], &claimant("first"), &[]).await.unwrap();
+    let first = jobs::claim(pool, &[id], &claimant("first"), &[])
+        .await
+        .unwrap()
+        .remove(0);
     assert!(
         jobs::claim(pool, &[id], &claimant("other"), &[id])
             .await
@@ -128,7 +131,35 @@ async fn a_claim_whose_answer_was_lost_is_adopted_by_its_owner_and_by_nobody_els
         .await
         .unwrap()
         .remove(0);
-    assert_eq!((again.fence, again.attempt), (2, 1));
+    assert!(again.fence > first.fence, "{} after {}", again.fence, first.fence);
+    assert_eq!(again.attempt, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_a_crash_of_postgres_forgot_has_a_fence_of_its_own() {
+    let world = world().await;
+    enqueue(&world, "succeed", 1).await;
+    let pool = world.pool();
+    let id: Uuid = sqlx::query_scalar("SELECT id FROM jobs").fetch_one(pool).await.unwrap();
+    let claim = async |owner| {
+        let claimed = jobs::claim(pool, &[id], &claimant(owner), &[]).await.unwrap();
+        lease_of(&claimed[0])
+    };
+    let forgotten = claim("first").await;
+    // As the row is again when what was written last never reached the disk.
+    sqlx::query("UPDATE jobs SET state = 'queued', attempt = 0, fence = 0, lease_owner = NULL, lease_until = NULL, started_at = NULL")
+        .execute(pool)
+        .await
+        .unwrap();
+    let known = claim("second").await;
+    assert_ne!(forgotten.fence, known.fence);
+    let renewed = jobs::renew(pool, &[forgotten, known]).await.unwrap();
+    assert_eq!(renewed.iter().map(|one| one.fence).collect::<Vec<_>>(), [known.fence]);
+    let begun = effects::begin(pool, &forgotten, "test:effect", id, world.clock.now()).await;
+    assert!(matches!(begun, Err(LeaseError::Lost)), "{begun:?}");
+    let mut tx = world.state.db.begin().await.unwrap();
+    assert!(matches!(forgotten.complete(&mut tx).await, Err(LeaseError::Lost)));
+    known.complete(&mut tx).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,9 +61,12 @@ impl Model {
         self.jobs[&lease.job_id].life.is_held_by(lease.fence)
     }
 
-    fn claimed(&mut self, id: Uuid, owner: &'static str, how: Event) {
+    /// `fence`: which one Postgres gave out. None that there was before, where the machine counts on.
+    fn claimed(&mut self, id: Uuid, fence: i64, owner: &'static str, how: Event) {
         self.happens(id, how);
         let job = self.jobs.get_mut(&id).unwrap();
+        assert!(fence >= job.life.fence, "{fence} of {:?}", job.life);
+        job.life.fence = fence;
         job.owner = owner;
         self.leases.push(Lease {
             job_id: id,
@@ -150,8 +153,8 @@ impl Model {
         let claimed = jobs::claim(world.pool(), &wanted, &claimant(owner), &adoptable)
             .await
             .unwrap();
-        let mut claimed: Vec<Uuid> = claimed.into_iter().map(|job| job.id).collect();
-        claimed.sort();
+        let fences: BTreeMap<Uuid, i64> = claimed.into_iter().map(|job| (job.id, job.fence)).collect();
+        let claimed: Vec<Uuid> = fences.keys().copied().collect();
         let how = |job: &Modelled| {
             let adopted = job.owner == owner && !adoptable.is_empty() && job.life.after(Event::Adopt).is_some();
             if adopted { Event::Adopt } else { Event::Claim }
@@ -161,7 +164,7 @@ impl Model {
         assert_eq!(claimed, expected, "claimed");
         for id in claimed {
             let how = how(&self.jobs[&id]);
-            self.claimed(id, owner, how);
+            self.claimed(id, fences[&id], owner, how);
         }
     }
 
@@ -178,7 +181,7 @@ impl Model {
         assert_eq!(claimed.len(), most.min(suspects.len()), "of {suspects:?}");
         for job in claimed {
             assert!(suspects.contains(&job.id), "{} is no suspect", job.id);
-            self.claimed(job.id, owner, Event::ClaimSuspect);
+            self.claimed(job.id, job.fence, owner, Event::ClaimSuspect);
         }
     }
 

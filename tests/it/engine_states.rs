@@ -136,7 +136,11 @@ impl Table {
                 cancel_requested: row.get("cancel_requested"),
                 published: row.get("published"),
             };
-            let expected = after(before).unwrap_or(before);
+            let mut expected = after(before).unwrap_or(before);
+            // Where the machine counts on, Postgres gives out one that there never was.
+            if expected.fence > before.fence && found.fence > before.fence {
+                expected.fence = found.fence;
+            }
             assert_eq!(telling(found), telling(expected), "{what} of {before:?}");
         }
         let attempts: i64 = sqlx::query_scalar("SELECT count(*) FROM job_attempts WHERE job_id = ANY($1)")

@@ -25,23 +25,19 @@ impl Job for Rehearse {
 
 impl Handler for Rehearse {
     async fn run(self, ctx: &Context, lease: Lease) -> Result<Done, JobError> {
-        sqlx::query("INSERT INTO test_runs (nonce, fence) VALUES ($1, $2)")
-            .bind(self.nonce)
-            .bind(lease.fence)
-            .execute(ctx.db.pool())
-            .await?;
+        let is_first = note_run(ctx, self.nonce, lease).await?;
         match self.what.as_str() {
             "succeed" => Ok(DONE),
-            "snooze" if lease.fence == 1 => Err(JobError::Snooze(Duration::from_millis(100))),
+            "snooze" if is_first => Err(JobError::Snooze(Duration::from_millis(100))),
             "snooze" => Ok(DONE),
             "fail" => Err(JobError::Fail("never".to_owned())),
             // Postgres stores no such text.
             "nul" => Err(JobError::Fail("half\0full".to_owned())),
             "twice" => Ok(Done::With(vec![effect("test:same"), effect("test:same")])),
             "retry" => Err(JobError::Retry("not now".to_owned())),
-            "panic" if lease.fence == 1 => panic!("on purpose"),
+            "panic" if is_first => panic!("on purpose"),
             "panic" => Ok(DONE),
-            "hang" if lease.fence == 1 => std::future::pending().await,
+            "hang" if is_first => std::future::pending().await,
             "hang" => Ok(DONE),
             "wait" => {
                 tokio::time::sleep(Duration::from_millis(300)).await;
@@ -50,6 +46,18 @@ impl Handler for Rehearse {
             other => Err(JobError::Fail(format!("what is {other}?"))),
         }
     }
+}
+
+/// Whether none of this job ran before.
+async fn note_run(ctx: &Context, nonce: Uuid, lease: Lease) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "INSERT INTO test_runs (nonce, fence) VALUES ($1, $2)
+         RETURNING NOT EXISTS (SELECT FROM test_runs AS earlier WHERE earlier.nonce = $1)",
+    )
+    .bind(nonce)
+    .bind(lease.fence)
+    .fetch_one(ctx.db.pool())
+    .await
 }
 
 fn effect(key: &str) -> FinishedEffect {
@@ -74,13 +82,9 @@ impl Job for Linger {
 
 impl Handler for Linger {
     async fn run(self, ctx: &Context, lease: Lease) -> Result<Done, JobError> {
-        sqlx::query("INSERT INTO test_runs (nonce, fence) VALUES ($1, $2)")
-            .bind(self.nonce)
-            .bind(lease.fence)
-            .execute(ctx.db.pool())
-            .await?;
+        let is_first = note_run(ctx, self.nonce, lease).await?;
         report_progress(ctx.db.pool(), &lease, 40).await?;
-        tokio::time::sleep(Duration::from_secs(if lease.fence == 1 { 30 } else { 8 })).await;
+        tokio::time::sleep(Duration::from_secs(if is_first { 30 } else { 8 })).await;
         Ok(DONE)
     }
 }

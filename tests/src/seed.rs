@@ -1,6 +1,6 @@
 //! Demo data: hosts and their properties in ten cities, guests, and the bookings they made of each other.
 //!
-//! Made by a fixed seed, so every clone shows the same; dates are relative to today. `cities.json`, `guests.json`,
+//! Made by a fixed seed, so every clone shows the same; dates are relative to today, and with them the ids, which begin with a time. `cities.json`, `guests.json`,
 //! `phrases.json` and `reviews.json` hold the texts. [`listings`] makes the properties, [`stays`] what was booked and paid, [`reviews`] what was said about it.
 
 mod dice;

@@ -1,7 +1,17 @@
 //! `roost-worker jobs …`: the operators' view of the jobs on a terminal, with the rules and the audit log of the
 //! dashboard. Whoever may reach the database may do everything; the log names them as `cli:<user>`.
 
+/// Prints a line. Who reads only the first of them, as `head` does, has what it wants: the program ends well.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::print_line(format_args!($($text)*))?
+    };
+}
+
 mod settings;
+
+use std::fmt::Arguments;
+use std::io::{ErrorKind, Write, stdout};
 
 use anyhow::{Context as _, bail};
 use chrono::{DateTime, Utc};
@@ -139,6 +149,13 @@ pub async fn run(command: &JobsCommand, database: &DatabaseArgs, redis: &RedisAr
     }
 }
 
+fn print_line(text: Arguments<'_>) -> anyhow::Result<()> {
+    match writeln!(stdout(), "{text}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.context("writing to standard output"),
+    }
+}
+
 fn actor() -> String {
     format!("cli:{}", std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
 }
@@ -165,7 +182,7 @@ async fn print_list(db: &Db, filter: &Filter) -> anyhow::Result<()> {
     };
     let jobs = list::list(db.pool(), &wanted, filter.before, i64::from(filter.limit)).await?;
     for job in jobs {
-        println!(
+        say!(
             "{}  {:<11}  {:<20}  {:>3}/{:<3}  {}  {}  {}",
             job.id,
             job.state,
@@ -194,43 +211,49 @@ async fn print_job(db: &Db, id: Uuid) -> anyhow::Result<()> {
         bail!("there is no such job");
     };
     let job = &detail.job;
-    println!("{}  {}  {}", job.id, plain(&job.kind), job.state);
-    println!("  queue     {}", job.queue);
-    println!("  attempts  {} of {}", job.attempt, most_attempts(job.max_attempts));
-    println!("  due       {}", job.run_at);
-    println!(
+    say!("{}  {}  {}", job.id, plain(&job.kind), job.state);
+    say!("  queue     {}", job.queue);
+    say!("  attempts  {} of {}", job.attempt, most_attempts(job.max_attempts));
+    say!("  due       {}", job.run_at);
+    say!(
         "  args      {}",
         plain(&kinds::masked(&job.kind, &job.args).to_string())
     );
     if let Some(booking) = detail.booking_id {
-        println!("  booking   {booking}");
+        say!("  booking   {booking}");
     }
     if let Some(parent) = job.parent_id {
-        println!("  parent    {parent}");
+        say!("  parent    {parent}");
     }
     for child in &detail.children {
-        println!("  child     {}  {}  {}", child.id, child.state, plain(&child.kind));
+        say!("  child     {}  {}  {}", child.id, child.state, plain(&child.kind));
     }
     if let Some(batch) = &detail.batch {
-        println!(
+        say!(
             "  batch     {}  {} of {} done, {} failed",
-            batch.id, batch.done, batch.total, batch.failed
+            batch.id,
+            batch.done,
+            batch.total,
+            batch.failed
         );
     }
     if let Some(batch) = &detail.follows {
-        println!(
+        say!(
             "  follows   {}  {} of {} done, {} failed",
-            batch.id, batch.done, batch.total, batch.failed
+            batch.id,
+            batch.done,
+            batch.total,
+            batch.failed
         );
     }
     if let Some(trace) = job.trace_id() {
-        println!("  trace     {}", plain(trace));
+        say!("  trace     {}", plain(trace));
     }
     for line in &detail.outlook {
-        println!("  {:<8}  {}", line.tone.name(), line.text);
+        say!("  {:<8}  {}", line.tone.name(), line.text);
     }
     for attempt in &detail.attempts {
-        println!(
+        say!(
             "  attempt {}  {}  {}  {}",
             attempt.attempt,
             attempt.ended_at,
@@ -239,7 +262,7 @@ async fn print_job(db: &Db, id: Uuid) -> anyhow::Result<()> {
         );
     }
     for effect in &detail.effects {
-        println!(
+        say!(
             "  effect  {}  {}  {}",
             effect.state,
             effect.key,
@@ -247,7 +270,7 @@ async fn print_job(db: &Db, id: Uuid) -> anyhow::Result<()> {
         );
         if let Some(inspection) = detail.inspection_of(effect) {
             let words = inspection.words();
-            println!(
+            say!(
                 "    asked {}: {}",
                 inspection.asked_at,
                 plain(words.as_deref().unwrap_or("no answer yet"))
@@ -270,7 +293,7 @@ async fn ask(db: &Db, target: &Target) -> anyhow::Result<()> {
     let effects = inspections::ask(&mut tx, &detail, by).await?;
     tx.commit().await?;
     for effect in effects {
-        println!("{}  asked about {effect}", target.id);
+        say!("{}  asked about {effect}", target.id);
     }
     Ok(())
 }
@@ -284,7 +307,7 @@ async fn act(db: &Db, target: &Target, action: JobAction) -> anyhow::Result<()> 
     let mut tx = db.begin().await?;
     let state = actions::act(&mut tx, target.id, action, by).await?;
     tx.commit().await?;
-    println!("{}  {state}", target.id);
+    say!("{}  {state}", target.id);
     Ok(())
 }
 
@@ -298,6 +321,6 @@ async fn set_paused(db: &Db, paused: &PausedQueue, on: bool) -> anyhow::Result<(
     actions::set_paused(&mut tx, paused.queue.name(), on, by).await?;
     tx.commit().await?;
     let word = if on { "paused" } else { "resumed" };
-    println!("{}  {word}", paused.queue.name());
+    say!("{}  {word}", paused.queue.name());
     Ok(())
 }

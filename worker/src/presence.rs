@@ -44,7 +44,12 @@ pub(crate) async fn run(
                 if learnt.suspects {
                     engine.look_for_suspects();
                 }
-                standing.send_replace(Some(learnt));
+                // Whoever waits is woken by news only: each consumer that wakes asks Redis for messages.
+                standing.send_if_modified(|known| {
+                    let is_news = known.as_ref() != Some(&learnt);
+                    *known = Some(learnt);
+                    is_news
+                });
             }
             Err(error) => {
                 engine.note_outage();

@@ -37,7 +37,7 @@ const AHEAD: usize = 16;
 const RESTART_AFTER: Duration = Duration::from_millis(500);
 const CLEAR_TIMEOUT: Duration = Duration::from_secs(2);
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
-const PING_AFTER: Duration = Duration::from_secs(5);
+const PING_AFTER: Duration = Duration::from_secs(15);
 
 /// Consumes `queue` until `stop`, but not while it is paused or the worker quiet: what a consumer has fetched, others wait
 /// for. When Redis fails, starts again as soon as it is back.

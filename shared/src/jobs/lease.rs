@@ -123,6 +123,11 @@ pub struct Claimant {
 ///
 /// `adoptable` are those of the ids that an earlier call may have claimed whose answer was lost.
 ///
+/// The commit does not wait for the disk, which would take longer than all the rest. Whatever the claim leads to and is on
+/// disk (the intent of a call, its settlement) was written after it and takes it there. A claim that a crash of Postgres
+/// forgets has left nothing, its job is queued again, and its fence is nobody else's (`next_fence` in migration 0042), so what its
+/// worker still tries is refused.
+///
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn claim(
@@ -138,11 +143,11 @@ pub async fn claim(
     sqlx::query_as!(
         ClaimedJob,
         r#"WITH free AS (
-               SELECT id FROM jobs WHERE id = ANY($1) AND kind = ANY($2)
+               SELECT id FROM jobs, set_config('synchronous_commit', 'off', true) WHERE id = ANY($1) AND kind = ANY($2)
                    AND (coalesce(state, '') = 'queued' AND crash_count = 0
                         OR coalesce(state, '') = 'running' AND lease_owner = $3 AND id = ANY($5))
-               FOR UPDATE SKIP LOCKED)
-           UPDATE jobs SET state = 'running', attempt = attempt + CASE WHEN state = 'queued' THEN 1 ELSE 0 END, fence = fence + 1,
+               FOR UPDATE OF jobs SKIP LOCKED)
+           UPDATE jobs SET state = 'running', attempt = attempt + CASE WHEN state = 'queued' THEN 1 ELSE 0 END, fence = next_fence(fence),
                   lease_owner = $3, lease_until = now() + make_interval(secs => $4), started_at = now(), rerun = false, progress = NULL
            FROM free WHERE jobs.id = free.id
            RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,
@@ -168,11 +173,11 @@ async fn claim_one(
     sqlx::query_as!(
         ClaimedJob,
         r#"WITH free AS (
-               SELECT id FROM jobs WHERE id = $1 AND kind = ANY($2)
+               SELECT id FROM jobs, set_config('synchronous_commit', 'off', true) WHERE id = $1 AND kind = ANY($2)
                    AND (coalesce(state, '') = 'queued' AND crash_count = 0
                         OR coalesce(state, '') = 'running' AND lease_owner = $3 AND $5)
-               FOR UPDATE SKIP LOCKED)
-           UPDATE jobs SET state = 'running', attempt = attempt + CASE WHEN state = 'queued' THEN 1 ELSE 0 END, fence = fence + 1,
+               FOR UPDATE OF jobs SKIP LOCKED)
+           UPDATE jobs SET state = 'running', attempt = attempt + CASE WHEN state = 'queued' THEN 1 ELSE 0 END, fence = next_fence(fence),
                   lease_owner = $3, lease_until = now() + make_interval(secs => $4), started_at = now(), rerun = false, progress = NULL
            FROM free WHERE jobs.id = $1
            RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,
@@ -263,7 +268,7 @@ pub async fn claim_suspects(
                SELECT id FROM jobs WHERE state = 'queued' AND crash_count > 0 AND queue = ANY($1) AND kind = ANY($2)
                    AND (crash_count > 1) = $5
                ORDER BY run_at LIMIT $6 FOR UPDATE SKIP LOCKED)
-           UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = $3,
+           UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = next_fence(fence), lease_owner = $3,
                   lease_until = now() + make_interval(secs => $4), started_at = clock_timestamp(), rerun = false, progress = NULL
            FROM free WHERE jobs.id = free.id
            RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,

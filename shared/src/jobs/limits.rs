@@ -218,7 +218,7 @@ async fn claim_due(
                    WHERE jobs.kind = allowed.kind AND jobs.state = 'queued' AND jobs.queue = $3 AND crash_count = 0
                    ORDER BY uuid_send(id) LIMIT allowed.room FOR UPDATE SKIP LOCKED) AS first
                ORDER BY first.run_at - timestamptz 'epoch' + make_interval(secs => first.priority) LIMIT $4)
-           UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = fence + 1, lease_owner = $5,
+           UPDATE jobs SET state = 'running', attempt = attempt + 1, fence = next_fence(fence), lease_owner = $5,
                   lease_until = now() + make_interval(secs => $6), started_at = $7, rerun = false, progress = NULL
            FROM due WHERE jobs.id = due.id
            RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,

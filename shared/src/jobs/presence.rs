@@ -24,7 +24,7 @@ pub struct Presence {
 }
 
 /// What a worker learns by showing itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// Looks after the queues for all. Two may for a second when workers come and go, which costs nothing but work.
     pub leads: bool,
@@ -70,13 +70,13 @@ pub async fn show(db: impl PgExecutor<'_>, worker: &Presence, running: usize) ->
            SELECT quiet AS "quiet!", stop AS "stop!",
                NOT EXISTS (SELECT 1 FROM workers AS other WHERE other.seen_at > now() - interval '3 seconds'
                    AND other.stopped_at IS NULL AND other.name < $1) AS "leads!",
-               ARRAY(SELECT DISTINCT unnest(kinds) FROM living) AS "fleet_kinds!",
+               ARRAY(SELECT DISTINCT unnest(kinds) FROM living ORDER BY 1) AS "fleet_kinds!",
                CASE WHEN (SELECT count(DISTINCT kinds) > 1 FROM living) THEN ARRAY(
                    SELECT DISTINCT queue || ' ' || kind FROM living, unnest(queues) AS queue, (SELECT DISTINCT unnest(kinds) FROM living) AS known (kind)
-                   WHERE kind <> ALL(kinds)) ELSE '{}' END AS "apart!",
-               ARRAY(SELECT name FROM queues WHERE paused) AS "paused!",
+                   WHERE kind <> ALL(kinds) ORDER BY 1) ELSE '{}' END AS "apart!",
+               ARRAY(SELECT name FROM queues WHERE paused ORDER BY 1) AS "paused!",
                ARRAY(SELECT name FROM queues WHERE concurrency IS NOT NULL OR rate_limit IS NOT NULL
-                   UNION SELECT queue FROM kinds) AS "limited!",
+                   UNION SELECT queue FROM kinds ORDER BY 1) AS "limited!",
                ARRAY(SELECT name FROM queues ORDER BY name) AS "queues!",
                ARRAY(SELECT weight FROM queues ORDER BY name) AS "weights!",
                ARRAY(SELECT coalesce(oldest_due_at < now() - make_interval(secs => target_seconds * $8::float8), false) AND NOT paused

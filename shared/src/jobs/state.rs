@@ -305,6 +305,7 @@ impl Lifecycle {
         Self {
             state: JobState::Running,
             attempt,
+            // In Postgres the next one is at least that.
             fence: self.fence + 1,
             rerun: false,
             ..self

@@ -284,7 +284,7 @@ async fn effects_done(pool: &PgPool) -> Result<i64> {
     )
 }
 
-/// What the start of a job has in it once: its claim is one.
+/// What the same machine takes in the same seconds to answer once and to have it on disk.
 const COMMIT: &str = "the commits themselves, to a disk that has them";
 
 /// The instant that a commit returned to the first line of the handler, at 20 jobs a second.

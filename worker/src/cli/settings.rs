@@ -146,7 +146,7 @@ pub(super) async fn limit(db: &Db, change: &LimitChange) -> anyhow::Result<()> {
         wanted
     };
     tx.commit().await?;
-    println!(
+    say!(
         "{}  {}",
         change.name,
         told(limits.concurrency, limits.rate_limit, limits.rate_seconds)
@@ -173,7 +173,7 @@ fn told(concurrency: Option<i32>, rate_limit: Option<i32>, rate_seconds: i32) ->
 /// Prints the queues and the limits of kinds, one a line.
 pub(super) async fn print_queues(db: &Db) -> anyhow::Result<()> {
     for queue in overview::queues(db.pool()).await? {
-        println!(
+        say!(
             "{:<14}  {:<7}  due {:>5}  running {:>4}  to breach {:>8.1} s  target {} s  weight {}  {}",
             queue.name,
             if queue.paused { "paused" } else { "works" },
@@ -186,7 +186,7 @@ pub(super) async fn print_queues(db: &Db) -> anyhow::Result<()> {
         );
     }
     for kind in overview::limited_kinds(db.pool()).await? {
-        println!(
+        say!(
             "{:<14}  {}",
             plain(&kind.name),
             told(kind.concurrency, kind.rate_limit, kind.rate_seconds)
@@ -204,7 +204,7 @@ pub(super) async fn print_workers(db: &Db) -> anyhow::Result<()> {
             (true, false, true) => "quiet",
             (true, false, false) => "works",
         };
-        println!(
+        say!(
             "{}  {state:<8}  {}  {}  running {}  {}",
             plain(&worker.name),
             plain(&worker.host),
@@ -231,7 +231,7 @@ pub(super) async fn tell(db: &Db, told: &Told) -> anyhow::Result<()> {
     let mut tx = db.begin().await?;
     settings::tell_worker(&mut tx, &told.name, wish, by).await?;
     tx.commit().await?;
-    println!("{}  {}", plain(&told.name), wish.name());
+    say!("{}  {}", plain(&told.name), wish.name());
     Ok(())
 }
 
@@ -248,7 +248,7 @@ pub(super) async fn keep(db: &Db, kept: &Kept) -> anyhow::Result<()> {
         tx.commit().await?;
     }
     for kept in retention::kept(db.pool()).await? {
-        println!(
+        say!(
             "{:<11}  {:.1} days",
             kept.state,
             f64::from(kept.seconds) / f64::from(SECONDS_OF_A_DAY)
@@ -267,7 +267,7 @@ pub(super) async fn print_batch(db: &Db, id: Uuid) -> anyhow::Result<()> {
     } else {
         "under way"
     };
-    println!(
+    say!(
         "{}  {state}  {} of {} done, {} failed  after the last: {} {}",
         batch.id,
         batch.done,

@@ -24,7 +24,7 @@ pub(crate) fn built(name: &str) -> PathBuf {
 }
 
 /// A program that is told where this test's Postgres and Redis are, and of nothing else.
-fn program(world: &World, name: &str) -> Command {
+pub(crate) fn program(world: &World, name: &str) -> Command {
     let mut command = Command::new(built(name));
     command
         .env_clear()

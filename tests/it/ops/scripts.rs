@@ -1,5 +1,7 @@
 //! The same actions over JSON and on a terminal.
 
+use std::process::Stdio;
+
 use roost_shared::operators::Role;
 use roost_shared::operators::audit;
 use roost_tests::app::TestApp;
@@ -10,7 +12,7 @@ use uuid::Uuid;
 
 use super::{put, state_of};
 use crate::jobs::{TOTAL, scene};
-use crate::programs::on_a_terminal;
+use crate::programs::{on_a_terminal, program};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn scripts_do_the_same_over_json() {
@@ -211,6 +213,11 @@ async fn a_terminal_has_the_same_rules() {
     assert!(done && listed.contains(&text) && !listed.contains('\u{1b}'), "{listed}");
     let (done, shown) = on_a_terminal(&world, &["show", &text]).await;
     assert!(done && shown.contains("Its payment is gone"), "{shown}");
+    // As `head` does, which has read enough.
+    let mut unread = program(&world, "roost-worker");
+    let mut unread = unread.args(["jobs", "list"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(unread.stdout.take());
+    assert!(unread.wait().await.unwrap().success());
     let (done, refusal) = on_a_terminal(&world, &["retry", &text]).await;
     assert!(!done && refusal.contains("say why"), "{refusal}");
     let (done, _) = on_a_terminal(&world, &["retry", &text, "--reason", "Stripe is back"]).await;

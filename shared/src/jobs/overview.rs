@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgExecutor, PgPool};
 
 use super::list::kinds_present;
 use super::state::JobState;
@@ -79,7 +79,7 @@ pub struct QueueState {
     pub name: String,
     /// Whether workers leave it alone.
     pub paused: bool,
-    /// Due jobs, up to [`COUNTED`].
+    /// Due jobs, up to [`COUNTED`]: also those whose time has come and that no worker has moved to `queued` yet.
     pub due: i64,
     /// Not handed to Redis, up to [`COUNTED`]; they are among those that are due.
     pub unpublished: i64,
@@ -113,14 +113,20 @@ impl QueueState {
 
 /// All queues, by name.
 ///
+/// What is due and still `scheduled` or `retrying` has an index by time only. It is read once for all queues, up to
+/// [`COUNTED`] for each of them; without it a fleet that is down would look idle.
+///
 /// # Errors
 /// Postgres could not be reached.
-pub async fn queues(pool: &PgPool) -> Result<Vec<QueueState>, sqlx::Error> {
+pub async fn queues(db: impl PgExecutor<'_>) -> Result<Vec<QueueState>, sqlx::Error> {
     sqlx::query_as!(
         QueueState,
-        r#"WITH busy AS (SELECT queue, count(*) AS running FROM (SELECT queue FROM jobs WHERE state = 'running' LIMIT $1) AS bounded GROUP BY queue)
+        r#"WITH busy AS (SELECT queue, count(*) AS running FROM (SELECT queue FROM jobs WHERE state = 'running' LIMIT $1) AS bounded GROUP BY queue),
+           waiting AS MATERIALIZED (
+               SELECT queue, run_at FROM jobs WHERE state IN ('scheduled', 'retrying') AND run_at <= now()
+               ORDER BY run_at LIMIT $1 * (SELECT count(*) FROM queues))
            SELECT queues.name AS "name!", queues.paused AS "paused!", least(count(due.run_at), $1) AS "due!",
-                  count(due.run_at) FILTER (WHERE due.unpublished) AS "unpublished!",
+                  least(count(due.run_at) FILTER (WHERE due.unpublished), $1) AS "unpublished!",
                   greatest(coalesce(extract(epoch FROM now() - min(due.run_at)), 0), 0)::float8 AS "oldest_due_seconds!",
                   greatest(coalesce(extract(epoch FROM now() - min(due.run_at) FILTER (WHERE due.unpublished)), 0), 0)::float8 AS "publish_lag_seconds!",
                   coalesce(max(busy.running), 0) AS "running!",
@@ -133,11 +139,13 @@ pub async fn queues(pool: &PgPool) -> Result<Vec<QueueState>, sqlx::Error> {
                 ORDER BY published_at LIMIT $1)
                UNION ALL
                (SELECT run_at, true FROM jobs WHERE jobs.queue = queues.name AND state = 'queued' AND published_at IS NULL
-                ORDER BY run_at - timestamptz 'epoch' + make_interval(secs => priority) LIMIT $1)) AS due ON true
+                ORDER BY run_at - timestamptz 'epoch' + make_interval(secs => priority) LIMIT $1)
+               UNION ALL
+               (SELECT run_at, true FROM waiting WHERE waiting.queue = queues.name LIMIT $1)) AS due ON true
            GROUP BY queues.name ORDER BY queues.name"#,
         COUNTED
     )
-    .fetch_all(pool)
+    .fetch_all(db)
     .await
 }
 

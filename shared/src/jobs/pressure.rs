@@ -13,6 +13,9 @@ pub const PRESSED: f64 = 0.75;
 /// Notes since when the longest waiting job of each queue is due, of the kinds that somebody knows. Writes nothing while
 /// that does not change by much.
 ///
+/// Whoever leads has just moved what is due to `queued`, the longest waiting first, so what is not there yet is younger; and
+/// no index finds it by queue.
+///
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn note(db: impl PgExecutor<'_>, kinds: &[String]) -> Result<(), sqlx::Error> {

@@ -366,6 +366,64 @@ async fn a_backlog_is_counted_to_the_bound_whichever_side_of_redis_it_is_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_past_its_time_is_due_although_no_worker_has_looked() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    let put = async |queue: &str, state: &str, jobs: i32, ago: &str| {
+        sqlx::query(
+            "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, max_attempts, finished_at)
+             SELECT gen_random_uuid(), 'cache.warm', $1, 50, '{}', $2, now() - $4::interval, 3, CASE WHEN $2 = 'succeeded' THEN now() END
+             FROM generate_series(1, $3)",
+        )
+        .bind(queue)
+        .bind(state)
+        .bind(jobs)
+        .bind(ago)
+        .execute(pool)
+        .await
+        .unwrap();
+    };
+    // Beside much that has ended, and much whose time is to come.
+    put("cache", "succeeded", 20_000, "1 day").await;
+    put("cache", "scheduled", 20_000, "-1 day").await;
+    put("payments", "retrying", 30, "2 minutes").await;
+    put("payments", "scheduled", 12, "10 minutes").await;
+    put("payments", "queued", 1, "1 minute").await;
+    sqlx::query("ANALYZE jobs").execute(pool).await.unwrap();
+
+    let mut tx = pool.begin().await.unwrap();
+    let queues = overview::queues(&mut *tx).await.unwrap();
+    let (scans, rows): (i64, i64) = sqlx::query_as(
+        "SELECT seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE relname = 'jobs'",
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .unwrap();
+    tx.rollback().await.unwrap();
+    assert_eq!(scans, 0, "the whole table was read");
+    assert!((43..=200).contains(&rows), "{rows} rows were read for 43 jobs");
+    let of = |name: &str| queues.iter().find(|queue| queue.name == name).unwrap();
+    assert_eq!((of("payments").due, of("payments").unpublished), (43, 43));
+    let waited = of("payments").oldest_due_seconds;
+    assert!((600.0..700.0).contains(&waited), "{waited}");
+    assert!(of("payments").seconds_to_breach() < 0.0);
+    assert_eq!(of("cache").due, 0, "what is to come is not due");
+
+    let page = viewer.get("/ops").await.is(200);
+    page.says("data-label=\"Due\">43<");
+    page.says("Nobody works on payments");
+    // A storm in one queue hides no other, and is counted to the bound.
+    put("notifications", "retrying", 10_500, "1 hour").await;
+    let queues = overview::queues(pool).await.unwrap();
+    let of = |name: &str| queues.iter().find(|queue| queue.name == name).unwrap();
+    let storm = (of("notifications").due, of("notifications").unpublished);
+    assert_eq!(storm, (overview::COUNTED, overview::COUNTED));
+    assert_eq!(of("payments").due, 43);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_form_says_all_that_the_list_is_filtered_by() {
     let app = TestApp::start().await;
     let pool = app.state.db.pool();

@@ -1,5 +1,6 @@
 //! What the overview says is wrong: each line tells what it is, what to do about it, and where.
 
+use poem_openapi::Enum;
 use roost_shared::jobs::failing::FailingKind;
 use roost_shared::jobs::overview::{QueueState, Trouble, WorkerState};
 
@@ -12,10 +13,28 @@ const UNCHECKED_TOO_LONG: f64 = 3_600.0;
 /// Characters of an error that are shown; its jobs have the rest.
 const LONGEST_ERROR: usize = 200;
 
+/// Which sort of trouble it is
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[oai(rename_all = "snake_case")]
+pub enum AlarmCode {
+    RedisDown,
+    NoWorker,
+    WorkersQuiet,
+    AuditBroken,
+    AuditUnchecked,
+    QueuePaused,
+    QueueUnserved,
+    QueueBehind,
+    KindFailing,
+    EffectsUnknown,
+    JobsDied,
+    LeasesOverdue,
+}
+
 /// Something that needs a person.
 pub struct Alarm {
     /// Which sort of trouble it is, for scripts.
-    pub code: &'static str,
+    pub code: AlarmCode,
     /// The queue or kind that has it, if it is that of one.
     pub subject: Option<String>,
     /// What is wrong.
@@ -30,7 +49,7 @@ impl Alarm {
     /// Redis does not answer.
     pub(super) fn redis_is_down() -> Self {
         Self {
-            code: "redis_down",
+            code: AlarmCode::RedisDown,
             subject: None,
             title: "Redis is down".to_owned(),
             advice: "Workers take jobs from Postgres meanwhile, and nobody can sign in to the API. Start it: it may be empty, \
@@ -60,16 +79,24 @@ pub(super) fn alarms(
     };
     if !workers.iter().any(WorkerState::is_alive) {
         alarm(
-            "no_worker",
+            AlarmCode::NoWorker,
             None,
             "No worker is alive".to_owned(),
             "Nothing runs until one starts; jobs wait safely meanwhile.",
             "/ops/workers".to_owned(),
         );
+    } else if !workers.iter().any(WorkerState::takes_jobs) {
+        alarm(
+            AlarmCode::WorkersQuiet,
+            None,
+            "Every worker is quiet or stopping".to_owned(),
+            "None takes anything new; jobs wait safely meanwhile. Resume one that is quiet, or start another.",
+            "/ops/workers".to_owned(),
+        );
     }
     if let Some(seq) = trouble.audit_broken {
         alarm(
-            "audit_broken",
+            AlarmCode::AuditBroken,
             None,
             format!("Entry {seq} of the audit log is not as it was written"),
             "Somebody changed it in Postgres: the workers' logs have the seals of what it was. Or JWT_SECRET was changed \
@@ -78,7 +105,7 @@ pub(super) fn alarms(
         );
     } else if trouble.audit_unchecked_seconds > UNCHECKED_TOO_LONG {
         alarm(
-            "audit_unchecked",
+            AlarmCode::AuditUnchecked,
             None,
             format!(
                 "Nobody has checked the audit log for {}",
@@ -91,10 +118,10 @@ pub(super) fn alarms(
     for queue in queues {
         let served = workers
             .iter()
-            .any(|worker| worker.is_alive() && worker.queues.contains(&queue.name));
+            .any(|worker| worker.takes_jobs() && worker.queues.contains(&queue.name));
         if queue.paused {
             alarm(
-                "queue_paused",
+                AlarmCode::QueuePaused,
                 Some(&queue.name),
                 format!("{} is paused", queue.name),
                 "Jobs wait until somebody resumes it.",
@@ -102,15 +129,15 @@ pub(super) fn alarms(
             );
         } else if queue.due > 0 && !served {
             alarm(
-                "queue_unserved",
+                AlarmCode::QueueUnserved,
                 Some(&queue.name),
                 format!("Nobody works on {}", queue.name),
-                "No living worker takes this queue: start one with it among its --queues.",
+                "No worker takes jobs of this queue: start one with it among its --queues, or resume one that is quiet.",
                 "/ops/workers".to_owned(),
             );
         } else if queue.due > 0 && queue.seconds_to_breach() < 0.0 {
             alarm(
-                "queue_behind",
+                AlarmCode::QueueBehind,
                 Some(&queue.name),
                 format!("{} is behind: {} waiting", queue.name, span(queue.oldest_due_seconds)),
                 if queue.limited {
@@ -127,7 +154,7 @@ pub(super) fn alarms(
     for kind in failing {
         let why = kind.newest_error.as_deref().unwrap_or("its workers were lost");
         alarm(
-            "kind_failing",
+            AlarmCode::KindFailing,
             Some(&kind.kind),
             format!(
                 "{} fails: {} of {} attempts within 10 minutes",
@@ -141,7 +168,7 @@ pub(super) fn alarms(
     }
     if trouble.unknown_effects > 0 {
         alarm(
-            "effects_unknown",
+            AlarmCode::EffectsUnknown,
             None,
             several(
                 trouble.unknown_effects,
@@ -154,7 +181,7 @@ pub(super) fn alarms(
     }
     if trouble.died_today > 0 {
         alarm(
-            "jobs_died",
+            AlarmCode::JobsDied,
             None,
             several(trouble.died_today, "job died within a day", "jobs died within a day"),
             "Look at their errors; retry them when the cause is gone.",
@@ -163,7 +190,7 @@ pub(super) fn alarms(
     }
     if trouble.overdue_leases > 0 {
         alarm(
-            "leases_overdue",
+            AlarmCode::LeasesOverdue,
             None,
             several(
                 trouble.overdue_leases,
@@ -188,4 +215,133 @@ fn jobs_that_fail(kind: &str) -> String {
         .append_pair("state", "retrying")
         .append_pair("state", "dead")
         .finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+    use poem_openapi::registry::Registry;
+    use poem_openapi::types::{ToJSON, Type};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A queue of which something has been due for so long.
+    fn queue(name: &str, oldest_due_seconds: f64) -> QueueState {
+        QueueState {
+            name: name.to_owned(),
+            paused: false,
+            due: 1,
+            unpublished: 0,
+            oldest_due_seconds,
+            publish_lag_seconds: 0.0,
+            running: 0,
+            limited: false,
+            concurrency: None,
+            rate_limit: None,
+            rate_seconds: 1,
+            target_seconds: 60,
+            weight: 1,
+        }
+    }
+
+    /// One that serves payments and has just been heard of.
+    fn worker() -> WorkerState {
+        WorkerState {
+            name: "w".to_owned(),
+            host: "rack-7".to_owned(),
+            version: "1.0".to_owned(),
+            queues: vec!["payments".to_owned()],
+            concurrency: 8,
+            started_at: DateTime::UNIX_EPOCH,
+            seen_at: DateTime::UNIX_EPOCH,
+            stopped_at: None,
+            silent_seconds: 0.0,
+            running: 0,
+            quiet: false,
+            stop: false,
+        }
+    }
+
+    fn quiet() -> WorkerState {
+        WorkerState {
+            quiet: true,
+            ..worker()
+        }
+    }
+
+    fn stopping() -> WorkerState {
+        WorkerState { stop: true, ..worker() }
+    }
+
+    fn raised(queues: &[QueueState], workers: &[WorkerState]) -> Vec<AlarmCode> {
+        let alarms = alarms(queues, workers, &[], Trouble::default());
+        alarms.iter().map(|alarm| alarm.code).collect()
+    }
+
+    #[test]
+    fn who_takes_nothing_new_serves_no_queue() {
+        let payments = [queue("payments", 1.0)];
+        assert_eq!(raised(&payments, &[worker()]), []);
+        let silent = WorkerState {
+            silent_seconds: 20.0,
+            ..worker()
+        };
+        assert_eq!(
+            raised(&payments, std::slice::from_ref(&silent)),
+            [AlarmCode::NoWorker, AlarmCode::QueueUnserved]
+        );
+        for none_takes in [vec![quiet()], vec![stopping()], vec![quiet(), stopping(), silent]] {
+            assert_eq!(
+                raised(&payments, &none_takes),
+                [AlarmCode::WorkersQuiet, AlarmCode::QueueUnserved]
+            );
+        }
+        assert_eq!(raised(&payments, &[quiet(), worker()]), []);
+        // Another that works does not serve it.
+        let warmer = WorkerState {
+            queues: vec!["cache".to_owned()],
+            ..worker()
+        };
+        assert_eq!(raised(&payments, &[quiet(), warmer]), [AlarmCode::QueueUnserved]);
+    }
+
+    #[test]
+    fn every_alarm_is_in_the_document_and_can_be_raised() {
+        let failing = FailingKind {
+            kind: "mail.send".to_owned(),
+            failed: 3,
+            succeeded: 0,
+            newest_error: None,
+        };
+        let trouble = Trouble {
+            unknown_effects: 1,
+            died_today: 1,
+            overdue_leases: 1,
+            audit_broken: Some(7),
+            audit_unchecked_seconds: 0.0,
+        };
+        let unchecked = Trouble {
+            audit_unchecked_seconds: UNCHECKED_TOO_LONG + 1.0,
+            ..Trouble::default()
+        };
+        let paused = QueueState {
+            paused: true,
+            ..queue("cache", 1.0)
+        };
+        let mut raised = vec![Alarm::redis_is_down()];
+        raised.extend(alarms(&[paused, queue("payments", 1.0)], &[], &[failing], trouble));
+        raised.extend(alarms(&[queue("payments", 61.0)], &[worker()], &[], unchecked));
+        raised.extend(alarms(&[], &[quiet()], &[], Trouble::default()));
+        let mut raised: Vec<Value> = raised.iter().filter_map(|alarm| alarm.code.to_json()).collect();
+
+        let mut document = Registry::new();
+        AlarmCode::register(&mut document);
+        let mut documented = document.schemas["AlarmCode"].enum_items.clone();
+        for codes in [&mut raised, &mut documented] {
+            codes.sort_by_key(Value::to_string);
+            codes.dedup();
+        }
+        assert_eq!(raised, documented);
+    }
 }

@@ -100,7 +100,7 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
                 kinds: kinds.join(", "),
                 workers: workers
                     .iter()
-                    .filter(|worker| worker.is_alive() && worker.queues.contains(&queue.name))
+                    .filter(|worker| worker.takes_jobs() && worker.queues.contains(&queue.name))
                     .count(),
                 moves_money: queue_moves_money(&queue.name),
                 to_breach: to_breach(&queue),

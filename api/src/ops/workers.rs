@@ -43,10 +43,10 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         workers: workers
             .into_iter()
             .map(|worker| Row {
-                state: match (worker.is_alive(), worker.stopped_at) {
-                    (true, _) => "alive",
+                state: match (worker.is_silent(), worker.stopped_at) {
+                    (true, _) => "silent",
                     (false, Some(_)) => "stopped",
-                    (false, None) => "silent",
+                    (false, None) => "alive",
                 },
                 queues: worker.queues.join(", "),
                 concurrency: worker.concurrency,

@@ -283,10 +283,22 @@ pub struct WorkerState {
 }
 
 impl WorkerState {
-    /// Whether it can be expected to take jobs.
+    /// Whether it has shown itself lately and has not said that it stops.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.stopped_at.is_none() && self.silent_seconds < WORKER_SILENT_SECONDS
+        self.stopped_at.is_none() && !self.is_silent()
+    }
+
+    /// Whether it is gone without a word: dead, or cut off.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.stopped_at.is_none() && self.silent_seconds >= WORKER_SILENT_SECONDS
+    }
+
+    /// Whether it can be expected to take jobs: it is alive, and nobody has told it to take nothing new or to end.
+    #[must_use]
+    pub fn takes_jobs(&self) -> bool {
+        self.is_alive() && !self.quiet && !self.stop
     }
 }
 

@@ -202,3 +202,56 @@ async fn without_redis_the_overview_says_so_and_goes_on() {
         assert!(paused[told].as_str().is_some_and(|text| !text.is_empty()), "{paused}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_that_takes_nothing_new_is_an_alarm() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let viewer = ops.signed_in(Role::Viewer).await;
+    // They are heard of for as long as this takes.
+    sqlx::query(
+        "INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at, quiet, stop)
+         VALUES ('w-1', 'rack-7', '1.0', '{cache}', 8, now(), now() + interval '1 hour', true, false),
+                ('w-2', 'rack-8', '1.0', '{cache}', 8, now(), now() + interval '1 hour', false, true)",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let codes = async || -> Vec<Value> {
+        let told = overview(&ops, "viewer@ops.example.com").await;
+        let alarms = told["alarms"].as_array().unwrap();
+        alarms.iter().map(|alarm| alarm["code"].clone()).collect()
+    };
+    let page = viewer.get("/ops").await.is(200);
+    page.says("Every worker is quiet or stopping");
+    page.is_silent_about("All is well");
+    let queues = viewer.get("/ops/queues").await.is(200);
+    queues.is_silent_about("<dt>Workers</dt><dd>1<");
+    queues.is_silent_about("<dt>Workers</dt><dd>2<");
+    assert_eq!(codes().await, ["workers_quiet"]);
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, max_attempts)
+         VALUES (gen_random_uuid(), 'cache.warm', 'cache', 50, '{}', 'queued', now(), 3)",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let raised = codes().await;
+    assert_eq!(raised, ["workers_quiet", "queue_unserved"]);
+    let document = reqwest::get(format!("{}/ops/api/openapi.json", ops.base))
+        .await
+        .unwrap();
+    let document: Value = document.json().await.unwrap();
+    let documented = document["components"]["schemas"]["AlarmCode"]["enum"]
+        .as_array()
+        .unwrap();
+    assert!(raised.iter().all(|code| documented.contains(code)), "{documented:?}");
+
+    sqlx::query("UPDATE workers SET quiet = false WHERE name = 'w-1'")
+        .execute(pool)
+        .await
+        .unwrap();
+    viewer.get("/ops").await.is(200).says("All is well");
+    viewer.get("/ops/queues").await.is(200).says("<dt>Workers</dt><dd>1<");
+}

@@ -12,7 +12,7 @@ use roost_shared::jobs::{JobState, failing, overview};
 use super::OpsAuth;
 use super::queues::{QueueView, queue_views};
 use crate::error::ApiResult;
-use crate::ops::alarms::{Alarm, alarms};
+use crate::ops::alarms::{Alarm, AlarmCode, alarms};
 use crate::ops::live::Live;
 use crate::rest::bookings::objects::example_instant;
 use crate::state::AppState;
@@ -63,9 +63,8 @@ struct FailingView {
 /// Something that needs a person
 #[derive(Object)]
 struct AlarmView {
-    /// `redis_down`, `no_worker`, `queue_paused`, `queue_unserved`, `queue_behind`, `kind_failing`, `effects_unknown`,
-    /// `jobs_died` or `leases_overdue`
-    code: String,
+    /// Which sort of trouble it is
+    code: AlarmCode,
     /// The queue or kind that has it, if it is that of one
     subject: Option<String>,
     /// What is wrong
@@ -79,7 +78,7 @@ struct AlarmView {
 impl From<Alarm> for AlarmView {
     fn from(alarm: Alarm) -> Self {
         Self {
-            code: alarm.code.to_owned(),
+            code: alarm.code,
             subject: alarm.subject,
             message: alarm.title,
             advice: alarm.advice,
@@ -119,7 +118,7 @@ impl Example for OverviewView {
         };
         Self {
             alarms: vec![AlarmView {
-                code: "jobs_died".to_owned(),
+                code: AlarmCode::JobsDied,
                 subject: None,
                 message: "2 jobs died within a day".to_owned(),
                 advice: "Look at their errors; retry them when the cause is gone.".to_owned(),

@@ -33,7 +33,7 @@ pub(super) struct QueueView {
     running: i64,
     oldest_due_seconds: f64,
     publish_lag_seconds: f64,
-    /// The workers that are alive and serve it; one that is quiet takes nothing new
+    /// The workers that take its jobs: alive, and neither quiet nor stopping
     workers: Vec<String>,
 }
 
@@ -211,7 +211,7 @@ pub(super) fn queue_views(queues: Vec<overview::QueueState>, workers: &[overview
         .map(|queue| QueueView {
             workers: workers
                 .iter()
-                .filter(|worker| worker.is_alive() && worker.queues.contains(&queue.name))
+                .filter(|worker| worker.takes_jobs() && worker.queues.contains(&queue.name))
                 .map(|worker| worker.name.clone())
                 .collect(),
             name: queue.name,

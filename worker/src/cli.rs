@@ -180,8 +180,8 @@ async fn print_list(db: &Db, filter: &Filter) -> anyhow::Result<()> {
         worker: filter.worker.clone(),
         q: filter.query.clone(),
     };
-    let jobs = list::list(db.pool(), &wanted, filter.before, i64::from(filter.limit)).await?;
-    for job in jobs {
+    let page = list::page(db.pool(), &wanted, filter.before, i64::from(filter.limit)).await?;
+    for job in page.jobs {
         say!(
             "{}  {:<11}  {:<20}  {:>3}/{:<3}  {}  {}  {}",
             job.id,
@@ -193,6 +193,9 @@ async fn print_list(db: &Db, filter: &Filter) -> anyhow::Result<()> {
             plain(&kinds::masked(&job.kind, &job.args).to_string()),
             plain(&job.last_error.unwrap_or_default()),
         );
+    }
+    if page.cut {
+        eprintln!("{}", list::CUT);
     }
     Ok(())
 }

@@ -75,6 +75,8 @@ struct Page {
     kinds: Vec<KindLine>,
     /// Whether jobs that are scheduled are not among them, because nobody asked for them.
     leaves_scheduled: bool,
+    /// What is said if more belongs to the id that was searched for than is acted on.
+    cut: Option<&'static str>,
     by_filter: bool,
     filter: String,
     needs_reason: bool,
@@ -119,6 +121,7 @@ pub async fn preview_page(state: Data<&AppState>, signed: Signed, params: Params
             expected_text: count(preview.expected),
             kinds: preview.kinds.into_iter().map(KindLine::from).collect(),
             leaves_scheduled: preview.leaves_scheduled,
+            cut: preview.cut.then_some(list::CUT),
             by_filter: true,
             filter: filter::write(&filter, None),
             needs_reason: preview.needs_reason,
@@ -136,6 +139,7 @@ pub async fn preview_page(state: Data<&AppState>, signed: Signed, params: Params
         jobs: jobs.into_iter().map(|job| Told::of(job, now)).collect(),
         kinds: Vec::new(),
         leaves_scheduled: false,
+        cut: None,
         by_filter: false,
         filter: String::new(),
     })

@@ -113,6 +113,8 @@ struct Page {
     older: Option<String>,
     paged: bool,
     refusal: Option<String>,
+    /// What is said if more belongs to the id that was searched for than the list is of.
+    cut: Option<&'static str>,
     /// The newest actions on all that matched, and how many of them go on.
     bulk: Vec<bulk::Line>,
     bulk_running: usize,
@@ -129,16 +131,16 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         Err(Fault::Bad(message)) => (list::JobFilter::default(), Some(message)),
         Err(fault) => return Err(fault),
     };
-    let rows = if refusal.is_none() {
-        list::list(state.db.pool(), &filter, before, PAGE).await
+    let page = if refusal.is_none() {
+        list::page(state.db.pool(), &filter, before, PAGE).await
     } else {
-        Ok(Vec::new())
+        Ok(list::Page::default())
     };
-    let rows = match rows {
-        Ok(rows) => rows,
+    let list::Page { jobs: rows, cut } = match page {
+        Ok(page) => page,
         Err(error @ list::ListError::TooSlow) => {
             refusal = Some(error.to_string());
-            Vec::new()
+            list::Page::default()
         }
         Err(error) => return Err(error.into()),
     };
@@ -198,6 +200,7 @@ pub async fn page(state: Data<&AppState>, signed: Signed, params: Params) -> Res
         kept,
         paged: before.is_some(),
         refusal,
+        cut: cut.then_some(list::CUT),
         bulk_running: bulk.iter().filter(|bulk| bulk.state == "running").count(),
         bulk: bulk.into_iter().map(|bulk| bulk::Line::of(bulk, now)).collect(),
     })

@@ -7,6 +7,7 @@
 //! index: there are only as many as the workers have hands, so they are read all, beside the walk.
 
 mod filter;
+mod related;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -14,8 +15,10 @@ use sqlx::{FromRow, PgConnection, PgPool, Postgres, QueryBuilder};
 use uuid::Uuid;
 
 use super::kinds;
+use filter::Search;
 pub use filter::{FilterError, JobFilter, MOST_IDS};
-use filter::{LONGEST_TERM, Search};
+pub use related::CUT;
+use related::related;
 
 /// Every state, in the order of a job's life.
 pub const STATES: [&str; 8] = [
@@ -31,11 +34,6 @@ pub const STATES: [&str; 8] = [
 
 /// The state that has indexes of its own.
 const RUNNING: &str = "running";
-
-/// Related ids that a search follows: a user's bookings, a payment's events, a booking's messages.
-const MOST_RELATED: i64 = 40;
-/// Ids of events, and ids of messages, that a search looks for.
-const MOST_TERMS: i64 = 400;
 
 /// A row of the list.
 #[derive(Clone, Debug, FromRow)]
@@ -99,7 +97,33 @@ impl From<sqlx::Error> for ListError {
     }
 }
 
+/// A page of the list.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The newest first.
+    pub jobs: Vec<JobRow>,
+    /// Whether more belongs to the id that was searched for than a search follows: see [`CUT`].
+    pub cut: bool,
+}
+
 /// The jobs that match and are older than the job `before`, the newest first.
+///
+/// # Errors
+/// See [`ListError`].
+pub async fn page(pool: &PgPool, filter: &JobFilter, before: Option<Uuid>, limit: i64) -> Result<Page, ListError> {
+    let mut conn = pool.acquire().await?;
+    let matching = Matching::of(&mut conn, filter).await?;
+    let mut query = QueryBuilder::new("");
+    matching.select(&mut query, COLUMNS, before, Some(limit));
+    // Planned for these values, and not once for all.
+    let jobs = query.build_query_as().persistent(false).fetch_all(&mut *conn).await?;
+    Ok(Page {
+        jobs,
+        cut: matching.cut,
+    })
+}
+
+/// The jobs of a [`page`] alone.
 ///
 /// # Errors
 /// See [`ListError`].
@@ -109,12 +133,7 @@ pub async fn list(
     before: Option<Uuid>,
     limit: i64,
 ) -> Result<Vec<JobRow>, ListError> {
-    let mut conn = pool.acquire().await?;
-    let matching = Matching::of(&mut conn, filter).await?;
-    let mut query = QueryBuilder::new("");
-    matching.select(&mut query, COLUMNS, before, Some(limit));
-    // Planned for these values, and not once for all.
-    Ok(query.build_query_as().persistent(false).fetch_all(&mut *conn).await?)
+    Ok(page(pool, filter, before, limit).await?.jobs)
 }
 
 /// The ids that match and are older than `before`, the newest first: for working through them.
@@ -221,6 +240,8 @@ struct Matching<'a> {
     search: Search,
     /// No job is found in two of them.
     ways: Vec<Way>,
+    /// Whether more belongs to the id than the ways lead to.
+    cut: bool,
 }
 
 /// How the matching jobs are found.
@@ -243,10 +264,15 @@ impl<'a> Matching<'a> {
     async fn of(conn: &mut PgConnection, filter: &'a JobFilter) -> Result<Self, ListError> {
         filter.check()?;
         let search = filter.search()?;
+        let mut cut = false;
         let ways = match &search {
             Search::Id(id) => vec![match Uuid::parse_str(id) {
                 Ok(id) if is_job(conn, id).await? => Way::One(id),
-                Ok(id) => Way::Terms(related(conn, id).await?),
+                Ok(id) => {
+                    let related = related(conn, id).await?;
+                    cut = related.cut;
+                    Way::Terms(related.terms)
+                }
                 Err(_) => Way::Terms(vec![id.clone()]),
             }],
             Search::Args(_, term) => vec![Way::Terms(vec![term.clone()])],
@@ -255,7 +281,12 @@ impl<'a> Matching<'a> {
                 _ => Self::ways_without_ids(conn, filter, search == Search::Anything).await?,
             },
         };
-        Ok(Self { filter, search, ways })
+        Ok(Self {
+            filter,
+            search,
+            ways,
+            cut,
+        })
     }
 
     /// The ways to jobs of which the search names none.
@@ -453,47 +484,6 @@ async fn is_job(conn: &mut PgConnection, id: Uuid) -> Result<bool, sqlx::Error> 
     sqlx::query_scalar!(r#"SELECT EXISTS (SELECT FROM jobs WHERE id = $1) AS "is!""#, id)
         .fetch_one(conn)
         .await
-}
-
-/// The id itself and what belongs to it: a booking's payments, their refunds, Stripe's events about both, messages
-/// with the ones that gave their mails a name, and what moderators decided about its reviews; a user's newest bookings and theirs.
-async fn related(conn: &mut PgConnection, id: Uuid) -> Result<Vec<String>, sqlx::Error> {
-    sqlx::query_scalar!(
-        r#"WITH bookings_of AS (
-               (SELECT id FROM bookings WHERE id = $1)
-               UNION (SELECT booking_id FROM payments WHERE id = $1)
-               UNION (SELECT id FROM bookings WHERE guest_id = $1 ORDER BY id DESC LIMIT $2)
-               UNION (SELECT id FROM bookings WHERE host_id = $1 ORDER BY id DESC LIMIT $2)),
-           payments_of AS (
-               SELECT payments.id, stripe_payment_intent_id AS object FROM payments JOIN bookings_of ON payments.booking_id = bookings_of.id),
-           refunds_of AS (
-               SELECT refunds.id, stripe_refund_id AS object FROM refunds JOIN payments_of ON refunds.payment_id = payments_of.id),
-           events_of AS (
-               SELECT event.id FROM (SELECT object FROM payments_of UNION SELECT object FROM refunds_of) AS objects
-               CROSS JOIN LATERAL (
-                   SELECT id FROM stripe_events WHERE object_id = object ORDER BY created_at DESC LIMIT $2) AS event
-               LIMIT $3),
-           messages_of AS (
-               SELECT message.id, message.digest_id FROM bookings_of
-               CROSS JOIN LATERAL (
-                   SELECT id, digest_id FROM messages WHERE booking_id = bookings_of.id ORDER BY id DESC LIMIT $2) AS message
-               ORDER BY message.id DESC LIMIT $3),
-           decisions_of AS (
-               SELECT review_decisions.id FROM bookings_of
-               JOIN reviews ON reviews.booking_id = bookings_of.id AND reviews.deleted_at IS NULL
-               JOIN review_decisions ON review_decisions.review_id = reviews.id
-               ORDER BY review_decisions.id DESC LIMIT $3)
-           SELECT $1::uuid::text AS "term!" UNION SELECT id::text FROM bookings_of UNION SELECT id::text FROM payments_of
-           UNION SELECT id::text FROM refunds_of UNION SELECT left(id, $4) FROM events_of
-           UNION SELECT id::text FROM messages_of UNION SELECT digest_id::text FROM messages_of WHERE digest_id IS NOT NULL
-           UNION SELECT id::text FROM decisions_of"#,
-        id,
-        MOST_RELATED,
-        MOST_TERMS,
-        i32::from(LONGEST_TERM)
-    )
-    .fetch_all(conn)
-    .await
 }
 
 /// The lowest id that is made at this instant or later.

@@ -23,6 +23,8 @@ pub struct Preview {
     pub needs_reason: bool,
     /// Whether jobs that are scheduled are left alone, because nobody asked for them.
     pub leaves_scheduled: bool,
+    /// Whether more belongs to the id that was searched for than is acted on: see [`list::CUT`].
+    pub cut: bool,
 }
 
 /// A job and what would become of it.
@@ -47,13 +49,14 @@ pub async fn preview(pool: &PgPool, filter: &JobFilter, action: JobAction, shown
         let mut conn = pool.acquire().await?;
         list::count_by_kind(&mut conn, &narrowed).await?
     };
-    let rows = list::list(pool, &narrowed, None, shown).await?;
+    let page = list::page(pool, &narrowed, None, shown).await?;
     Ok(Preview {
         expected: kinds.iter().map(|kind| kind.count).sum(),
         needs_reason: needs_reason(filter, &kinds),
         kinds,
-        sample: told(pool, rows, action).await?,
+        sample: told(pool, page.jobs, action).await?,
         leaves_scheduled: leaves_scheduled(filter, action),
+        cut: page.cut,
     })
 }
 

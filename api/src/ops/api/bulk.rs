@@ -171,6 +171,8 @@ struct PreviewView {
     needs_reason: bool,
     /// Whether jobs that are scheduled are left alone, because no state was asked for
     leaves_scheduled: bool,
+    /// As in `GET /jobs`; what the search does not follow is not acted on
+    incomplete: bool,
 }
 
 impl Example for PreviewView {
@@ -189,6 +191,7 @@ impl Example for PreviewView {
             }],
             needs_reason: true,
             leaves_scheduled: false,
+            incomplete: false,
         }
     }
 }
@@ -314,6 +317,7 @@ impl BulkApi {
             sample: preview.sample.into_iter().map(PreviewedView::from).collect(),
             needs_reason: preview.needs_reason,
             leaves_scheduled: preview.leaves_scheduled,
+            incomplete: preview.cut,
         }))
     }
 

@@ -98,6 +98,9 @@ impl From<JobRow> for JobView {
 #[oai(example)]
 struct JobPage {
     items: Vec<JobView>,
+    /// Whether more belongs to the id in `q` than the search follows: it follows the newest 40 bookings of a user as a guest and as a
+    /// host, and of each booking 40 messages and of each payment 40 Stripe events, 400 together
+    incomplete: bool,
     /// Give it as `before` for the next page; none on the last
     next_before: Option<Uuid>,
 }
@@ -106,6 +109,7 @@ impl Example for JobPage {
     fn example() -> Self {
         Self {
             items: vec![JobView::example()],
+            incomplete: false,
             next_before: Some(example_id(1)),
         }
     }
@@ -370,11 +374,12 @@ impl JobsApi {
             q: q.0,
         };
         let limit = limit.0.unwrap_or(DEFAULT_LIMIT);
-        let rows = list::list(self.0.db.pool(), &filter, before.0, limit).await?;
-        let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
+        let page = list::page(self.0.db.pool(), &filter, before.0, limit).await?;
+        let full = i64::try_from(page.jobs.len()).is_ok_and(|jobs| jobs == limit);
         Ok(Json(JobPage {
-            next_before: rows.last().filter(|_| full).map(|last| last.id),
-            items: rows.into_iter().map(JobView::from).collect(),
+            next_before: page.jobs.last().filter(|_| full).map(|last| last.id),
+            items: page.jobs.into_iter().map(JobView::from).collect(),
+            incomplete: page.cut,
         }))
     }
 

@@ -13,6 +13,9 @@ use super::access::Submission;
 use super::fault::Fault;
 use crate::state::AppState;
 
+/// The least role for seeing the arguments of a job as they are, and replacing them.
+pub(super) const EDITOR: Role = Role::Admin;
+
 /// The least role for an action on a job.
 #[must_use]
 pub fn role_for(action: JobAction) -> Role {
@@ -98,7 +101,7 @@ pub async fn ask(state: Data<&AppState>, Path(id): Path<String>, submission: Sub
 
 #[handler]
 pub async fn edit(state: Data<&AppState>, Path(id): Path<String>, submission: Submission) -> Result<Response, Fault> {
-    submission.signed.require(Role::Admin)?;
+    submission.signed.require(EDITOR)?;
     let id = job_id(&id)?;
     let text = submission.form.get("args").unwrap_or_default();
     let args = serde_json::from_str(text).map_err(|error| Fault::Bad(format!("The arguments are no JSON: {error}")))?;

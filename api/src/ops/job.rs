@@ -4,7 +4,7 @@ use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::{Data, Path};
 use poem::{Response, handler};
-use roost_shared::jobs::actions::{self, JobAction};
+use roost_shared::jobs::actions::JobAction;
 use roost_shared::jobs::batches::Batch;
 use roost_shared::jobs::inspect::{self, JobDetail, Relative};
 use roost_shared::jobs::inspections::Inspection;
@@ -15,6 +15,7 @@ use roost_shared::operators::audit::{self, Written};
 use uuid::Uuid;
 
 use super::access::Signed;
+use super::acting::EDITOR;
 use super::fault::Fault;
 use super::params::Params;
 use super::shell::{Shell, html};
@@ -251,7 +252,7 @@ impl Page {
         let fits = |action: JobAction| action.fits(&job.state);
         let (operates, admins) = (shell.may_operate(), shell.may_admin());
         let answers = answers(&detail, now);
-        let can_edit = admins && actions::editable(&job.state) && kinds::kind(&job.kind).is_some();
+        let can_edit = shell.may(EDITOR) && job.is_editable();
         Ok(Self {
             facts: facts(&detail, now),
             args: pretty(&kinds::masked(&job.kind, &job.args))?,

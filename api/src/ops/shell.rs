@@ -50,13 +50,19 @@ impl Shell {
     /// Whether buttons of operators are shown.
     #[must_use]
     pub fn may_operate(&self) -> bool {
-        self.operator.role >= Role::Operator
+        self.may(Role::Operator)
     }
 
     /// Whether buttons of admins are shown.
     #[must_use]
     pub fn may_admin(&self) -> bool {
-        self.operator.role >= Role::Admin
+        self.may(Role::Admin)
+    }
+
+    /// Whether buttons of this role are shown.
+    #[must_use]
+    pub fn may(&self, role: Role) -> bool {
+        self.operator.role >= role
     }
 }
 

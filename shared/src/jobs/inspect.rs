@@ -11,8 +11,10 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use self::subject::Subject;
+use super::actions::editable;
 use super::batches::{self, Batch};
 use super::inspections::{self, Inspection, is_at_stripe};
+use super::kinds;
 use super::list::JobRow;
 use super::outlook::{Facts, Outlook, outlook};
 
@@ -119,6 +121,12 @@ impl Job {
     #[must_use]
     pub fn trace_id(&self) -> Option<&str> {
         self.trace_context.as_deref()?.get(3..35)
+    }
+
+    /// Whether its arguments may be changed as it is now.
+    #[must_use]
+    pub fn is_editable(&self) -> bool {
+        editable(&self.state) && kinds::kind(&self.kind).is_some()
     }
 }
 

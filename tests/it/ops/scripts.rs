@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use roost_shared::jobs::kinds::KINDS;
 use roost_shared::operators::Role;
 use roost_shared::operators::audit;
 use roost_tests::app::TestApp;
@@ -185,6 +186,10 @@ async fn scripts_see_what_the_pages_show() {
     assert!(capture["p99"].as_f64().unwrap() >= capture["p50"].as_f64().unwrap());
     let worker = &get("/workers").await[0];
     assert!(!worker["host"].as_str().unwrap().is_empty());
+    assert_eq!(
+        (&worker["alive"], &worker["silent"], &worker["stopped_at"]),
+        (&json!(true), &json!(false), &Value::Null)
+    );
     let found = get("/jobs?kind=payment.capture").await;
     let job = get(&format!("/jobs/{}", found["items"][0]["id"].as_str().unwrap())).await;
     assert_eq!(
@@ -201,6 +206,76 @@ async fn scripts_see_what_the_pages_show() {
     ] {
         assert!(job[moment].is_string(), "{moment}: {job}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scripts_see_every_kind_and_which_workers_are_gone() {
+    let app = TestApp::start().await;
+    let pool = app.state.db.pool();
+    let ops = Dashboard::start(&app.state).await;
+    let email = ops.make(Role::Viewer).await;
+    let token = ops.token(&email).await;
+    let get = async |path: &str| -> Value {
+        let sent = reqwest::Client::new()
+            .get(format!("{}/ops/api{path}", ops.base))
+            .bearer_auth(&token);
+        sent.send().await.unwrap().json().await.unwrap()
+    };
+    sqlx::query("INSERT INTO kinds (name, queue, concurrency, rate_limit, rate_seconds) VALUES ('mail.send', 'notifications', NULL, 100, 60)")
+        .execute(pool)
+        .await
+        .unwrap();
+    let kinds = get("/kinds").await;
+    let kinds = kinds.as_array().unwrap();
+    assert_eq!(kinds.len(), KINDS.len());
+    for kind in KINDS {
+        let told = kinds.iter().find(|told| told["name"] == kind.name).unwrap();
+        assert_eq!(
+            (&told["queue"], &told["about"], &told["moves_money"]),
+            (&json!(kind.queue.name()), &json!(kind.about), &json!(kind.moves_money)),
+            "{told}"
+        );
+        let limits = (&told["concurrency"], &told["rate_limit"], &told["rate_seconds"]);
+        let expected = if kind.name == "mail.send" {
+            (&Value::Null, &json!(100), &json!(60))
+        } else {
+            (&Value::Null, &Value::Null, &json!(1))
+        };
+        assert_eq!(limits, expected, "{told}");
+    }
+
+    sqlx::query(
+        "INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at, stopped_at)
+         VALUES ('lives', 'rack-7', '1.0', '{cache}', 8, now(), now() + interval '1 hour', NULL),
+                ('silent', 'rack-7', '1.0', '{cache}', 8, now(), now() - interval '1 minute', NULL),
+                ('stopped', 'rack-7', '1.0', '{cache}', 8, now(), now() - interval '2 minutes', now() - interval '2 minutes')",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    let workers = get("/workers").await;
+    let told: Vec<_> = workers
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|worker| {
+            let [alive, silent] = ["alive", "silent"].map(|field| worker[field].as_bool().unwrap());
+            (
+                worker["name"].as_str().unwrap(),
+                alive,
+                silent,
+                worker["stopped_at"].is_string(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("lives", true, false, false),
+            ("silent", false, true, false),
+            ("stopped", false, false, true)
+        ]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

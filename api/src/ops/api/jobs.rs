@@ -7,7 +7,7 @@ use poem_openapi::types::Example;
 use poem_openapi::{Enum, Object, OpenApi};
 use roost_shared::jobs::Outlook;
 use roost_shared::jobs::actions::{self, JobAction};
-use roost_shared::jobs::inspect;
+use roost_shared::jobs::inspect::{self, Relative};
 use roost_shared::jobs::inspections;
 use roost_shared::jobs::kinds;
 use roost_shared::jobs::list::{self, JobFilter, JobRow};
@@ -21,7 +21,7 @@ use super::settings::BatchView;
 use super::{DEFAULT_LIMIT, OpsAuth, Reason};
 use crate::body::JsonBody;
 use crate::error::{ApiError, ApiResult};
-use crate::ops::acting::{role_for, role_for_job};
+use crate::ops::acting::{EDITOR, role_for, role_for_job};
 use crate::rest::bookings::objects::{example_id, example_instant};
 use crate::state::AppState;
 
@@ -165,6 +165,9 @@ struct JobDetailView {
     state: String,
     /// Masked by kind
     args: Value,
+    /// The same as they are, for whom may replace them and while that can be done: an admin, and a job of a known kind that neither
+    /// runs nor has succeeded. Null otherwise
+    editable_args: Option<Value>,
     attempt: i32,
     max_attempts: i32,
     /// Workers that it took down, one after the other
@@ -201,6 +204,8 @@ struct JobDetailView {
     effects: Vec<EffectView>,
     /// The job that enqueued it
     parent_id: Option<Uuid>,
+    /// What that is, if it is still kept
+    parent: Option<RelativeView>,
     /// Jobs that it enqueued, the newest first; 50 at most
     children: Vec<RelativeView>,
     /// How many it enqueued
@@ -222,6 +227,7 @@ impl Example for JobDetailView {
             queue: job.queue,
             priority: 50,
             state: job.state,
+            editable_args: Some(job.args.clone()),
             args: job.args,
             attempt: job.attempt,
             max_attempts: job.max_attempts,
@@ -251,7 +257,12 @@ impl Example for JobDetailView {
             }],
             attempts_total: 1,
             effects: Vec::new(),
-            parent_id: None,
+            parent_id: Some(example_id(3)),
+            parent: Some(RelativeView {
+                id: example_id(3),
+                kind: "booking.confirm".to_owned(),
+                state: "succeeded".to_owned(),
+            }),
             children: Vec::new(),
             children_total: 0,
             audit: vec![AuditView::example()],
@@ -267,6 +278,16 @@ struct RelativeView {
     id: Uuid,
     kind: String,
     state: String,
+}
+
+impl From<Relative> for RelativeView {
+    fn from(job: Relative) -> Self {
+        Self {
+            id: job.id,
+            kind: job.kind,
+            state: job.state,
+        }
+    }
 }
 
 /// New arguments
@@ -385,7 +406,7 @@ impl JobsApi {
 
     /// One job, with its attempts, its effects, and what a retry would do
     #[oai(path = "/jobs/:job_id", method = "get", operation_id = "ops_get_job")]
-    async fn job(&self, _auth: OpsAuth, job_id: Path<Uuid>) -> ApiResult<Json<JobDetailView>> {
+    async fn job(&self, auth: OpsAuth, job_id: Path<Uuid>) -> ApiResult<Json<JobDetailView>> {
         let detail = inspect::inspect(self.0.db.pool(), job_id.0)
             .await?
             .ok_or_else(|| ApiError::not_found("job"))?;
@@ -393,7 +414,9 @@ impl JobsApi {
         let effects = detail.effects.iter();
         let effects = effects.map(|effect| EffectView::of(effect, &detail)).collect();
         let job = detail.job;
+        let editable = job.is_editable() && auth.require(EDITOR).is_ok();
         Ok(Json(JobDetailView {
+            editable_args: editable.then(|| job.args.clone()),
             args: kinds::masked(&job.kind, &job.args),
             trace_id: job.trace_id().map(str::to_owned),
             id: job.id,
@@ -418,20 +441,13 @@ impl JobsApi {
             actor: job.actor,
             booking_id: detail.booking_id,
             parent_id: job.parent_id,
+            parent: detail.parent.map(RelativeView::from),
             audit: audit.into_iter().map(AuditView::from).collect(),
             attempts_total: detail.attempts_total,
             children_total: detail.children_total,
             batch: detail.batch.map(BatchView::from),
             follows: detail.follows.map(BatchView::from),
-            children: detail
-                .children
-                .into_iter()
-                .map(|child| RelativeView {
-                    id: child.id,
-                    kind: child.kind,
-                    state: child.state,
-                })
-                .collect(),
+            children: detail.children.into_iter().map(RelativeView::from).collect(),
             outlook: detail.outlook.into_iter().map(OutlookView::from).collect(),
             attempts: detail
                 .attempts
@@ -485,7 +501,7 @@ impl JobsApi {
     /// Replace the arguments of a job that is not running
     #[oai(path = "/jobs/:job_id/args", method = "put", operation_id = "ops_edit_job")]
     async fn edit(&self, auth: OpsAuth, job_id: Path<Uuid>, body: JsonBody<Edit>) -> ApiResult<Json<JobDetailView>> {
-        auth.require(Role::Admin)?;
+        auth.require(EDITOR)?;
         let mut tx = self.0.db.begin().await?;
         actions::edit_args(&mut tx, job_id.0, &body.args, auth.by(body.reason.as_deref())).await?;
         tx.commit().await?;

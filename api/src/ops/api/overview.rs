@@ -182,7 +182,10 @@ struct WorkerView {
     version: String,
     queues: Vec<String>,
     concurrency: i32,
+    /// It has shown itself within 15 seconds and has not said that it stops
     alive: bool,
+    /// It is gone without a word: dead, or cut off
+    silent: bool,
     /// It is to take nothing new
     quiet: bool,
     /// It is to end
@@ -190,6 +193,8 @@ struct WorkerView {
     running: i64,
     started_at: DateTime<Utc>,
     seen_at: DateTime<Utc>,
+    /// When it said that it stops
+    stopped_at: Option<DateTime<Utc>>,
 }
 
 impl Example for WorkerView {
@@ -201,11 +206,13 @@ impl Example for WorkerView {
             queues: vec!["payments".to_owned(), "confirmation".to_owned()],
             concurrency: 256,
             alive: true,
+            silent: false,
             quiet: false,
             stop: false,
             running: 3,
             started_at: example_instant(),
             seen_at: example_instant(),
+            stopped_at: None,
         }
     }
 }
@@ -273,6 +280,7 @@ impl OverviewApi {
         let workers = overview::workers(self.0.db.pool()).await?;
         let views = workers.into_iter().map(|worker| WorkerView {
             alive: worker.is_alive(),
+            silent: worker.is_silent(),
             quiet: worker.quiet,
             stop: worker.stop,
             name: worker.name,
@@ -283,6 +291,7 @@ impl OverviewApi {
             running: worker.running,
             started_at: worker.started_at,
             seen_at: worker.seen_at,
+            stopped_at: worker.stopped_at,
         });
         Ok(Json(views.collect()))
     }

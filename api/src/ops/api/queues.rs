@@ -1,10 +1,11 @@
-//! Queues and the cron table.
+//! Queues, kinds and the cron table.
 
 use chrono::{DateTime, Utc};
 use poem_openapi::param::Path;
 use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
+use roost_shared::jobs::kinds::KINDS;
 use roost_shared::jobs::schedules::{self, ScheduleSettings};
 use roost_shared::jobs::{actions, overview};
 use roost_shared::operators::Role;
@@ -48,6 +49,39 @@ impl Example for QueueView {
             oldest_due_seconds: 0.8,
             publish_lag_seconds: 0.0,
             workers: vec!["roost-1-4711-0194be64".to_owned()],
+        }
+    }
+}
+
+/// A kind of job
+#[derive(Object)]
+#[oai(example)]
+struct JobKindView {
+    name: String,
+    /// Where its jobs run
+    queue: String,
+    /// What it does
+    about: String,
+    /// Acting on one of its jobs needs a reason
+    moves_money: bool,
+    /// So many jobs run at the same time at most; null: no limit of its own
+    concurrency: Option<i32>,
+    /// So many jobs begin at most; null: no limit of its own
+    rate_limit: Option<i32>,
+    /// In any span of so many seconds
+    rate_seconds: i32,
+}
+
+impl Example for JobKindView {
+    fn example() -> Self {
+        Self {
+            name: "mail.send".to_owned(),
+            queue: "notifications".to_owned(),
+            about: "Sends one mail.".to_owned(),
+            moves_money: false,
+            concurrency: None,
+            rate_limit: Some(100),
+            rate_seconds: 60,
         }
     }
 }
@@ -109,6 +143,27 @@ impl QueuesApi {
     #[oai(path = "/queues", method = "get", operation_id = "ops_list_queues")]
     async fn queues(&self, _auth: OpsAuth) -> ApiResult<Json<Vec<QueueView>>> {
         self.queue_views().await
+    }
+
+    /// The kinds of jobs, each with its limits
+    ///
+    /// `PUT /settings/kinds/{name}` sets them.
+    #[oai(path = "/kinds", method = "get", operation_id = "ops_list_kinds")]
+    async fn kinds(&self, _auth: OpsAuth) -> ApiResult<Json<Vec<JobKindView>>> {
+        let limited = overview::limited_kinds(self.0.db.pool()).await?;
+        let views = KINDS.iter().map(|kind| {
+            let limits = limited.iter().find(|limited| limited.name == kind.name);
+            JobKindView {
+                name: kind.name.to_owned(),
+                queue: kind.queue.name().to_owned(),
+                about: kind.about.to_owned(),
+                moves_money: kind.moves_money,
+                concurrency: limits.and_then(|limits| limits.concurrency),
+                rate_limit: limits.and_then(|limits| limits.rate_limit),
+                rate_seconds: limits.map_or(1, |limits| limits.rate_seconds),
+            }
+        });
+        Ok(Json(views.collect()))
     }
 
     /// Pause a queue

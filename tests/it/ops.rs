@@ -6,6 +6,7 @@ mod alarms;
 pub(crate) mod asking;
 mod auditing;
 mod bulk;
+mod job_page;
 mod landing;
 mod lists;
 mod own_account;

@@ -28,7 +28,7 @@ struct AttemptRow {
     worker: String,
     began: String,
     took: String,
-    error: Vec<String>,
+    error: Option<String>,
 }
 
 struct EffectRow {
@@ -362,12 +362,7 @@ fn attempts(detail: &JobDetail, now: DateTime<Utc>) -> Vec<AttemptRow> {
             worker: attempt.worker.clone(),
             began: when(attempt.started_at, now).to_string(),
             took: span((attempt.ended_at - attempt.started_at).num_microseconds().unwrap_or(0) as f64 / 1e6),
-            // `could not send: no answer: timed out` is a chain of causes.
-            error: attempt
-                .error
-                .as_deref()
-                .map(|error| error.split(": ").map(str::to_owned).collect())
-                .unwrap_or_default(),
+            error: attempt.error.clone(),
         })
         .collect()
 }

@@ -93,6 +93,7 @@ async fn limits_and_keeping_are_set_within_bounds_and_written_down() {
     assert_eq!(queue(&world, "cache").await, (Some(3), Some(20), 10, 120, 4));
     let page = admin.get("/ops/queues").await.is(200);
     page.says("20 in 10 s");
+    page.says("The charts of the overview count attempts that are there");
     for (field, value) in [
         ("concurrency", "0"),
         ("concurrency", "many"),

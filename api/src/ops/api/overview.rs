@@ -96,9 +96,9 @@ struct OverviewView {
     counts: Vec<CountView>,
     queues: Vec<QueueView>,
     kinds: Vec<KindView>,
-    /// By the minute, the oldest first
+    /// By the minute, the oldest first. Attempts of jobs that are not kept any more may be missing
     last_hour: Vec<SliceView>,
-    /// By the quarter of an hour, the oldest first
+    /// By the quarter of an hour, the oldest first. Attempts of jobs that are not kept any more may be missing
     last_day: Vec<SliceView>,
     unknown_effects: i64,
     died_today: i64,

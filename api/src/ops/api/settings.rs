@@ -340,6 +340,8 @@ impl SettingsApi {
     }
 
     /// Set how long jobs that ended in a state are kept
+    ///
+    /// Their attempts go with them: where that is less than a day, `last_day` of the overview may miss some.
     #[oai(
         path = "/settings/retention/:state",
         method = "put",

@@ -2,7 +2,8 @@
 //!
 //! The shape of a document is bounded before it is validated, because validation itself walks fragments as often as
 //! they are spread. What it would read is its complexity: a point a field, times the length of a page. Points are
-//! taken from the caller's budget of the minute before anything is executed.
+//! taken from the caller's budget of the minute before anything is executed; what is refused for its complexity costs
+//! as much as the dearest that is not.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -204,14 +205,16 @@ impl Extension for Spending {
 }
 
 async fn charge(ctx: &ExtensionContext<'_>, complexity: usize) -> ApiResult<()> {
+    let (Some(state), Some(caller)) = (ctx.data_opt::<AppState>(), ctx.data_opt::<Caller>()) else {
+        return Err(ApiError::internal("an operation without a caller"));
+    };
+    let spent = spend(state, &caller.budget(), complexity.min(MAX_COMPLEXITY)).await;
+    // Also where the budget is gone: it does not become less complex by waiting.
     if complexity > MAX_COMPLEXITY {
         let detail = format!("A request may cost {MAX_COMPLEXITY} points; this one would cost {complexity}.");
         return Err(ApiError::new(StatusCode::BAD_REQUEST, "query_too_complex", detail));
     }
-    let (Some(state), Some(caller)) = (ctx.data_opt::<AppState>(), ctx.data_opt::<Caller>()) else {
-        return Err(ApiError::internal("an operation without a caller"));
-    };
-    spend(state, &caller.budget(), complexity).await
+    spent
 }
 
 #[cfg(test)]

@@ -5,25 +5,28 @@ use serde_json::json;
 
 use super::{ask, data, refused};
 
+const DEEP: &str = "{ bookings { nodes { payment { booking { payment { booking { payment { booking { payment { booking { id } } } } } } } } } } }";
+/// Some six thousand points.
+const WIDE: &str = "{ bookings(first: 100) { nodes { payment { booking { timeline { event actor at reason } } } timeline { event at } } } }";
+
+fn aliases() -> String {
+    let aliases: String = (0..16).map(|number| format!("a{number}: __typename ")).collect();
+    format!("{{ {aliases} }}")
+}
+
 #[tokio::test]
 async fn a_request_that_asks_for_too_much_is_refused_before_it_runs() {
     let app = TestApp::start().await;
     let guest = app.guest().await;
-    let deep = "{ bookings { nodes { payment { booking { payment { booking { payment { booking { payment { booking { id } } } } } } } } } } }";
     refused(
-        &ask(&app, deep, &json!({})).by(&guest).send().await,
+        &ask(&app, DEEP, &json!({})).by(&guest).send().await,
         400,
         "query_too_deep",
     );
-    let aliases: String = (0..16).map(|number| format!("a{number}: __typename ")).collect();
-    let reply = ask(&app, &format!("{{ {aliases} }}"), &json!({}))
-        .by(&guest)
-        .send()
-        .await;
+    let reply = ask(&app, &aliases(), &json!({})).by(&guest).send().await;
     refused(&reply, 400, "too_many_aliases");
-    let wide = "{ bookings(first: 100) { nodes { payment { booking { timeline { event actor at reason } } } timeline { event at } } } }";
     let body = refused(
-        &ask(&app, wide, &json!({})).by(&guest).send().await,
+        &ask(&app, WIDE, &json!({})).by(&guest).send().await,
         400,
         "query_too_complex",
     );
@@ -80,6 +83,40 @@ async fn what_is_refused_costs_as_well() {
         refused(&nonsense().await, 400, "invalid_query");
     }
     refused(&nonsense().await, 429, "rate_limited");
+}
+
+#[tokio::test]
+async fn what_is_too_complex_costs_as_much_as_the_dearest_that_is_not() {
+    // A point for being read, and the five thousand that an operation may cost.
+    let app = TestApp::start_with(|settings| settings.graphql_points_per_minute = 5_001).await;
+    let guest = app.guest().await;
+    let asks = |query: &'static str| ask(&app, query, &json!({})).by(&guest).send();
+    refused(&asks(WIDE).await, 400, "query_too_complex");
+    refused(&asks("{ __typename }").await, 429, "rate_limited");
+
+    // Who has not so many left is not told to wait: that makes it no less complex.
+    let app = TestApp::start_with(|settings| settings.graphql_points_per_minute = 5_000).await;
+    let guest = app.guest().await;
+    let asks = |query: &'static str| ask(&app, query, &json!({})).by(&guest).send();
+    data(&asks("{ __typename }").await);
+    refused(&asks(WIDE).await, 400, "query_too_complex");
+    refused(&asks(WIDE).await, 429, "rate_limited");
+}
+
+#[tokio::test]
+async fn a_shape_that_is_out_of_bounds_costs_a_point() {
+    let app = TestApp::start_with(|settings| settings.graphql_points_per_minute = 2).await;
+    for (query, code) in [
+        (DEEP.to_owned(), "query_too_deep"),
+        (aliases(), "too_many_aliases"),
+        (format!("{{ {} }}", "__typename ".repeat(501)), "query_too_complex"),
+    ] {
+        let guest = app.guest().await;
+        let asks = || ask(&app, &query, &json!({})).by(&guest).send();
+        refused(&asks().await, 400, code);
+        refused(&asks().await, 400, code);
+        refused(&asks().await, 429, "rate_limited");
+    }
 }
 
 #[tokio::test]

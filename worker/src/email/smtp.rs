@@ -106,7 +106,7 @@ impl Mailer {
             .map_err(|error| error.without(&recipient))
     }
 
-    fn compose(
+    pub(super) fn compose(
         &self,
         to: Mailbox,
         rendered: &Rendered,

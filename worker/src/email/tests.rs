@@ -1,5 +1,6 @@
 //! What the mails say, to whom, and what they never let through.
 
+mod unsubscribing;
 mod untrusted;
 
 use std::collections::BTreeSet;

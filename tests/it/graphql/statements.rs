@@ -127,3 +127,67 @@ async fn what_is_nested_is_gathered_too() {
     // Properties, users.
     assert_eq!(ran.len(), 2, "{ran:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_with_their_authors_and_reports_with_their_reviews_are_read_at_once() {
+    let app = TestApp::start().await;
+    let (guest, moderator) = (app.guest().await, app.guest().await);
+    fifty_bookings(&app, &guest).await;
+    let pool: &PgPool = app.state.db.pool();
+    // Each by somebody else; all reported.
+    sqlx::raw_sql(
+        "UPDATE reviews SET author_id = subject_id, subject_id = author_id;
+         INSERT INTO review_reports (review_id, reporter_id, reason, created_at)
+             SELECT id, subject_id, 'spam', created_at FROM reviews",
+    )
+    .execute(pool)
+    .await
+    .unwrap();
+    assert!(
+        roost_shared::users::set_moderator(pool, &moderator.email, true)
+            .await
+            .unwrap()
+    );
+    let statements = Statements::counted(&app).await;
+    let one_review = "id rating text side state author { id firstName } answer { text } categories { value }";
+    let authors = |reviews: Vec<&Value>| {
+        let ids = reviews.into_iter().map(|review| {
+            assert!(review["author"]["firstName"].is_string(), "{review}");
+            review["author"]["id"].as_str().unwrap().to_owned()
+        });
+        ids.collect::<std::collections::BTreeSet<_>>().len()
+    };
+
+    // One statement, for fifty as for one.
+    let query = format!("query($first: Int!) {{ reviews(first: $first) {{ nodes {{ {one_review} }} }} }}");
+    for (first, reader) in [(50, Some(&guest)), (1, Some(&guest)), (50, None)] {
+        let asked = ask(&app, &query, &json!({"first": first}));
+        let (ran, answered) = run(
+            &statements,
+            match reader {
+                Some(reader) => asked.by(reader),
+                None => asked,
+            },
+        )
+        .await;
+        let nodes = answered["reviews"]["nodes"].as_array().unwrap();
+        assert_eq!(authors(nodes.iter().collect()), first, "{nodes:?}");
+        assert_eq!(ran.len(), 1, "{ran:#?}");
+    }
+
+    // Whether somebody is a moderator, and the reports with reviews and authors.
+    let query = format!(
+        "query($first: Int!) {{ reviewReports(first: $first) {{ nodes {{ reason review {{ {one_review} }} }} }} }}"
+    );
+    for first in [50, 1] {
+        let asked = ask(&app, &query, &json!({"first": first}));
+        let (ran, answered) = run(&statements, asked.by(&moderator)).await;
+        let nodes = answered["reviewReports"]["nodes"].as_array().unwrap();
+        assert_eq!(
+            authors(nodes.iter().map(|node| &node["review"]).collect()),
+            first,
+            "{nodes:?}"
+        );
+        assert_eq!(ran.len(), 2, "{ran:#?}");
+    }
+}

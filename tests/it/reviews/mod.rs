@@ -2,11 +2,14 @@
 
 mod aftermath;
 mod bad_input;
+mod constraints;
 mod lists;
 mod moderation;
+mod sums;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use roost_tests::app::{Actor, PASSWORD, Reply};
+use roost_tests::stars::wrong_sums;
 use roost_tests::world::{World, id_of};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -120,34 +123,7 @@ impl Scene {
 
 /// The sums of stars are those of the reviews that are public, everywhere they are kept.
 async fn sums_are_exact(pool: &PgPool) {
-    for (what, query) in [
-        (
-            "a property",
-            "SELECT count(*) FROM properties p WHERE (review_count, rating_hundredths) IS DISTINCT FROM (
-                 SELECT (count(*)::int, coalesce(round(avg(overall) * 100), 0)::int) FROM reviews
-                 WHERE property_id = p.id AND side = 'guest' AND published_at IS NOT NULL AND hidden_at IS NULL)",
-        ),
-        (
-            "a histogram",
-            "SELECT count(*) FROM ratings r, generate_series(1, 5) AS star,
-                 LATERAL (VALUES ('overall', r.overall::int[]), ('cleanliness', r.cleanliness::int[]), ('location', r.location::int[])) AS kept (category, counts)
-             WHERE counts[star] <> (
-                 SELECT count(*) FROM reviews v
-                 WHERE published_at IS NOT NULL AND hidden_at IS NULL
-                   AND CASE r.subject WHEN 'property' THEN side = 'guest' AND property_id = r.subject_id
-                       WHEN 'host' THEN side = 'guest' AND v.subject_id = r.subject_id
-                       ELSE side = 'host' AND v.subject_id = r.subject_id END
-                   AND CASE category WHEN 'overall' THEN v.overall WHEN 'cleanliness' THEN v.cleanliness ELSE v.location END = star)",
-        ),
-        (
-            "a review that is counted nowhere",
-            "SELECT count(*) FROM reviews v WHERE published_at IS NOT NULL AND NOT EXISTS (
-                 SELECT 1 FROM ratings WHERE subject IN ('host', 'guest') AND subject_id = v.subject_id)",
-        ),
-    ] {
-        let wrong: i64 = sqlx::query_scalar(query).fetch_one(pool).await.unwrap();
-        assert_eq!(wrong, 0, "{what}");
-    }
+    assert_eq!(wrong_sums(pool).await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,6 +16,7 @@ use super::{
     testbed::Testbed,
     verdict::Verdict,
 };
+use crate::stars::wrong_sums;
 
 /// After a drain, what is left must be done by then.
 const LEFT_LIMIT: Duration = Duration::from_secs(30);
@@ -294,6 +295,25 @@ pub async fn bookings(
     });
     confirmations(testbed, &confirmed.collect(), verdict).await?;
     told_once(testbed, verdict).await
+}
+
+/// The stars of the reviews that are public, each counted once.
+pub async fn stars(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
+    let (public, awaited): (i64, i64) = sqlx::query_as(
+        "SELECT count(*) FILTER (WHERE published_at IS NOT NULL), count(*) FILTER (WHERE published_at IS NULL) FROM reviews",
+    )
+    .fetch_one(&testbed.pool)
+    .await?;
+    verdict.figure("reviews", public as f64);
+    verdict.require(public > 0, || "no review was published".to_owned());
+    // Both sides have written.
+    verdict.lose(awaited.unsigned_abs(), "publications of reviews");
+    let wrong = wrong_sums(&testbed.pool).await?;
+    let examples: Vec<&String> = wrong.iter().take(3).collect();
+    verdict.require(wrong.is_empty(), || {
+        format!("{} sums of stars are wrong: {examples:?}", wrong.len())
+    });
+    Ok(())
 }
 
 /// Nothing is told by two mails; what is told is told by a repetition of the same.

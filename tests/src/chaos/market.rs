@@ -293,13 +293,17 @@ impl Market {
         self.insist(&path, guest.as_deref(), Some(&text), 201).await
     }
 
-    /// Both sides review a stay.
+    /// Both sides review a stay, with other stars each time.
     pub async fn review(&self, number: usize, booking: Uuid) -> Result<()> {
         let guest = self.guest(number);
-        let words =
-            json!({"booking_id": booking, "rating": 5, "text": "Quiet at night, strong coffee in the morning."});
-        for author in [guest.as_deref(), Some(&*self.host)] {
-            self.insist("/reviews/", author, Some(&words), 201).await?;
+        let text = "Quiet at night, strong coffee in the morning.";
+        let stars = |more: usize| 1 + (number + more) % 5;
+        let of_stay = json!({"booking_id": booking, "rating": stars(0), "text": text, "categories": {
+            "cleanliness": stars(1), "accuracy": stars(2), "check_in": stars(3), "communication": stars(4), "location": stars(5),
+        }});
+        let of_guest = json!({"booking_id": booking, "rating": stars(2), "text": text});
+        for (author, words) in [(guest.as_deref(), &of_stay), (Some(&*self.host), &of_guest)] {
+            self.insist("/reviews/", author, Some(words), 201).await?;
         }
         Ok(())
     }

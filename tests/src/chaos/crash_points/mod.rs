@@ -239,7 +239,8 @@ impl Scene {
             Answer::Booked(id) => fates.get(&id).copied().unwrap_or(Fate::Captured),
             Answer::Refused(..) => Fate::Captured,
         };
-        audit::bookings(testbed, &self.asked, fate, verdict).await
+        audit::bookings(testbed, &self.asked, fate, verdict).await?;
+        audit::stars(testbed, verdict).await
     }
 
     /// The last crashes may be just before it.

@@ -24,7 +24,7 @@ struct Look {
     address: fn(&Plan, u64) -> String,
 }
 
-const LOOKS: [Look; 12] = [
+const LOOKS: [Look; 15] = [
     Look {
         name: "all",
         address: |_, _| String::new(),
@@ -69,6 +69,10 @@ const LOOKS: [Look; 12] = [
         address: |plan, number| format!("q={}", plan.dataset.booking(number * 7_919)),
     },
     Look {
+        name: "a user of many bookings",
+        address: |plan, number| format!("q={}", plan.dataset.guest(number)),
+    },
+    Look {
         name: "arguments",
         address: |plan, number| {
             format!(
@@ -76,6 +80,14 @@ const LOOKS: [Look; 12] = [
                 plan.dataset.payment(number * 7_919)
             )
         },
+    },
+    Look {
+        name: "on a worker",
+        address: |_, _| "worker=bench-2".to_owned(),
+    },
+    Look {
+        name: "effects of unknown outcome",
+        address: |_, _| "effect=unknown".to_owned(),
     },
     Look {
         name: "far down a kind",
@@ -143,9 +155,13 @@ pub async fn measure(machine: &Machine, plan: &Plan, report: &mut Report) -> Res
 
 async fn fill(machine: &Machine, plan: &Plan) -> Result<()> {
     let mut connection = PgConnection::connect(machine.database_url()).await?;
-    connection.execute("TRUNCATE jobs, job_attempts, job_terms").await?;
+    connection
+        .execute("TRUNCATE jobs, job_attempts, job_terms, effects, effect_inspections, stripe_events, messages")
+        .await?;
     let script = include_str!("dashboard.sql")
         .replace("{jobs}", &plan.dashboard_jobs.to_string())
+        .replace("{looks}", &plan.looks.to_string())
+        .replace("{hosts}", &plan.dataset.hosts().to_string())
         .replace("{bookings}", &(plan.dataset.properties * 5).to_string())
         .replace("{properties}", &plan.dataset.properties.to_string());
     connection

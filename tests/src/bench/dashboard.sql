@@ -1,15 +1,31 @@
 -- {jobs} jobs of the last seven days, of the bookings in the data set: most have succeeded, one in a hundred is dead, and a
 -- few are in each other state. Ids are of version 7 and count up with time, as those of a running system do.
+--
+-- The first {looks} guests have as much as a search for somebody follows: 40 bookings each, all with jobs, and of each
+-- booking ten messages that were mailed and ten of Stripe's events. Of one job in a thousand, nobody knows what became of its mail.
 CREATE FUNCTION pg_temp.entity(of_kind text, number bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
     SELECT '01900000-0000-7000-' || of_kind || '-' || lpad(to_hex(1 + number), 12, '0')
 $$;
 
+UPDATE bookings SET guest_id = wide.guest_id
+FROM (SELECT pg_temp.entity('a000', n)::uuid AS id, pg_temp.entity('8000', {hosts} + n / 40)::uuid AS guest_id
+      FROM generate_series(0, {looks} * 40 - 1) AS n) AS wide
+WHERE bookings.id = wide.id;
+INSERT INTO messages (id, booking_id, sender_id, recipient_id, text, created_at)
+SELECT pg_temp.entity('c000', n)::uuid, id, guest_id, host_id, 'Is there a place for two bicycles?', created_at
+FROM generate_series(0, {looks} * 400 - 1) AS n JOIN bookings ON id = pg_temp.entity('a000', n / 10)::uuid;
+INSERT INTO stripe_events (id, type, object_id, created_at, received_at, handled_at)
+SELECT 'evt_wide_' || n, 'payment_intent.succeeded', stripe_payment_intent_id, created_at, created_at, created_at
+FROM generate_series(0, {looks} * 400 - 1) AS n JOIN payments ON id = pg_temp.entity('b000', n / 10)::uuid;
+
 INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at, attempt, fence, last_error, created_at,
-    started_at, finished_at, published_at, lease_owner)
+    started_at, finished_at, published_at, lease_owner, lease_until)
 SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7000b000' || lpad(to_hex(n), 12, '0'))::uuid,
        kind.name, kind.queue, kind.priority,
        CASE kind.name
-           WHEN 'mail.send' THEN jsonb_build_object('mail', 'booking-confirmed', 'subject_id', pg_temp.entity('a000', n / 5 % {bookings}))
+           WHEN 'mail.send' THEN CASE WHEN n / 5 < {looks} * 400
+               THEN jsonb_build_object('mail', 'unread-messages', 'subject_id', pg_temp.entity('c000', n / 5))
+               ELSE jsonb_build_object('mail', 'booking-confirmed', 'subject_id', pg_temp.entity('a000', n / 5 % {bookings})) END
            WHEN 'cache.warm' THEN jsonb_build_object('property_id', pg_temp.entity('9000', n / 5 % {properties}))
            WHEN 'booking.confirm' THEN jsonb_build_object('booking_id', pg_temp.entity('a000', n / 5 % {bookings}))
            ELSE jsonb_build_object('payment_id', pg_temp.entity('b000', n / 5 % {bookings})) END,
@@ -24,13 +40,15 @@ SELECT (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7000b
        CASE WHEN attempt > 0 THEN at + interval '20 ms' END,
        CASE WHEN state IN ('succeeded', 'dead', 'cancelled', 'quarantined') THEN at + interval '80 ms' END,
        CASE WHEN state = 'queued' THEN at END,
-       CASE WHEN attempt > 0 THEN 'bench-1' END
+       CASE WHEN state = 'running' THEN 'bench-2' WHEN attempt > 0 THEN 'bench-1' END,
+       CASE WHEN state = 'running' THEN now() + interval '1 hour' END
 FROM (
     SELECT n, at, state, CASE WHEN state IN ('scheduled', 'queued') THEN 0 WHEN state = 'dead' THEN 15 WHEN n % 50 = 1 THEN 2 + n % 8 ELSE 1 END AS attempt
     FROM (
         SELECT n::bigint AS n, now() - interval '7 days' * (1 - n / {jobs}::float8) AS at,
                CASE WHEN n % 100 = 7 THEN 'dead' WHEN n % 200 = 11 THEN 'cancelled' WHEN n % 1000 = 13 THEN 'quarantined'
                     WHEN n % 200 = 17 THEN 'retrying' WHEN n % 200 = 19 THEN 'scheduled' WHEN n % 500 = 23 THEN 'queued'
+                    WHEN n % 10000 = 29 THEN 'running'
                     ELSE 'succeeded' END AS state
         FROM generate_series(0, {jobs} - 1) AS n) AS placed) AS job,
     LATERAL (SELECT * FROM (VALUES
@@ -42,3 +60,9 @@ INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, 
 SELECT id, kind, fence, attempt, lease_owner, started_at, coalesce(finished_at, started_at + interval '60 ms'),
        CASE state WHEN 'succeeded' THEN 'succeeded' WHEN 'cancelled' THEN 'cancelled' WHEN 'retrying' THEN 'retry' ELSE 'failed' END, last_error
 FROM jobs WHERE lease_owner = 'bench-1';
+
+INSERT INTO effects (key, job_id, fence, entity_id, state, first_sent_at, updated_at)
+SELECT CASE kind WHEN 'mail.send' THEN 'mail:' ELSE 'capture:' END || id, id, fence,
+       coalesce(args->>'subject_id', args->>'payment_id')::uuid,
+       CASE state WHEN 'quarantined' THEN 'unknown' WHEN 'dead' THEN 'failed' ELSE 'done' END, started_at, finished_at
+FROM jobs WHERE kind IN ('mail.send', 'payment.capture') AND finished_at IS NOT NULL;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use roost_shared::jobs::actions::By;
+use chrono::{DateTime, TimeDelta, Utc};
+use roost_shared::jobs::actions::{self, By};
 use roost_shared::jobs::settings::{self, Limits, NO_LIMITS};
 use roost_shared::jobs::{Job, Lease, Queue};
 use roost_tests::world::World;
@@ -262,6 +263,130 @@ async fn a_limit_is_heeded_and_lifted_within_two_seconds() {
     }
 }
 
+async fn clock(world: &World) -> DateTime<Utc> {
+    sqlx::query_scalar("SELECT clock_timestamp()")
+        .fetch_one(world.pool())
+        .await
+        .unwrap()
+}
+
+/// Waits until it is so late by Postgres' clock, with a little more for what began before and is not written down yet.
+async fn is_past(world: &World, at: DateTime<Utc>) {
+    let at = at + TimeDelta::milliseconds(500);
+    world.eventually("later", async || clock(world).await > at).await;
+}
+
+/// Each worker's attempts that began in this time, and the most that all of them began in any second of it.
+async fn began_between(world: &World, from: DateTime<Utc>, to: DateTime<Utc>) -> (Vec<i64>, i64) {
+    let each = sqlx::query_scalar(
+        "SELECT count(*) FROM job_attempts WHERE started_at >= $1 AND started_at < $2 GROUP BY worker ORDER BY worker",
+    );
+    let most = sqlx::query_scalar(
+        "WITH seen AS (SELECT started_at FROM job_attempts WHERE started_at >= $1 AND started_at < $2)
+         SELECT coalesce(max(within), 0) FROM (
+             SELECT count(*) OVER (ORDER BY started_at RANGE BETWEEN CURRENT ROW AND interval '999999 microseconds' FOLLOWING) AS within
+             FROM seen) AS spans",
+    );
+    let pool = world.pool();
+    (
+        each.bind(from).bind(to).fetch_all(pool).await.unwrap(),
+        most.bind(from).bind(to).fetch_one(pool).await.unwrap(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_an_operator_sets_is_heeded_by_every_worker_within_two_seconds() {
+    let world = world().await;
+    let workers = [world.another_worker(registry()), world.another_worker(registry())];
+    let two = TimeDelta::seconds(2);
+    // More than both can do meanwhile.
+    let work = "INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at)
+                SELECT gen_random_uuid(), 'test.hold', 'cache', 50, '{\"milliseconds\": 50}', 3, 'queued', now() FROM generate_series(1, 20000)";
+    sqlx::query(work).execute(world.pool()).await.unwrap();
+    let both_work = async |since: DateTime<Utc>| {
+        world
+            .eventually("both work", async || {
+                began_between(&world, since, since + TimeDelta::hours(1)).await.0.len() == 2
+            })
+            .await;
+    };
+    both_work(clock(&world).await).await;
+    let paused = async |paused: bool| -> DateTime<Utc> {
+        let mut tx = world.state.db.begin().await.unwrap();
+        actions::set_paused(&mut tx, "cache", paused, BY).await.unwrap();
+        tx.commit().await.unwrap();
+        clock(&world).await + two
+    };
+
+    let heeded = paused(true).await;
+    is_past(&world, heeded + two).await;
+    assert_eq!(began_between(&world, heeded, heeded + two).await, (vec![], 0));
+
+    let heeded = paused(false).await;
+    both_work(heeded - two).await;
+    is_past(&world, heeded).await;
+    let (each, _) = began_between(&world, heeded - two, heeded).await;
+    assert_eq!(each.len(), 2, "{each:?} began within two seconds");
+
+    let rate = Limits {
+        rate_limit: Some(20),
+        ..NO_LIMITS
+    };
+    limit_cache(&world, rate).await;
+    let heeded = clock(&world).await + two;
+    is_past(&world, heeded + two).await;
+    let (each, most) = began_between(&world, heeded, heeded + two).await;
+    assert!((1..=20).contains(&most), "{most} in a second: {each:?}");
+    limit_cache(&world, NO_LIMITS).await;
+    let heeded = clock(&world).await + two;
+    is_past(&world, heeded + two).await;
+    let (each, most) = began_between(&world, heeded, heeded + two).await;
+    assert!(each.len() == 2 && most > 60, "{most} in a second: {each:?}");
+
+    // A weight, while a queue that has it is late: the other has its share, an eighth of each worker's 16 slots.
+    let mut held = world.pool().begin().await.unwrap();
+    sqlx::query("UPDATE queues SET weight = 1")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    late_payments(&world, &mut held).await;
+    let late = clock(&world).await + two;
+    is_past(&world, late + two).await;
+    let unweighted = began_between(&world, late, late + two).await.1;
+    let mut tx = world.state.db.begin().await.unwrap();
+    let now = settings::queue(&mut tx, "payments").await.unwrap();
+    let heavy = settings::QueueSettings { weight: 8, ..now };
+    settings::set_queue(&mut tx, "payments", heavy, BY).await.unwrap();
+    tx.commit().await.unwrap();
+    let heeded = clock(&world).await + two;
+    is_past(&world, heeded + two).await;
+    let (each, weighted) = began_between(&world, heeded, heeded + two).await;
+    assert!(each.len() == 2, "{each:?}");
+    assert!(weighted * 3 < unweighted, "{weighted} in a second, {unweighted} before");
+    drop(held);
+    for worker in workers {
+        worker.stop().await;
+    }
+}
+
+/// A job of `payments` that has been due for an hour, and that no worker can take as long as `held` lasts. Waits until the
+/// workers know.
+async fn late_payments(world: &World, held: &mut sqlx::PgConnection) {
+    // Nobody works off what is due in it, as if all slots were busy.
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at, crash_count)
+         VALUES (gen_random_uuid(), 'test.hold', 'payments', 50, '{}', 3, 'queued', now() - interval '1 hour', 0)",
+    )
+    .execute(world.pool())
+    .await
+    .unwrap();
+    sqlx::query("SELECT FROM jobs WHERE queue = 'payments' FOR UPDATE")
+        .execute(held)
+        .await
+        .unwrap();
+    is_late(world, true).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_waits_for_its_limit_too() {
     for crash_count in [1, 2] {
@@ -329,21 +454,13 @@ async fn what_a_dead_worker_held_runs_side_by_side_and_what_two_held_runs_alone(
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_heavy_queue_is_late_light_ones_have_their_share_of_the_slots() {
     let world = world().await;
-    // Nobody works off what is due in it, as if all slots were busy.
-    let late = "INSERT INTO jobs (id, kind, queue, priority, args, max_attempts, state, run_at, crash_count)
-                VALUES (gen_random_uuid(), 'test.hold', 'payments', 50, '{}', 3, 'queued', now() - interval '1 hour', 0)";
     let worker = world.another_worker(registry());
     sqlx::query("UPDATE queues SET paused = false, weight = CASE name WHEN 'payments' THEN 8 ELSE 1 END")
         .execute(world.pool())
         .await
         .unwrap();
     let mut held = world.pool().begin().await.unwrap();
-    sqlx::query(late).execute(world.pool()).await.unwrap();
-    sqlx::query("SELECT FROM jobs WHERE queue = 'payments' FOR UPDATE")
-        .execute(&mut *held)
-        .await
-        .unwrap();
-    is_late(&world, true).await;
+    late_payments(&world, &mut held).await;
     enqueue(&world, 60, Hold { milliseconds: 50 }).await;
     world
         .eventually("done", async || succeeded(&world, "test.hold").await == 60)

@@ -5,14 +5,20 @@ mod accounts;
 mod alarms;
 pub(crate) mod asking;
 mod auditing;
+mod behind;
 mod bulk;
 mod job_page;
+mod details;
+mod finding;
 mod landing;
 mod lists;
 mod own_account;
+mod reasons;
 mod recorder;
 mod scripts;
 mod searches;
+mod unwritten;
+mod viewers;
 
 use roost_shared::jobs::catalogue::WarmCache;
 use roost_shared::jobs::kinds::KINDS;
@@ -27,7 +33,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 /// A job of any kind in any state, as an engine that met it would have left it.
-async fn put(pool: &PgPool, kind: &str, state: &str, args: Value, error: Option<&str>) -> Uuid {
+pub(crate) async fn put(pool: &PgPool, kind: &str, state: &str, args: Value, error: Option<&str>) -> Uuid {
     let id = Uuid::now_v7();
     sqlx::query(
         "INSERT INTO jobs (id, kind, queue, priority, args, state, run_at, attempt, max_attempts, last_error, finished_at)
@@ -50,6 +56,61 @@ async fn state_of(pool: &PgPool, id: Uuid) -> Option<String> {
         .fetch_optional(pool)
         .await
         .unwrap()
+}
+
+/// All that operators can change, and how long their log is.
+async fn all_there_is(pool: &PgPool) -> Value {
+    sqlx::query_scalar(
+        "SELECT jsonb_build_object(
+             'jobs', (SELECT jsonb_object_agg(id, to_jsonb(jobs)) FROM jobs),
+             'attempts', (SELECT count(*) FROM job_attempts),
+             'queues', (SELECT jsonb_object_agg(name, to_jsonb(queues)) FROM queues),
+             'kinds', (SELECT jsonb_object_agg(name, to_jsonb(kinds)) FROM kinds),
+             'workers', (SELECT jsonb_object_agg(name, to_jsonb(workers)) FROM workers),
+             'schedules', (SELECT jsonb_object_agg(name, to_jsonb(cron_schedules)) FROM cron_schedules),
+             'retention', (SELECT jsonb_object_agg(state, to_jsonb(job_retention)) FROM job_retention),
+             'bulk', (SELECT jsonb_object_agg(id, to_jsonb(bulk_actions)) FROM bulk_actions),
+             'asked', (SELECT count(*) FROM effect_inspections),
+             'audit', (SELECT count(*) FROM operator_audit))",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+/// A worker that shows itself once more in an hour, and is taken to be alive until then.
+async fn shows_itself(pool: &PgPool, name: &str, queues: &[&str]) {
+    sqlx::query(
+        "INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at)
+         VALUES ($1, 'rack-7', '9.8.7', $2, 8, now(), now() + interval '1 hour')",
+    )
+    .bind(name)
+    .bind(queues)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// A line of the cron table that fires in an hour.
+async fn fires_in_an_hour(pool: &PgPool, name: &str) {
+    sqlx::query(
+        "INSERT INTO cron_schedules (name, expression, next_tick) VALUES ($1, '17 * * * *', now() + interval '1 hour')",
+    )
+    .bind(name)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// A call to Stripe by this job of which nobody knows what became.
+async fn is_in_doubt_about(pool: &PgPool, job: Uuid) {
+    sqlx::query(
+        "INSERT INTO effects (key, job_id, fence, state, first_sent_at, updated_at) VALUES ('capture:' || $1::uuid::text, $1::uuid, 1, 'unknown', now(), now())",
+    )
+    .bind(job)
+    .execute(pool)
+    .await
+    .unwrap();
 }
 
 fn a_warm_cache() -> Value {

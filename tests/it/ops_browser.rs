@@ -7,6 +7,7 @@ mod away;
 mod charts;
 mod fleet;
 mod fresh;
+mod keys;
 mod many;
 mod strange_text;
 
@@ -25,6 +26,12 @@ use crate::ops::asking::a_capture_in_doubt;
 
 const AXE: &str = include_str!("../axe/axe.min.js");
 const ENTER: &str = "\u{e007}";
+/// A name, the preferred scheme of colours, and a width.
+const LOOKS: [(&str, &str, u32); 3] = [
+    ("light", "light", 1280),
+    ("dark", "dark", 1280),
+    ("phone", "light", 380),
+];
 
 /// Bookings that went well, cards that were refused, and mails that no server took.
 async fn a_bad_night(world: &World) -> Uuid {
@@ -112,16 +119,13 @@ async fn every_page_is_readable_in_light_and_dark_and_on_a_telephone() {
         ("workers", "/ops/workers".to_owned()),
         ("schedules", "/ops/schedules".to_owned()),
         ("audit", "/ops/audit".to_owned()),
+        ("audit-of-bulk", format!("/ops/audit?bulk={bulk}")),
         ("account", "/ops/account".to_owned()),
         ("not-found", "/ops/jobs/none".to_owned()),
     ];
     let mut faults = Vec::new();
     for (name, path) in &pages {
-        for (look, scheme, width) in [
-            ("light", "light", 1280),
-            ("dark", "dark", 1280),
-            ("phone", "light", 380),
-        ] {
+        for (look, scheme, width) in LOOKS {
             browser.prefer(scheme).await;
             browser.width(width).await;
             browser.goto(&format!("{}{path}", ops.base)).await;
@@ -140,6 +144,22 @@ async fn every_page_is_readable_in_light_and_dark_and_on_a_telephone() {
         if *name == "login" {
             sign_in(&browser, &ops, &email).await;
         }
+        if *name == "audit-of-bulk" {
+            browser.sees("did to each").await;
+            browser.sees("job.cancel").await;
+        }
+    }
+    // The one that asks why, which comes for a button without a field for that.
+    browser.goto(&format!("{}/ops/workers", ops.base)).await;
+    browser.click("button[aria-label^='Quiet ']").await;
+    browser.sees("say why").await;
+    assert!(browser.has("form[action$='/quiet'] input[name=reason]:invalid").await);
+    for (look, scheme, width) in LOOKS {
+        browser.prefer(scheme).await;
+        browser.width(width).await;
+        browser.picture(&format!("why-{look}")).await;
+        let found = browser.faults(AXE).await;
+        faults.extend(found.into_iter().map(|fault| format!("why, {look}: {fault}")));
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     browser.close().await;
@@ -161,9 +181,12 @@ async fn somebody_on_call_finds_what_failed_and_retries_it_by_keyboard() {
     let dead: i64 = world.counts("SELECT count(*) FROM jobs WHERE state = 'dead'").await;
     browser.press("j").await;
     assert!(browser.has("[data-row].at").await);
+    let newest = "return document.querySelector('[data-row]').dataset.href";
+    let newest = browser.script(newest).await.as_str().unwrap().to_owned();
     browser.press("jk").await;
     browser.press(ENTER).await;
     browser.sees("What a retry would do").await;
+    assert_eq!(browser.url().await, format!("{}{newest}", ops.base));
     let job = browser.url().await;
     browser.press("r").await;
     browser

@@ -8,7 +8,7 @@
 )]
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use roost_api::server::{self, Running};
 use roost_api::state::AppState;
 use roost_shared::operators::{self, NewOperator, Role};
@@ -32,6 +32,13 @@ pub struct Browser {
     /// `name=value`
     pub cookie: String,
     base: String,
+    http: Client,
+}
+
+/// A script that is signed in at `/ops/api`.
+pub struct Script {
+    base: String,
+    token: String,
     http: Client,
 }
 
@@ -70,6 +77,15 @@ impl Page {
     #[track_caller]
     pub fn says(&self, text: &str) {
         assert!(self.html.contains(text), "{text:?} is not on the page:\n{}", self.html);
+    }
+
+    /// What is under this heading in the line of a table in which this stands first.
+    #[track_caller]
+    pub fn cell(&self, line: &str, heading: &str) -> &str {
+        let line = self.html.split(line).nth(1).expect(line);
+        let line = line.split("</tr>").next().unwrap();
+        let cell = line.split(&format!("data-label=\"{heading}\">")).nth(1).expect(heading);
+        cell.split("</td>").next().unwrap()
     }
 
     /// The page must not say this.
@@ -132,6 +148,15 @@ impl Dashboard {
             .json(&credentials);
         let session: Value = sent.send().await.unwrap().json().await.unwrap();
         session["token"].as_str().unwrap().to_owned()
+    }
+
+    /// A script, signed in as this operator.
+    pub async fn script(&self, email: &str) -> Script {
+        Script {
+            base: format!("{}/ops/api", self.base),
+            token: self.token(email).await,
+            http: plain(),
+        }
     }
 
     /// What the sign-in form answers.
@@ -203,6 +228,26 @@ impl Browser {
             .header("cookie", &self.cookie)
             .header("content-type", "application/x-www-form-urlencoded");
         Page::of(request.body(encoded(form)).send().await.unwrap()).await
+    }
+}
+
+impl Script {
+    /// What it reads.
+    pub async fn get(&self, path: &str) -> Value {
+        let (status, told) = self.send(Method::GET, path, &Value::Null).await;
+        assert_eq!(status, 200, "{path}: {told}");
+        told
+    }
+
+    /// What it is answered, as status and JSON.
+    pub async fn send(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        let mut request = self.http.request(method, format!("{}{path}", self.base));
+        if !body.is_null() {
+            request = request.json(body);
+        }
+        let reply = request.bearer_auth(&self.token).send().await.unwrap();
+        let status = reply.status().as_u16();
+        (status, reply.json().await.unwrap_or_default())
     }
 }
 

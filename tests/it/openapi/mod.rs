@@ -4,6 +4,7 @@ mod bad_input;
 mod bodyless;
 mod examples;
 mod spoilt;
+mod viewer;
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,11 @@ impl Described {
     }
 
     async fn dashboard(dashboard: &Dashboard) -> Self {
-        let email = dashboard.make(Role::Admin).await;
+        Self::dashboard_of(dashboard, Role::Admin).await
+    }
+
+    async fn dashboard_of(dashboard: &Dashboard, role: Role) -> Self {
+        let email = dashboard.make(role).await;
         let base = format!("{}/ops/api", dashboard.base);
         let http = reqwest::Client::new();
         let credentials = json!({"email": email, "password": PASSWORD});

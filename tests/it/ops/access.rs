@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::Method;
 use roost_api::state::{AppConfig, AppState};
 use roost_shared::config::Secret;
 use roost_shared::db;
@@ -13,6 +14,7 @@ use roost_tests::app::{JWT_SECRET, TestApp};
 use roost_tests::ops::{Dashboard, PASSWORD};
 use roost_tests::services::free_address;
 use roost_tests::world::World;
+use serde_json::Value;
 
 use super::{a_warm_cache, put, state_of};
 
@@ -69,6 +71,22 @@ async fn sign_ins_are_limited_and_sessions_end() {
     browser.get("/ops").await.is(200);
     app.clock.advance(TimeDelta::minutes(31));
     assert_eq!(browser.get("/ops").await.is(303).location, "/ops/login");
+
+    // Of a page and of a script, used all the time: after twelve hours it is over all the same.
+    let browser = ops.opens(email, PASSWORD, "").await;
+    let script = ops.script(email).await;
+    let looks = async || script.send(Method::GET, "/queues", &Value::Null).await.0;
+    for _ in 0..47 {
+        app.clock.advance(TimeDelta::minutes(15));
+        browser.get("/ops/queues").await.is(200);
+        assert_eq!(looks().await, 200);
+    }
+    app.clock.advance(TimeDelta::minutes(14));
+    browser.get("/ops/queues").await.is(200);
+    assert_eq!(looks().await, 200);
+    app.clock.advance(TimeDelta::minutes(1));
+    assert_eq!(browser.get("/ops").await.is(303).location, "/ops/login");
+    assert_eq!(looks().await, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

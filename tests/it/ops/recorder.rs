@@ -146,6 +146,47 @@ async fn the_mail_about_a_hidden_review_is_found_by_its_booking() {
     page.says(&booking.to_string());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transition_that_was_refused_is_on_the_page_of_each_of_its_jobs() {
+    let (scene, ops, booking) = paid("pm_card_visa").await;
+    let world = &scene.world;
+    scene.act(&scene.guest, booking, "cancel").await;
+    world.run_jobs().await;
+    let operator = ops.signed_in(Role::Operator).await;
+    let job: Uuid = sqlx::query_scalar("SELECT id FROM jobs WHERE kind = 'payment.capture'")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let page = format!("/ops/jobs/{job}");
+    operator.get(&page).await.is(200).is_silent_about("cancelled refused");
+    let again = world.post(&format!("/bookings/{booking}/cancel"), json!({}));
+    again.by(&scene.host).send().await.refused(409, "wrong_state");
+    let reason: String = sqlx::query_scalar("SELECT reason FROM booking_events WHERE booking_id = $1 AND NOT accepted")
+        .bind(booking)
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let title = "cancelled refused";
+    for page in [page, format!("/ops/bookings/{booking}")] {
+        let page = operator.get(&page).await.is(200);
+        let line = page.html.split(&format!("<span class=\"what\">{title} <small>")).nth(1);
+        let detail = line.expect(title).split("</small>").next().unwrap();
+        assert!(detail.starts_with("by host") && detail.contains(&reason), "{detail}");
+        page.says("<li class=\"booking bad\"><span class=\"source\">booking</span>");
+    }
+    let flight = read(&ops, &format!("/bookings/{booking}/flight")).await;
+    let refused = flight["moments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|moment| moment["title"] == title);
+    assert_eq!(
+        refused.map(|moment| &moment["bad"]).collect::<Vec<_>>(),
+        [true],
+        "{flight}"
+    );
+}
+
 /// What a script gets from `path`.
 async fn read(ops: &Dashboard, path: &str) -> Value {
     let http = reqwest::Client::new();

@@ -186,10 +186,34 @@ async fn scripts_see_what_the_pages_show() {
     assert!(capture["p99"].as_f64().unwrap() >= capture["p50"].as_f64().unwrap());
     let worker = &get("/workers").await[0];
     assert!(!worker["host"].as_str().unwrap().is_empty());
+<<<<<<< HEAD
     assert_eq!(
         (&worker["alive"], &worker["silent"], &worker["stopped_at"]),
         (&json!(true), &json!(false), &Value::Null)
     );
+=======
+    let mut served: Vec<&str> = worker["queues"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    served.sort_unstable();
+    assert_eq!(
+        served,
+        ["cache", "confirmation", "maintenance", "notifications", "payments"]
+    );
+    assert_eq!(
+        (&worker["version"], &worker["alive"]),
+        (&json!(env!("CARGO_PKG_VERSION")), &json!(true))
+    );
+    world
+        .eventually("it is heard of again", async || {
+            let again = &get("/workers").await[0];
+            again["seen_at"] != worker["seen_at"] && again["started_at"] == worker["started_at"]
+        })
+        .await;
+>>>>>>> 2ec0f85 (ops: What the dashboard promises is held to: the log with the action, viewers, figures, reasons, searches)
     let found = get("/jobs?kind=payment.capture").await;
     let job = get(&format!("/jobs/{}", found["items"][0]["id"].as_str().unwrap())).await;
     assert_eq!(

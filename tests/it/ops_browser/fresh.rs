@@ -7,6 +7,7 @@ use roost_tests::world::World;
 use serde_json::json;
 
 use super::acting::Desk;
+use crate::ops::put;
 
 /// A worker that is heard of once.
 async fn shows_itself(world: &World, name: &str, host: &str) {
@@ -101,13 +102,51 @@ async fn the_page_of_a_job_follows_it_to_its_end() {
     browser.close().await;
 }
 
+/// The exact time behind each of these instants, as it shows under a pointer.
+async fn titles(browser: &Browser, instant: &str) -> Vec<String> {
+    let titles =
+        format!("return [...document.querySelectorAll('time[datetime=\"{instant}\"]')].map((one) => one.title)");
+    serde_json::from_value(browser.script(&titles).await).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_span_of_time_is_chosen_in_the_viewers_zone() {
+async fn a_span_of_time_is_chosen_and_instants_are_told_in_the_viewers_zone() {
     let Some(browser) = Browser::open().await else { return };
-    let world = World::start().await;
+    let world = World::without_worker().await;
     let ops = Dashboard::start(&world.state).await;
+    let args = json!({"property_id": uuid::Uuid::now_v7()});
+    let job = put(world.pool(), "cache.warm", "dead", args, Some("no answer")).await;
+    sqlx::query("UPDATE jobs SET finished_at = '2031-12-31T20:00:07Z'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    shows_itself(&world, "w1", "rack-1").await;
+    sqlx::query("UPDATE workers SET started_at = '2031-12-31T20:00:07Z'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    // A quarter to two of the year after, in Kathmandu.
     browser.zone("Asia/Kathmandu").await;
     let desk = Desk::of(&browser, &ops, &world, Role::Viewer).await;
+    for path in ["/ops/jobs", &format!("/ops/jobs/{job}"), "/ops/workers"] {
+        desk.opens(path).await;
+        let told = titles(&browser, "2031-12-31T20:00:07.000Z").await;
+        let exact = told.iter().all(|title| {
+            title.contains("2032")
+                && title.contains("1:45:07")
+                && title.ends_with(" (Asia/Kathmandu)")
+                && !title.contains("UTC")
+        });
+        assert!(exact && told.len() == 1, "{path}: {told:?}");
+    }
+    // Also in a part of the page that came later.
+    browser
+        .script("document.querySelector('#fresh time').dataset.old = 1")
+        .await;
+    browser
+        .until("const one = document.querySelector('#fresh time'); return !one.dataset.old && one.title.endsWith('(Asia/Kathmandu)')")
+        .await;
+    assert!(titles(&browser, "2031-12-31T20:00:07.000Z").await[0].contains("1:45:07"));
     desk.opens("/ops/jobs?from=2030-06-01T12:00:00Z").await;
     browser.sees("No job matches").await;
     let field = "const one = document.querySelector('input[data-instant], input[type=datetime-local]');";

@@ -6,8 +6,10 @@ use roost_tests::browser::Browser;
 use roost_tests::ops::Dashboard;
 use roost_tests::world::{World, id_of};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::acting::Desk;
+use crate::ops::put;
 
 const MARKUP: &str = "<script>window.ran = 1</script><img src=x onerror=\"window.ran = 2\">";
 
@@ -19,6 +21,29 @@ fn encoded(text: &str) -> String {
 async fn is_text(browser: &Browser) {
     let made = "return [window.ran ?? null, document.querySelectorAll('img, script:not([src]), [onerror]').length]";
     assert_eq!(browser.script(made).await, json!([null, 0]), "{}", browser.url().await);
+}
+
+/// A job, its attempt, its effect and a worker that say nothing else.
+async fn is_full_of_markup(world: &World) -> Uuid {
+    let args = json!({"property_id": Uuid::now_v7()});
+    let job = put(world.pool(), "cache.warm", "dead", args, Some(MARKUP)).await;
+    for sql in [
+        "UPDATE jobs SET dedupe_key = $2, lease_owner = $2, actor = $2, trace_context = '00-' || $2 WHERE id = $1",
+        "INSERT INTO job_attempts (job_id, job_kind, fence, attempt, worker, started_at, ended_at, outcome, error)
+         VALUES ($1, 'cache.warm', 1, 1, $2, now(), now(), 'failed', $2)",
+        "INSERT INTO effects (key, job_id, fence, state, external_id, error, first_sent_at, updated_at)
+         VALUES ($2, $1, 1, 'failed', $2, $2, now(), now())",
+        "INSERT INTO workers (name, host, version, queues, concurrency, started_at, seen_at)
+         SELECT $2, $2, $2, ARRAY[$2], 8, now(), now() WHERE $1::uuid IS NOT NULL",
+    ] {
+        sqlx::query(sql)
+            .bind(job)
+            .bind(MARKUP)
+            .execute(world.pool())
+            .await
+            .unwrap();
+    }
+    job
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,5 +125,31 @@ async fn markup_in_the_text_of_others_stays_text() {
         browser.sees(MARKUP).await;
         is_text(&browser).await;
     }
+    let job = is_full_of_markup(&world).await;
+    desk.opens(&format!("/ops/jobs/{job}")).await;
+    for fact in ["Worker", "Dedupe key", "Asked by user"] {
+        let told = format!(
+            "return [...document.querySelectorAll('dl.facts div')].find((one) => one.children[0].textContent === '{fact}').children[1].textContent"
+        );
+        assert_eq!(browser.script(&told).await, json!(MARKUP), "{fact}");
+    }
+    let trace = "return [...document.querySelectorAll('dl.facts div')].find((one) => one.children[0].textContent === 'Trace').children[1].textContent";
+    assert_eq!(browser.script(trace).await, json!(&MARKUP[..32]));
+    for (place, told) in [
+        ("ol.attempts small", format!("on {MARKUP}")),
+        ("ol.chain li", MARKUP.to_owned()),
+        ("[aria-label=Effects] th code", MARKUP.to_owned()),
+        ("[aria-label=Effects] td[data-label=There] code", MARKUP.to_owned()),
+        ("[aria-label=Effects] td.error", MARKUP.to_owned()),
+    ] {
+        let text = format!("return document.querySelector('{place}').textContent");
+        assert_eq!(browser.script(&text).await, json!(told), "{place}");
+    }
+    is_text(&browser).await;
+    desk.opens("/ops/workers").await;
+    let row = "const row = [...document.querySelectorAll('tr')].find((one) => one.textContent.includes('window.ran'));
+        return ['th', '[data-label=Host]', '[data-label=Version]', '[data-label=Queues]'].map((one) => row.querySelector(one).textContent)";
+    assert_eq!(browser.script(row).await, json!([MARKUP, MARKUP, MARKUP, MARKUP]));
+    is_text(&browser).await;
     browser.close().await;
 }

@@ -128,14 +128,15 @@ async fn a_span_of_time_is_chosen_and_instants_are_told_in_the_viewers_zone() {
     // A quarter to two of the year after, in Kathmandu.
     browser.zone("Asia/Kathmandu").await;
     let desk = Desk::of(&browser, &ops, &world, Role::Viewer).await;
+    // Some browsers spell it in another way.
+    let zone = "return Intl.DateTimeFormat().resolvedOptions().timeZone";
+    let zone = format!(" ({})", browser.script(zone).await.as_str().unwrap());
+    assert!(zone.starts_with(" (Asia/Kat"), "{zone}");
     for path in ["/ops/jobs", &format!("/ops/jobs/{job}"), "/ops/workers"] {
         desk.opens(path).await;
         let told = titles(&browser, "2031-12-31T20:00:07.000Z").await;
         let exact = told.iter().all(|title| {
-            title.contains("2032")
-                && title.contains("1:45:07")
-                && title.ends_with(" (Asia/Kathmandu)")
-                && !title.contains("UTC")
+            title.contains("2032") && title.contains("1:45:07") && title.ends_with(&zone) && !title.contains("UTC")
         });
         assert!(exact && told.len() == 1, "{path}: {told:?}");
     }
@@ -144,7 +145,9 @@ async fn a_span_of_time_is_chosen_and_instants_are_told_in_the_viewers_zone() {
         .script("document.querySelector('#fresh time').dataset.old = 1")
         .await;
     browser
-        .until("const one = document.querySelector('#fresh time'); return !one.dataset.old && one.title.endsWith('(Asia/Kathmandu)')")
+        .until(&format!(
+            "const one = document.querySelector('#fresh time'); return !one.dataset.old && one.title.endsWith('{zone}')"
+        ))
         .await;
     assert!(titles(&browser, "2031-12-31T20:00:07.000Z").await[0].contains("1:45:07"));
     desk.opens("/ops/jobs?from=2030-06-01T12:00:00Z").await;

@@ -186,12 +186,10 @@ async fn scripts_see_what_the_pages_show() {
     assert!(capture["p99"].as_f64().unwrap() >= capture["p50"].as_f64().unwrap());
     let worker = &get("/workers").await[0];
     assert!(!worker["host"].as_str().unwrap().is_empty());
-<<<<<<< HEAD
     assert_eq!(
         (&worker["alive"], &worker["silent"], &worker["stopped_at"]),
         (&json!(true), &json!(false), &Value::Null)
     );
-=======
     let mut served: Vec<&str> = worker["queues"]
         .as_array()
         .unwrap()
@@ -213,7 +211,6 @@ async fn scripts_see_what_the_pages_show() {
             again["seen_at"] != worker["seen_at"] && again["started_at"] == worker["started_at"]
         })
         .await;
->>>>>>> 2ec0f85 (ops: What the dashboard promises is held to: the log with the action, viewers, figures, reasons, searches)
     let found = get("/jobs?kind=payment.capture").await;
     let job = get(&format!("/jobs/{}", found["items"][0]["id"].as_str().unwrap())).await;
     assert_eq!(

@@ -290,7 +290,7 @@ async fn jobs_start_soon_after_their_commit() {
     let worker = world.another_worker(registry());
     enqueue(&world, "succeed", 1).await;
     world.run_jobs().await;
-    // The slow tick is a second: if the doorbell did not ring, one of these would take it.
+    // The slow tick is seconds away: if the doorbell did not ring, one of these would take it.
     let slowest = AtomicI64::new(0);
     for _ in 0..10 {
         let nonce = enqueue(&world, "succeed", 1).await[0];

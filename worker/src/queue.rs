@@ -26,7 +26,7 @@ use crate::engine::{Arriving, Engine};
 
 /// How often a queue is looked at when no doorbell rings: should a ring be lost. Each look costs an idle worker more than
 /// all it asks of Postgres.
-const SLOW_TICK: Duration = Duration::from_secs(3);
+const SLOW_TICK: Duration = Duration::from_secs(5);
 /// A ring during a fetch must not be missed: looks again so long after it.
 const SECOND_LOOK: Duration = Duration::from_millis(3);
 

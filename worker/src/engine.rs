@@ -256,7 +256,8 @@ impl Engine {
         }
     }
 
-    /// Notes ids that cannot be run here, for [`Self::give_back`].
+    /// Notes ids that cannot be run here, for [`Self::give_back`]. Also those whose claim is lost: should a crash of Postgres
+    /// have forgotten it, the job is queued again, counts as published, and has no message any more.
     pub fn refuse(&self, ids: impl IntoIterator<Item = Uuid>) {
         lock(&self.refused).extend(ids);
     }
@@ -408,7 +409,13 @@ impl Engine {
                     None
                 }
                 Ok(Ok(Ok(Done::With(effects)))) => Some(Outcome::Done(effects)),
-                Ok(Ok(Err(error))) => error.into_outcome(),
+                Ok(Ok(Err(error))) => {
+                    let outcome = error.into_outcome();
+                    if outcome.is_none() {
+                        self.refuse([lease.job_id]);
+                    }
+                    outcome
+                }
                 Ok(Err(_panic)) => Some(Outcome::Retry("the handler panicked".to_owned())),
                 Err(_) => Some(Outcome::Retry(format!("no end after {:?}", entry.timeout))),
             },

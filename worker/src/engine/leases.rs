@@ -44,7 +44,10 @@ pub(super) async fn run(engine: Arc<Engine>) {
                     let claim = (lease.job_id, lease.fence);
                     let Some(job) = running.get(&claim) else { continue };
                     match renewed.get(&claim) {
-                        None => job.stop.cancel(),
+                        None => {
+                            job.stop.cancel();
+                            engine.refuse([lease.job_id]);
+                        }
                         Some(true) => job.cancelled.cancel(),
                         Some(false) => {}
                     }

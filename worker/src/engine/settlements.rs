@@ -47,6 +47,7 @@ async fn settle_batch(engine: &Engine, batch: Vec<Finished>) {
         if let Some(ending) = done.get(&lease.job_id) {
             count_attempt(*kind, ending.name());
         } else {
+            engine.refuse([lease.job_id]);
             counter!("roost_stale_settlements_total", "kind" => *kind).increment(1);
             tracing::warn!(job_id = %lease.job_id, kind, "too late: another worker has the job");
         }

@@ -15,9 +15,6 @@ pub enum JobError {
     /// Try again later.
     #[error("{0}")]
     Retry(String),
-    /// Try again soon: a server of our own was away.
-    #[error("{0}")]
-    RetrySoon(String),
     /// Not yet: come back after this long, at no cost.
     #[error("come back in {0:?}")]
     Snooze(Duration),
@@ -40,7 +37,6 @@ impl JobError {
     pub(crate) fn into_outcome(self) -> Option<Outcome> {
         match self {
             Self::Retry(error) => Some(Outcome::Retry(error)),
-            Self::RetrySoon(error) => Some(Outcome::RetrySoon(error)),
             Self::Snooze(delay) => Some(Outcome::Snooze(delay)),
             Self::Fail(error) => Some(Outcome::Fail(error)),
             Self::LeaseLost => None,
@@ -50,24 +46,7 @@ impl JobError {
 
 impl From<sqlx::Error> for JobError {
     fn from(error: sqlx::Error) -> Self {
-        let text = format!("postgres: {error}");
-        if is_away(&error) {
-            Self::RetrySoon(text)
-        } else {
-            Self::Retry(text)
-        }
-    }
-}
-
-/// Whether Postgres was not there, or went, and not what it was asked is the matter.
-fn is_away(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => true,
-        // Connection exceptions, and a server that stops, crashed or is starting.
-        sqlx::Error::Database(error) => error
-            .code()
-            .is_some_and(|code| code.starts_with("08") || code.starts_with("57P")),
-        _ => false,
+        Self::Retry(format!("postgres: {error}"))
     }
 }
 
@@ -82,12 +61,7 @@ impl From<LeaseError> for JobError {
 
 impl From<redis::RedisError> for JobError {
     fn from(error: redis::RedisError) -> Self {
-        let text = format!("redis: {error}");
-        if error.is_io_error() || error.is_timeout() {
-            Self::RetrySoon(text)
-        } else {
-            Self::Retry(text)
-        }
+        Self::Retry(format!("redis: {error}"))
     }
 }
 
@@ -121,23 +95,5 @@ impl From<Failure> for JobError {
             | Failure::Broken(_)
             | Failure::UnexpectedState(_) => Self::Retry(failure.to_string()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_job_can_do_nothing_for_is_tried_again_soon() {
-        for away in [
-            sqlx::Error::PoolTimedOut,
-            sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()),
-        ] {
-            assert!(matches!(JobError::from(away), JobError::RetrySoon(_)));
-        }
-        assert!(matches!(JobError::from(sqlx::Error::RowNotFound), JobError::Retry(_)));
-        let refused = redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
-        assert!(matches!(JobError::from(refused), JobError::RetrySoon(_)));
     }
 }

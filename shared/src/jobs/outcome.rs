@@ -14,8 +14,6 @@ pub enum Outcome {
     Done(Vec<FinishedEffect>),
     /// Try again later, as long as attempts are left.
     Retry(String),
-    /// The same, and soon however often it was tried: a server of our own was away, for which the job can do nothing.
-    RetrySoon(String),
     /// Come back after this long; costs no attempt.
     Snooze(Duration),
     /// Give up at once.
@@ -53,7 +51,7 @@ impl Outcome {
     pub const fn ending(&self) -> Ending {
         match self {
             Self::Done(_) => Ending::Succeeded,
-            Self::Retry(_) | Self::RetrySoon(_) => Ending::Retry,
+            Self::Retry(_) => Ending::Retry,
             Self::Snooze(_) => Ending::Snoozed,
             Self::Fail(_) => Ending::Failed,
             Self::Cancelled => Ending::Cancelled,
@@ -66,12 +64,11 @@ impl Outcome {
         let state = ending.state(attempt, max_attempts);
         let delay = match self {
             Self::Snooze(delay) => *delay,
-            Self::RetrySoon(_) if state == JobState::Retrying => backoff(1, jitter),
             _ if state == JobState::Retrying => backoff(attempt, jitter),
             _ => Duration::ZERO,
         };
         let error = match self {
-            Self::Retry(error) | Self::RetrySoon(error) | Self::Fail(error) => Some(storable(error)),
+            Self::Retry(error) | Self::Fail(error) => Some(storable(error)),
             Self::Done(_) | Self::Snooze(_) | Self::Cancelled => None,
         };
         NextState {
@@ -118,10 +115,6 @@ mod tests {
         let retry = Outcome::Retry("time-out".into());
         assert_eq!(retry.next_state(2, 3, 0.5).state, JobState::Retrying);
         assert_eq!(retry.next_state(3, 3, 0.5).state, JobState::Dead);
-        let soon = Outcome::RetrySoon("postgres is away".into());
-        assert_eq!(soon.next_state(2, 3, 0.5).state, JobState::Retrying);
-        assert_eq!(soon.next_state(9, 875, 1.0).delay, Duration::from_secs(2));
-        assert_eq!(soon.next_state(3, 3, 0.5).state, JobState::Dead);
         let snooze = Outcome::Snooze(Duration::from_secs(5)).next_state(3, 3, 0.5);
         assert_eq!((snooze.state, snooze.give_back), (JobState::Scheduled, true));
         assert_eq!(

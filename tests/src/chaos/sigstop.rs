@@ -114,7 +114,7 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
 #[derive(Clone, Copy)]
 pub struct Prey {
     pub kind: &'static str,
-    /// It has been at one of these as well for a moment.
+    /// It has been at one of these as well for a moment, and is not near its end.
     pub beside: Option<&'static str>,
 }
 
@@ -163,7 +163,7 @@ pub async fn stop_if_at_work(
                AND EXISTS (SELECT FROM effects WHERE job_id = prey.id AND effects.fence = prey.fence AND effects.state = 'intent')
                AND ($2::text IS NULL OR EXISTS (
                    SELECT FROM jobs WHERE state = 'running' AND kind = $2 AND lease_owner = prey.lease_owner
-                       AND started_at < now() - interval '100 milliseconds'))
+                       AND started_at BETWEEN now() - interval '400 milliseconds' AND now() - interval '100 milliseconds'))
              ORDER BY started_at DESC",
         )
         .bind(prey.kind)

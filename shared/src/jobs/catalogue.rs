@@ -299,7 +299,7 @@ pub struct WarmCache {
 impl Job for WarmCache {
     const KIND: &'static str = "cache.warm";
     const QUEUE: Queue = Queue::Cache;
-    const MAX_ATTEMPTS: i32 = 3;
+    const MAX_ATTEMPTS: i32 = 8;
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     fn dedupe_key(&self) -> Option<String> {

@@ -163,7 +163,7 @@ pub async fn claim(
 }
 
 /// The same for a job that comes alone. Of one id Postgres keeps the plan; that of a list depends on its length and is made
-/// anew for each claim, which takes longer than all the rest of it but the commit.
+/// anew for each claim, which takes longer than all the rest of it.
 async fn claim_one(
     db: impl PgExecutor<'_>,
     id: Uuid,

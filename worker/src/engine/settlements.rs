@@ -49,7 +49,7 @@ async fn settle_batch(engine: &Engine, batch: Vec<Finished>) {
         } else {
             engine.refuse([lease.job_id]);
             counter!("roost_stale_settlements_total", "kind" => *kind).increment(1);
-            tracing::warn!(job_id = %lease.job_id, kind, "too late: another worker has the job");
+            tracing::warn!(job_id = %lease.job_id, kind, "too late: the claim is lost");
         }
     }
 }

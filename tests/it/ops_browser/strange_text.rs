@@ -137,7 +137,8 @@ async fn markup_in_the_text_of_others_stays_text() {
     assert_eq!(browser.script(trace).await, json!(&MARKUP[..32]));
     for (place, told) in [
         ("ol.attempts small", format!("on {MARKUP}")),
-        ("ol.chain li", MARKUP.to_owned()),
+        ("ol.attempts p.wrong", MARKUP.to_owned()),
+        ("p.notice.bad .whole", MARKUP.to_owned()),
         ("[aria-label=Effects] th code", MARKUP.to_owned()),
         ("[aria-label=Effects] td[data-label=There] code", MARKUP.to_owned()),
         ("[aria-label=Effects] td.error", MARKUP.to_owned()),

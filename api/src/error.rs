@@ -354,7 +354,7 @@ impl From<sqlx::Error> for ApiError {
                 tracing::warn!(%error, "outcome uncertain");
                 Self::outcome_uncertain()
             }
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+            _ if db::is_away(&error) => {
                 tracing::warn!(%error, "database unavailable");
                 Self::unavailable("database_unavailable", DATABASE_UNAVAILABLE, 2)
             }
@@ -363,8 +363,8 @@ impl From<sqlx::Error> for ApiError {
                 Some("22021" | "22P05") => {
                     Self::bad_request("invalid_text", "A text holds a character that cannot be stored.")
                 }
-                // Restarting, out of connections, cancelled or ended for the sake of others.
-                Some("57P01" | "57P02" | "57P03" | "53300" | "53400" | "57014" | "55P03" | "40001" | "40P01") => {
+                // Cancelled or ended for the sake of others.
+                Some("57014" | "55P03" | "40001" | "40P01") => {
                     tracing::warn!(%error, "database unavailable");
                     Self::unavailable("database_unavailable", DATABASE_UNAVAILABLE, 2)
                 }

@@ -194,6 +194,20 @@ pub fn is_commit_unconfirmed(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether Postgres could not be reached, or is starting, ending or out of connections: it has nothing to do with what it was
+/// asked.
+#[must_use]
+pub fn is_away(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => true,
+        sqlx::Error::Database(database) => matches!(
+            database.code().as_deref(),
+            Some("57P01" | "57P02" | "57P03" | "53300" | "53400")
+        ),
+        _ => false,
+    }
+}
+
 /// Whether Postgres ended the transaction for the sake of another one, so that it can simply be tried again.
 #[must_use]
 pub fn is_retryable(error: &sqlx::Error) -> bool {

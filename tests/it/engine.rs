@@ -95,6 +95,7 @@ async fn outcomes_decide_what_becomes_of_a_job() {
         ("fail", "dead", 1, vec!["failed"]),
         ("nul", "dead", 1, vec!["failed"]),
         // The statement refuses two effects with one key: the job ends, and its worker goes on.
+        ("interrupted", "succeeded", 1, vec!["interrupted", "succeeded"]),
         ("twice", "dead", 1, vec!["failed"]),
         ("snooze", "succeeded", 1, vec!["snoozed", "succeeded"]),
         ("panic", "succeeded", 2, vec!["retry", "succeeded"]),

@@ -163,6 +163,40 @@ async fn a_claim_that_a_crash_of_postgres_forgot_has_a_fence_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_postgres_interrupts_over_and_over_comes_to_an_end() {
+    let world = world().await;
+    enqueue(&world, "succeed", 1).await;
+    let pool = world.pool();
+    let mut connection = pool.acquire().await.unwrap();
+    let mut counted = Vec::new();
+    while fate(&world).await.0 != "dead" {
+        let id: Uuid = sqlx::query_scalar("UPDATE jobs SET state = 'queued', run_at = now() RETURNING id")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        let job = jobs::claim(pool, &[id], &claimant("one"), &[]).await.unwrap().remove(0);
+        counted.push(job.attempt);
+        let interrupted = Settlement {
+            lease: lease_of(&job),
+            outcome: Outcome::Interrupted("the connection broke".to_owned()),
+        };
+        assert_eq!(jobs::settle(&mut connection, &[interrupted]).await.unwrap(), [id]);
+    }
+    // Ten times each of its three attempts costs nothing.
+    let expected: Vec<i32> = (1..=3).flat_map(|attempt| [attempt; 11]).collect();
+    assert_eq!(counted, expected);
+    let (_, attempt, outcomes) = fate(&world).await;
+    assert_eq!(attempt, 3);
+    for attempt in outcomes.chunks(11) {
+        assert_eq!(attempt[10], "retry");
+        assert!(
+            attempt[..10].iter().all(|outcome| outcome == "interrupted"),
+            "{attempt:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_neighbours_of_a_suspect_are_not_blamed() {
     let world = world().await;
     enqueue(&world, "succeed", 3).await;

@@ -226,9 +226,10 @@ impl Model {
         let Some(lease) = self.leases.choose(&mut self.rng).copied() else {
             return;
         };
-        let outcome = match self.rng.random_range(0..5) {
+        let outcome = match self.rng.random_range(0..6) {
             0 => Outcome::Done(Vec::new()),
             1 => Outcome::Retry("again".to_owned()),
+            4 => Outcome::Interrupted("the connection broke".to_owned()),
             2 => Outcome::Snooze(Duration::from_secs(60)),
             3 => Outcome::Fail("never".to_owned()),
             _ => Outcome::Cancelled,

@@ -272,6 +272,7 @@ fn outcome_of(ending: Ending) -> Outcome {
     match ending {
         Ending::Succeeded => Outcome::Done(Vec::new()),
         Ending::Retry => Outcome::Retry("again".to_owned()),
+        Ending::Interrupted => Outcome::Interrupted("the connection broke".to_owned()),
         Ending::Snoozed => Outcome::Snooze(Duration::from_secs(60)),
         Ending::Failed => Outcome::Fail("never".to_owned()),
         Ending::Cancelled => Outcome::Cancelled,

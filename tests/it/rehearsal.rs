@@ -35,6 +35,14 @@ impl Handler for Rehearse {
             "nul" => Err(JobError::Fail("half\0full".to_owned())),
             "twice" => Ok(Done::With(vec![effect("test:same"), effect("test:same")])),
             "retry" => Err(JobError::Retry("not now".to_owned())),
+            // As a Postgres that is stopped does to every connection.
+            "interrupted" if is_first => {
+                sqlx::query("SELECT pg_terminate_backend(pg_backend_pid())")
+                    .execute(ctx.db.pool())
+                    .await?;
+                Ok(DONE)
+            }
+            "interrupted" => Ok(DONE),
             "panic" if is_first => panic!("on purpose"),
             "panic" => Ok(DONE),
             "hang" if is_first => std::future::pending().await,

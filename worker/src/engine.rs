@@ -425,7 +425,9 @@ impl Engine {
         histogram!("roost_job_duration_seconds", "kind" => kind).record(seconds);
         match &outcome {
             Some(Outcome::Fail(error)) => tracing::error!(seconds, error, "job failed"),
-            Some(Outcome::Retry(error)) => tracing::warn!(seconds, error, "attempt failed"),
+            Some(Outcome::Retry(error) | Outcome::Interrupted(error)) => {
+                tracing::warn!(seconds, error, "attempt failed")
+            }
             Some(outcome) => tracing::info!(seconds, outcome = outcome.ending().name(), "attempt ended"),
             None => tracing::info!(seconds, "attempt ended"),
         }

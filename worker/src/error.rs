@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use roost_shared::bookings::BookingError;
+use roost_shared::db;
 use roost_shared::jobs::{LeaseError, Outcome};
 use roost_shared::reviews::ReviewError;
 use roost_shared::stripe::Failure;
@@ -15,6 +16,9 @@ pub enum JobError {
     /// Try again later.
     #[error("{0}")]
     Retry(String),
+    /// Postgres went away: try again soon, at no cost.
+    #[error("{0}")]
+    Interrupted(String),
     /// Not yet: come back after this long, at no cost.
     #[error("come back in {0:?}")]
     Snooze(Duration),
@@ -37,6 +41,7 @@ impl JobError {
     pub(crate) fn into_outcome(self) -> Option<Outcome> {
         match self {
             Self::Retry(error) => Some(Outcome::Retry(error)),
+            Self::Interrupted(error) => Some(Outcome::Interrupted(error)),
             Self::Snooze(delay) => Some(Outcome::Snooze(delay)),
             Self::Fail(error) => Some(Outcome::Fail(error)),
             Self::LeaseLost => None,
@@ -46,7 +51,12 @@ impl JobError {
 
 impl From<sqlx::Error> for JobError {
     fn from(error: sqlx::Error) -> Self {
-        Self::Retry(format!("postgres: {error}"))
+        let told = format!("postgres: {error}");
+        if db::is_away(&error) {
+            Self::Interrupted(told)
+        } else {
+            Self::Retry(told)
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use askama::Template;
 use poem::http::{HeaderValue, StatusCode, header};
 use poem::web::Html;
 use poem::{IntoResponse, Response};
+use roost_shared::db;
 use roost_shared::jobs::actions::ActionError;
 use roost_shared::jobs::bulk::BulkError;
 use roost_shared::jobs::list::{FilterError, ListError};
@@ -132,16 +133,7 @@ impl From<Fault> for poem::Error {
 
 impl From<sqlx::Error> for Fault {
     fn from(error: sqlx::Error) -> Self {
-        let away = match &error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => true,
-            // Ending, starting, or out of connections.
-            sqlx::Error::Database(database) => matches!(
-                database.code().as_deref(),
-                Some("57P01" | "57P02" | "57P03" | "53300" | "53400")
-            ),
-            _ => false,
-        };
-        if away {
+        if db::is_away(&error) {
             tracing::warn!(%error, "the dashboard cannot reach postgres");
             Self::Unavailable
         } else {

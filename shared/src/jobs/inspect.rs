@@ -157,7 +157,7 @@ pub struct Attempt {
     pub started_at: DateTime<Utc>,
     /// Its end.
     pub ended_at: DateTime<Utc>,
-    /// `succeeded`, `retry`, `snoozed`, `failed`, `lost`, `cancelled` or `handed_back`.
+    /// `succeeded`, `retry`, `interrupted`, `snoozed`, `failed`, `lost`, `cancelled` or `handed_back`.
     pub outcome: String,
     /// What went wrong.
     pub error: Option<String>,

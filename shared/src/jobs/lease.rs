@@ -20,6 +20,8 @@ use crate::db::Tx;
 
 /// How long a claim holds without being renewed.
 pub const LEASE: Duration = Duration::from_secs(5);
+/// So often one attempt may be interrupted at no cost. A job that itself brings Postgres down must come to an end.
+const FREE_INTERRUPTIONS: i64 = 10;
 
 /// A job that this process may now run.
 #[derive(Clone, Debug)]
@@ -361,6 +363,7 @@ pub struct Settlement {
 /// # Errors
 /// Postgres cannot be reached.
 pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Result<Vec<Uuid>, sqlx::Error> {
+    let interrupted_often = interrupted_often(conn, settlements).await?;
     let mut ids = Vec::with_capacity(settlements.len());
     let mut fences = Vec::with_capacity(settlements.len());
     let (mut states, mut outcomes, mut errors, mut delays, mut give_backs) = (vec![], vec![], vec![], vec![], vec![]);
@@ -368,7 +371,8 @@ pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Resu
     let (mut keys, mut effect_jobs, mut entities, mut external_ids, mut responses) =
         (vec![], vec![], vec![], vec![], vec![]);
     for Settlement { lease, outcome } in settlements {
-        let next = outcome.next_state(lease.attempt, lease.max_attempts, rand::rng().random());
+        let one_too_many = interrupted_often.contains(&lease.job_id);
+        let next = outcome.next_state(lease.attempt, lease.max_attempts, rand::rng().random(), one_too_many);
         ids.push(lease.job_id);
         fences.push(lease.fence);
         attempts.push(lease.attempt);
@@ -427,6 +431,27 @@ pub async fn settle(conn: &mut PgConnection, settlements: &[Settlement]) -> Resu
         &external_ids as &[Option<String>],
         &responses as &[Option<Value>],
         &attempts,
+    )
+    .fetch_all(conn)
+    .await
+}
+
+/// Those of the interrupted attempts for which this is one time too many. Attempts that are not counted have the number of
+/// the one that was.
+async fn interrupted_often(conn: &mut PgConnection, settlements: &[Settlement]) -> Result<Vec<Uuid>, sqlx::Error> {
+    let interrupted = settlements
+        .iter()
+        .filter(|one| matches!(one.outcome, Outcome::Interrupted(_)));
+    let (ids, attempts): (Vec<Uuid>, Vec<i32>) = interrupted.map(|one| (one.lease.job_id, one.lease.attempt)).unzip();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query_scalar!(
+        r#"SELECT job_id FROM job_attempts JOIN unnest($1::uuid[], $2::int[]) AS ended (id, number) ON job_id = ended.id AND attempt = ended.number
+           WHERE outcome = 'interrupted' GROUP BY job_id HAVING count(*) >= $3"#,
+        &ids,
+        &attempts,
+        FREE_INTERRUPTIONS
     )
     .fetch_all(conn)
     .await

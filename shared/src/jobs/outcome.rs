@@ -14,6 +14,8 @@ pub enum Outcome {
     Done(Vec<FinishedEffect>),
     /// Try again later, as long as attempts are left.
     Retry(String),
+    /// Postgres went away under it: try again soon. Costs no attempt, unless this one was interrupted too often already.
+    Interrupted(String),
     /// Come back after this long; costs no attempt.
     Snooze(Duration),
     /// Give up at once.
@@ -52,23 +54,30 @@ impl Outcome {
         match self {
             Self::Done(_) => Ending::Succeeded,
             Self::Retry(_) => Ending::Retry,
+            Self::Interrupted(_) => Ending::Interrupted,
             Self::Snooze(_) => Ending::Snoozed,
             Self::Fail(_) => Ending::Failed,
             Self::Cancelled => Ending::Cancelled,
         }
     }
 
-    /// The state after attempt `attempt` of `max_attempts`; `jitter` in 0..1 spreads retries.
-    pub(super) fn next_state(&self, attempt: i32, max_attempts: i32, jitter: f64) -> NextState {
-        let ending = self.ending();
+    /// The state after attempt `attempt` of `max_attempts`; `jitter` in 0..1 spreads retries. An interruption that is
+    /// `one_too_many` is a failure like others.
+    pub(super) fn next_state(&self, attempt: i32, max_attempts: i32, jitter: f64, one_too_many: bool) -> NextState {
+        let ending = match self.ending() {
+            Ending::Interrupted if one_too_many => Ending::Retry,
+            ending => ending,
+        };
         let state = ending.state(attempt, max_attempts);
         let delay = match self {
             Self::Snooze(delay) => *delay,
+            // Postgres answers again, or this could not be written.
+            Self::Interrupted(_) if !one_too_many => backoff(1, jitter),
             _ if state == JobState::Retrying => backoff(attempt, jitter),
             _ => Duration::ZERO,
         };
         let error = match self {
-            Self::Retry(error) | Self::Fail(error) => Some(storable(error)),
+            Self::Retry(error) | Self::Interrupted(error) | Self::Fail(error) => Some(storable(error)),
             Self::Done(_) | Self::Snooze(_) | Self::Cancelled => None,
         };
         NextState {
@@ -113,13 +122,32 @@ mod tests {
     #[test]
     fn the_last_attempt_is_not_retried_and_a_snooze_costs_none() {
         let retry = Outcome::Retry("time-out".into());
-        assert_eq!(retry.next_state(2, 3, 0.5).state, JobState::Retrying);
-        assert_eq!(retry.next_state(3, 3, 0.5).state, JobState::Dead);
-        let snooze = Outcome::Snooze(Duration::from_secs(5)).next_state(3, 3, 0.5);
+        assert_eq!(retry.next_state(2, 3, 0.5, false).state, JobState::Retrying);
+        assert_eq!(retry.next_state(3, 3, 0.5, false).state, JobState::Dead);
+        let snooze = Outcome::Snooze(Duration::from_secs(5)).next_state(3, 3, 0.5, false);
         assert_eq!((snooze.state, snooze.give_back), (JobState::Scheduled, true));
         assert_eq!(
-            Outcome::Fail("card declined".into()).next_state(1, 15, 0.5).state,
+            Outcome::Fail("card declined".into())
+                .next_state(1, 15, 0.5, false)
+                .state,
             JobState::Dead
         );
+    }
+
+    #[test]
+    fn an_interruption_costs_nothing_until_it_is_one_too_many() {
+        let interrupted = Outcome::Interrupted("the connection broke".into());
+        let next = interrupted.next_state(3, 3, 1.0, false);
+        assert_eq!(
+            (next.state, next.give_back, next.outcome),
+            (JobState::Retrying, true, "interrupted")
+        );
+        assert_eq!(next.delay, Duration::from_secs(2));
+        let next = interrupted.next_state(3, 3, 1.0, true);
+        assert_eq!(
+            (next.state, next.give_back, next.outcome),
+            (JobState::Dead, false, "retry")
+        );
+        assert_eq!(next.error.as_deref(), Some("the connection broke"));
     }
 }

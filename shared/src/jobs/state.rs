@@ -109,6 +109,8 @@ pub enum Ending {
     Succeeded,
     /// To be tried again, as long as attempts are left.
     Retry,
+    /// Postgres went away under it; costs no attempt.
+    Interrupted,
     /// Not yet; costs no attempt.
     Snoozed,
     /// It will never work.
@@ -119,9 +121,10 @@ pub enum Ending {
 
 impl Ending {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Succeeded,
         Self::Retry,
+        Self::Interrupted,
         Self::Snoozed,
         Self::Failed,
         Self::Cancelled,
@@ -133,6 +136,7 @@ impl Ending {
         match self {
             Self::Succeeded => "succeeded",
             Self::Retry => "retry",
+            Self::Interrupted => "interrupted",
             Self::Snoozed => "snoozed",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
@@ -144,6 +148,7 @@ impl Ending {
     pub const fn state(self, attempt: i32, max_attempts: i32) -> JobState {
         match self {
             Self::Succeeded => JobState::Succeeded,
+            Self::Interrupted => JobState::Retrying,
             Self::Retry if attempt < max_attempts => JobState::Retrying,
             Self::Retry | Self::Failed => JobState::Dead,
             Self::Snoozed => JobState::Scheduled,
@@ -154,7 +159,7 @@ impl Ending {
     /// Whether the attempt does not count.
     #[must_use]
     pub const fn gives_back(self) -> bool {
-        matches!(self, Self::Snoozed)
+        matches!(self, Self::Snoozed | Self::Interrupted)
     }
 }
 

@@ -181,10 +181,10 @@ pub async fn jobs(testbed: &Testbed, verdict: &mut Verdict) -> Result<()> {
     }
     let (none, twice): (i64, i64) = sqlx::query_as(
         // A job that is asked for while it runs begins anew with its first attempt, and may end once more. What was handed
-        // back or snoozed did not count.
+        // back, snoozed or interrupted did not count.
         "SELECT count(*) FILTER (WHERE ended = 0), count(*) FILTER (WHERE ended > begun) FROM (
              SELECT count(*) FILTER (WHERE outcome = 'succeeded') AS ended,
-                    count(*) FILTER (WHERE job_attempts.attempt = 1 AND outcome NOT IN ('handed_back', 'snoozed')) AS begun
+                    count(*) FILTER (WHERE job_attempts.attempt = 1 AND outcome NOT IN ('handed_back', 'snoozed', 'interrupted')) AS begun
              FROM jobs LEFT JOIN job_attempts ON job_attempts.job_id = jobs.id
              WHERE jobs.state = 'succeeded' GROUP BY jobs.id) AS one",
     )

@@ -22,6 +22,7 @@ impl Handler for RunBulkAction {
                 .await
                 .map_err(|error| match error {
                     BulkError::LeaseLost => JobError::LeaseLost,
+                    BulkError::Database(error) => error.into(),
                     other => JobError::Retry(other.to_string()),
                 })?;
             tx.commit().await?;

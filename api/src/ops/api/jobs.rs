@@ -122,7 +122,7 @@ struct AttemptView {
     worker: String,
     started_at: DateTime<Utc>,
     ended_at: DateTime<Utc>,
-    /// `succeeded`, `retry`, `snoozed`, `failed`, `lost`, `cancelled` or `handed_back`
+    /// `succeeded`, `retry`, `interrupted`, `snoozed`, `failed`, `lost`, `cancelled` or `handed_back`
     outcome: String,
     error: Option<String>,
 }

@@ -103,7 +103,10 @@ impl Reference {
         let claims = count(since, |event| matches!(event, Event::Claim | Event::ClaimSuspect));
         claims
             - count(since, |event| {
-                matches!(event, Event::HandBack(_) | Event::Settle(_, Ending::Snoozed))
+                matches!(
+                    event,
+                    Event::HandBack(_) | Event::Settle(_, Ending::Snoozed | Ending::Interrupted)
+                )
             })
     }
 

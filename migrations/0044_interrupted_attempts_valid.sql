@@ -1,0 +1,1 @@
+ALTER TABLE job_attempts VALIDATE CONSTRAINT job_attempts_outcome_known;

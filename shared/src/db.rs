@@ -70,6 +70,35 @@ pub fn engine_pool(pool: &PgPool, max_connections: u32) -> PgPool {
         .connect_lazy_with(pool.connect_options().as_ref().clone())
 }
 
+/// Begins a transaction. It is begun in a task of its own, so whoever waits for it can go away: sqlx 0.9 counts a transaction
+/// once Postgres has answered, and without that count nobody rolls it back. Its connection then returns to the pool inside
+/// of it, and what others write there, one statement at a time, is lost when it ends.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    begin_with(pool, "BEGIN").await
+}
+
+/// The same, to read one state of all tables.
+///
+/// # Errors
+/// Postgres cannot be reached.
+pub async fn snapshot(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    begin_with(pool, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the way that does not leave a transaction open"
+)]
+async fn begin_with(pool: &PgPool, statement: &'static str) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin_with(statement).await });
+    // The task is not cancelled but with the whole process.
+    begun.await.unwrap_or(Err(sqlx::Error::PoolClosed))
+}
+
 /// What an operation needs to begin: the pool, the clock and the way to Redis.
 #[derive(Clone)]
 pub struct Db {
@@ -108,7 +137,7 @@ impl Db {
     /// # Errors
     /// Postgres cannot be reached.
     pub async fn begin(&self) -> Result<Tx, sqlx::Error> {
-        let inner = self.pool.begin().await?;
+        let inner = begin(&self.pool).await?;
         Ok(Tx {
             inner,
             now: self.clock.now(),

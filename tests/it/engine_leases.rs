@@ -324,7 +324,7 @@ async fn a_job_is_not_run_on_what_was_there_before_the_wish() {
     let job = Keyed { key: "flat".to_owned() };
     let id = enqueue_one(&world, &job).await;
     // Another transaction has written its change and its wish, and has not committed yet.
-    let mut other = pool.begin().await.unwrap();
+    let mut other = roost_shared::db::begin(pool).await.unwrap();
     sqlx::query("INSERT INTO jobs (id, kind, queue, priority, args, dedupe_key, max_attempts, state, run_at)
                  SELECT gen_random_uuid(), kind, queue, priority, args, dedupe_key, max_attempts, 'queued', now() FROM jobs WHERE id = $1
                  ON CONFLICT (dedupe_key) WHERE dedupe_key IS NOT NULL AND state IN ('scheduled', 'queued', 'running', 'retrying')

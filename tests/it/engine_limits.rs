@@ -344,7 +344,7 @@ async fn whatever_an_operator_sets_is_heeded_by_every_worker_within_two_seconds(
     assert!(each.len() == 2 && most > 60, "{most} in a second: {each:?}");
 
     // A weight, while a queue that has it is late: the other has its share, an eighth of each worker's 16 slots.
-    let mut held = world.pool().begin().await.unwrap();
+    let mut held = roost_shared::db::begin(world.pool()).await.unwrap();
     sqlx::query("UPDATE queues SET weight = 1")
         .execute(world.pool())
         .await
@@ -459,7 +459,7 @@ async fn while_a_heavy_queue_is_late_light_ones_have_their_share_of_the_slots() 
         .execute(world.pool())
         .await
         .unwrap();
-    let mut held = world.pool().begin().await.unwrap();
+    let mut held = roost_shared::db::begin(world.pool()).await.unwrap();
     late_payments(&world, &mut held).await;
     enqueue(&world, 60, Hold { milliseconds: 50 }).await;
     world

@@ -227,7 +227,7 @@ async fn claims_do_what_the_machine_says() {
     table.follows(&world, Event::Claim, &ids(claimed)).await;
 
     let table = Table::fresh(&world).await;
-    let mut tx = world.pool().begin().await.unwrap();
+    let mut tx = roost_shared::db::begin(world.pool()).await.unwrap();
     let claimed = limits::claim_within(&mut tx, Queue::Maintenance, &other, 10_000)
         .await
         .unwrap();

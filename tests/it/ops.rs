@@ -347,7 +347,7 @@ async fn the_audit_log_cannot_be_changed_unseen() {
             6,
         ),
     ] {
-        let mut tx = pool.begin().await.unwrap();
+        let mut tx = roost_shared::db::begin(pool).await.unwrap();
         sqlx::query("CREATE TABLE IF NOT EXISTS kept AS SELECT * FROM operator_audit")
             .execute(&mut *tx)
             .await
@@ -373,7 +373,7 @@ async fn the_audit_log_cannot_be_changed_unseen() {
             .is(200)
             .says(&format!("Entry {broken} is not as it was written"));
 
-        let mut tx = pool.begin().await.unwrap();
+        let mut tx = roost_shared::db::begin(pool).await.unwrap();
         sqlx::query("ALTER TABLE operator_audit DISABLE TRIGGER ALL")
             .execute(&mut *tx)
             .await

@@ -148,7 +148,7 @@ async fn a_crowd_asks_postgres_once() {
     let app = TestApp::start().await;
     let (_, id) = a_listed_flat(&app).await;
     let pool = app.state.db.pool();
-    let mut blocker = pool.begin().await.unwrap();
+    let mut blocker = roost_shared::db::begin(pool).await.unwrap();
     sqlx::query("LOCK TABLE properties IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *blocker)
         .await

@@ -144,3 +144,43 @@ async fn a_key_that_is_worked_on_for_too_long_is_in_use() {
     drop(slow);
     ask().send().await.expect(201);
 }
+
+/// Looks so often whether it is done, then goes away, as a request does whose client has hung up.
+async fn waits_only_so_long<T>(looks: usize, work: impl Future<Output = T>) {
+    let mut work = std::pin::pin!(work);
+    for _ in 0..looks {
+        if futures::poll!(&mut work).is_ready() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_beginning_nobody_waits_for_is_not_left_open() {
+    let app = TestApp::start().await;
+    let one = db::connect(app.database_url(), 1).unwrap();
+    let elsewhere = app.state.db.pool();
+    sqlx::raw_sql("CREATE TABLE test_notes (note int NOT NULL)")
+        .execute(elsewhere)
+        .await
+        .unwrap();
+    for round in 0..64 {
+        waits_only_so_long(round % 16, db::begin(&one)).await;
+        // What one statement has written is there for all as soon as it is answered.
+        sqlx::query("INSERT INTO test_notes VALUES ($1)")
+            .bind(i32::try_from(round).unwrap())
+            .execute(&one)
+            .await
+            .unwrap();
+        let seen: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM test_notes WHERE note = $1)")
+            .bind(i32::try_from(round).unwrap())
+            .fetch_one(elsewhere)
+            .await
+            .unwrap();
+        assert!(
+            seen,
+            "round {round}: written inside of a transaction that nobody knows of"
+        );
+    }
+}

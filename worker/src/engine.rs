@@ -426,7 +426,7 @@ impl Engine {
         match &outcome {
             Some(Outcome::Fail(error)) => tracing::error!(seconds, error, "job failed"),
             Some(Outcome::Retry(error) | Outcome::Interrupted(error)) => {
-                tracing::warn!(seconds, error, "attempt failed")
+                tracing::warn!(seconds, error, "attempt failed");
             }
             Some(outcome) => tracing::info!(seconds, outcome = outcome.ending().name(), "attempt ended"),
             None => tracing::info!(seconds, "attempt ended"),

@@ -18,7 +18,7 @@ use roost_shared::jobs::relay::Head;
 use roost_shared::jobs::{self, JobState, MAX_DEPTH, Queue, Transport, Waiting, batches, overview, pressure, relay};
 use roost_shared::operators::audit::checks;
 use roost_shared::redis::Redis;
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -404,7 +404,9 @@ impl Relay {
     /// is none of any more stays, at zero.
     async fn report_kinds(&mut self, db: &mut PgConnection) -> Result<(), sqlx::Error> {
         let states = JobState::ALL.into_iter();
-        let counts = overview::counts(db, states.filter(|state| *state != JobState::Succeeded)).await?;
+        let mut tx = db.begin().await?;
+        let counts = overview::counts(&mut tx, states.filter(|state| *state != JobState::Succeeded)).await?;
+        tx.commit().await?;
         self.counted.values_mut().for_each(|count| *count = 0);
         self.counted
             .extend(counts.into_iter().map(|one| ((one.kind, one.state), one.count)));

@@ -4,6 +4,7 @@ use askama::Template;
 use chrono::{DateTime, TimeDelta, Utc};
 use poem::web::Data;
 use poem::{Response, handler};
+use roost_shared::db;
 use roost_shared::jobs::list::STATES;
 use roost_shared::jobs::overview::{self, KindFigures, QueueState, SAMPLED};
 use roost_shared::jobs::{JobState, failing};
@@ -61,7 +62,7 @@ impl Board {
     }
 
     async fn of_postgres(pool: &PgPool, known: &Known) -> Result<Self, sqlx::Error> {
-        let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
+        let counts = overview::counts(&mut *db::begin(pool).await?, JobState::ALL).await?;
         let kinds = known.kinds(pool).await?;
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::list::kinds_present;
 use super::state::JobState;
@@ -32,7 +32,8 @@ pub struct KindState {
     pub count: i64,
 }
 
-/// Counts by kind and state, of these states, without pairs that there are none of.
+/// Counts by kind and state, of these states, without pairs that there are none of. What it sets holds until the transaction
+/// ends that the caller has begun.
 ///
 /// # Errors
 /// Postgres could not be reached.
@@ -46,9 +47,8 @@ pub async fn counts(
     // Where most jobs are of one kind and state, the planner expects to find ten thousand of any pair soon, and reads the
     // whole table for each pair that there are fewer of. The index answers all of it within two milliseconds. Running
     // jobs are not in it; there are as many as the workers have hands.
-    let mut tx = conn.begin().await?;
     sqlx::raw_sql("SET LOCAL enable_seqscan = off")
-        .execute(&mut *tx)
+        .execute(&mut *conn)
         .await?;
     let counts = sqlx::query_as!(
         KindState,
@@ -66,9 +66,8 @@ pub async fn counts(
         COUNTED,
         !running.is_empty()
     )
-    .fetch_all(&mut *tx)
+    .fetch_all(conn)
     .await?;
-    tx.commit().await?;
     Ok(counts)
 }
 

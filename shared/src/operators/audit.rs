@@ -11,7 +11,7 @@ use serde_json::Value;
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
-use crate::db::Tx;
+use crate::db::{self, Tx};
 use crate::jobs::kinds;
 
 use checks::Mark;
@@ -203,7 +203,7 @@ pub enum Verdict {
 /// Postgres could not be reached.
 pub async fn verify(pool: &PgPool, newest: Option<i64>) -> Result<Verdict, sqlx::Error> {
     // One snapshot: entries that are written meanwhile belong to a later look.
-    let mut tx = checks::snapshot(pool).await?;
+    let mut tx = db::snapshot(pool).await?;
     let head = checks::head(&mut tx).await?;
     let mut mark = Mark::beginning();
     if let Some(before) = newest.map(|newest| head.seq - newest).filter(|before| *before > 0) {

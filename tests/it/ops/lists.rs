@@ -403,7 +403,7 @@ async fn what_is_past_its_time_is_due_although_no_worker_has_looked() {
     put("payments", "queued", 1, "1 minute").await;
     sqlx::query("ANALYZE jobs").execute(pool).await.unwrap();
 
-    let mut tx = pool.begin().await.unwrap();
+    let mut tx = roost_shared::db::begin(pool).await.unwrap();
     let queues = overview::queues(&mut *tx).await.unwrap();
     let (scans, rows): (i64, i64) = sqlx::query_as(
         "SELECT seq_scan, coalesce(idx_tup_fetch, 0) FROM pg_stat_xact_user_tables WHERE relname = 'jobs'",

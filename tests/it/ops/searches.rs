@@ -36,7 +36,7 @@ async fn a_search_that_takes_too_long_says_so_wherever_it_is_asked_for() {
     let url = |path: &str| format!("{}/ops/api{path}", ops.base);
     let token = ops.token("operator@ops.example.com").await;
 
-    let mut lock = app.state.db.pool().begin().await.unwrap();
+    let mut lock = roost_shared::db::begin(app.state.db.pool()).await.unwrap();
     sqlx::query("LOCK TABLE effects IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
         .await

@@ -157,7 +157,7 @@ async fn a_side_has_one_review_and_postgres_says_so_last() {
     world.run_jobs().await;
 
     // At once: both wait for the booking's window.
-    let mut gate = pool.begin().await.unwrap();
+    let mut gate = roost_shared::db::begin(pool).await.unwrap();
     sqlx::query("SELECT FROM review_windows WHERE booking_id = $1 FOR UPDATE")
         .bind(booking)
         .execute(&mut *gate)
@@ -191,7 +191,7 @@ async fn a_side_has_one_review_and_postgres_says_so_last() {
         .execute(pool)
         .await
         .unwrap();
-    let mut past = pool.begin().await.unwrap();
+    let mut past = roost_shared::db::begin(pool).await.unwrap();
     let insert = sqlx::query(COPY).bind(written).bind(Uuid::now_v7()).bind(WORDS);
     insert.execute(&mut *past).await.unwrap();
     let late = tokio::spawn(world.post("/reviews/", body).by(guest).send());

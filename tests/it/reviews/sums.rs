@@ -134,7 +134,7 @@ async fn nobody_sees_a_review_before_its_stars_count_nor_stars_before_their_revi
         world.run_jobs().await;
         let first = id_of(&scene.writes(&guest, booking, 5).await.expect(201));
         let before = scene.public().await;
-        let mut gate = world.pool().begin().await.unwrap();
+        let mut gate = roost_shared::db::begin(world.pool()).await.unwrap();
         // Others may read it, and lock its rows.
         let statement = format!("LOCK TABLE {table} IN SHARE MODE");
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement))

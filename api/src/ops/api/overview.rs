@@ -5,6 +5,7 @@ use poem::web::Data;
 use poem_openapi::payload::Json;
 use poem_openapi::types::Example;
 use poem_openapi::{Object, OpenApi};
+use roost_shared::db;
 use roost_shared::jobs::history::Slice;
 use roost_shared::jobs::overview::KindFigures;
 use roost_shared::jobs::{JobState, failing, overview};
@@ -232,7 +233,7 @@ impl OverviewApi {
             )
         };
         let kinds = live.known().kinds(pool).await?;
-        let counts = overview::counts(&mut *pool.acquire().await?, JobState::ALL).await?;
+        let counts = overview::counts(&mut *db::begin(pool).await?, JobState::ALL).await?;
         let queues = overview::queues(pool).await?;
         let workers = overview::workers(pool).await?;
         let trouble = overview::trouble(pool).await?;

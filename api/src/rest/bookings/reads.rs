@@ -6,6 +6,7 @@ use poem_openapi::payload::Json;
 use poem_openapi::registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, Registry};
 use poem_openapi::types::{ToJSON, Type};
 use roost_shared::bookings::{self, Booking as Row, BookingError};
+use roost_shared::db;
 use roost_shared::payments;
 use roost_shared::properties::terms;
 use sqlx::PgConnection;
@@ -90,11 +91,7 @@ pub async fn one(state: &AppState, user_id: Uuid, booking_id: Uuid, wait: Option
 /// The booking as it is now, for its guest and host.
 pub async fn view(state: &AppState, user_id: Uuid, booking_id: Uuid) -> ApiResult<Booking> {
     // One snapshot, so that booking, payment and timeline tell the same story.
-    let mut snapshot = state
-        .db
-        .pool()
-        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .await?;
+    let mut snapshot = db::snapshot(state.db.pool()).await?;
     let booking = bookings::get(&mut snapshot, booking_id)
         .await?
         .filter(|booking| is_party(booking, user_id))

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::seal::SealKeys;
 use super::{Entry, append};
-use crate::db::Tx;
+use crate::db::{self, Tx};
 
 /// Entries that are computed in one statement.
 const BATCH: i64 = 10_000;
@@ -57,7 +57,7 @@ pub struct Look {
 /// See [`CheckError`].
 pub async fn look(pool: &PgPool, keys: Option<&SealKeys>, pages: u32) -> Result<Look, CheckError> {
     // One snapshot: entries that are written meanwhile belong to a later look.
-    let mut tx = snapshot(pool).await?;
+    let mut tx = db::snapshot(pool).await?;
     let stored = sqlx::query!("SELECT sealed_seq, sealed_hash, seal, round_seq, round_hash FROM operator_audit_checks")
         .fetch_one(&mut *tx)
         .await?;
@@ -218,14 +218,6 @@ pub enum UnsealError {
     /// Postgres could not be reached.
     #[error(transparent)]
     Database(#[from] sqlx::Error),
-}
-
-pub(super) async fn snapshot(pool: &PgPool) -> Result<sqlx::Transaction<'static, sqlx::Postgres>, sqlx::Error> {
-    let mut tx = pool.begin().await?;
-    sqlx::query!("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        .execute(&mut *tx)
-        .await?;
-    Ok(tx)
 }
 
 /// The end of the log, as it is kept apart.

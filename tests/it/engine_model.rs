@@ -120,12 +120,9 @@ impl Model {
 
     /// Redis forgets everything.
     async fn flush(&mut self, world: &World) {
-        let now = sqlx::query_scalar("SELECT now()")
-            .fetch_one(world.pool())
-            .await
-            .unwrap();
-        relay::unpublish_before(world.pool(), now).await.unwrap();
-        for id in self.open_to(Event::Unpublish) {
+        let lost = self.open_to(Event::Unpublish);
+        relay::unpublish(world.pool(), &lost).await.unwrap();
+        for id in lost {
             self.happens(id, Event::Unpublish);
         }
     }

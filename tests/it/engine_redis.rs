@@ -282,6 +282,53 @@ async fn another_redis_than_before_gets_everything_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_flushed_redis_gets_again_what_it_had_in_its_order_and_not_what_is_paused() {
+    let world = world().await;
+    enqueue(&world, "succeed", 200).await;
+    let published = async |queue| {
+        let now = sqlx::query_scalar("SELECT now()")
+            .fetch_one(world.pool())
+            .await
+            .unwrap();
+        let page = relay::published(world.pool(), queue, now, None, 1_000).await.unwrap();
+        page.into_iter()
+            .map(|job| (job.published_at, job.id))
+            .collect::<Vec<_>>()
+    };
+    let all = published(Queue::Maintenance).await;
+    assert_eq!(all.len(), 200);
+    assert!(all.is_sorted());
+    let now = sqlx::query_scalar("SELECT now()")
+        .fetch_one(world.pool())
+        .await
+        .unwrap();
+    let rest = relay::published(world.pool(), Queue::Maintenance, now, Some(all[149]), 30)
+        .await
+        .unwrap();
+    let rest: Vec<Uuid> = rest.into_iter().map(|job| job.id).collect();
+    let expected: Vec<Uuid> = all[150..180].iter().map(|(_, id)| *id).collect();
+    assert_eq!(rest, expected);
+
+    let mut connection = world.redis().connection();
+    redis::cmd("FLUSHDB").query_async::<()>(&mut connection).await.unwrap();
+    sqlx::query("UPDATE queues SET paused = true WHERE name = 'maintenance'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    let worker = world.another_worker(registry());
+    world
+        .eventually("nothing counts as published", async || unpublished(&world).await == 200)
+        .await;
+    sqlx::query("UPDATE queues SET paused = false WHERE name = 'maintenance'")
+        .execute(world.pool())
+        .await
+        .unwrap();
+    world.run_jobs().await;
+    assert_eq!(world.jobs("test.rehearse").await, ["succeeded=200"]);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_redis_jobs_go_on_from_postgres() {
     let world = world().await;
     let nonces = enqueue(&world, "succeed", 200).await;

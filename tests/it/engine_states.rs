@@ -198,14 +198,6 @@ async fn the_relay_does_what_the_machine_says() {
     table.follows(&world, Event::Unpublish, &moved(&table)).await;
 
     let table = Table::fresh(&world).await;
-    let now = sqlx::query_scalar("SELECT now()")
-        .fetch_one(world.pool())
-        .await
-        .unwrap();
-    relay::unpublish_before(world.pool(), now).await.unwrap();
-    table.follows(&world, Event::Unpublish, &moved(&table)).await;
-
-    let table = Table::fresh(&world).await;
     let empty = Queue::ALL.map(|queue| relay::Head {
         queue,
         next: Vec::new(),

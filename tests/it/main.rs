@@ -1,5 +1,6 @@
 //! The integration tests, one binary: one link, services started once.
 
+#![recursion_limit = "256"]
 #![allow(
     clippy::expect_used,
     clippy::panic,

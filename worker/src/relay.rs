@@ -39,6 +39,8 @@ const PROMOTE_BATCH: u64 = 5_000;
 /// Ids that go to Redis in one script.
 const PUSH_BATCH: usize = 500;
 const STALE_EVERY: u64 = 3;
+/// What came into Redis before it was seen to be another has been taken by then.
+const IN_ORDER_AFTER: Duration = Duration::from_secs(10);
 /// Once Redis has refused for so long, what it had does not wait for its return.
 const RECALL_AFTER: Duration = Duration::from_secs(3);
 /// Rounds after which workers that do not lead look for dead ones, should the leading worker be among these.
@@ -67,6 +69,7 @@ pub(crate) async fn run(
         answers: false,
         unheard: HashSet::new(),
         counted: BTreeMap::new(),
+        published_again: None,
         led: false,
         tick: 0,
     };
@@ -96,11 +99,8 @@ pub(crate) async fn run(
 
 /// Whether a queue is open that was not.
 fn open_now(now: Option<&Standing>, before: Option<&Standing>) -> bool {
-    fn shut(standing: &Standing) -> impl Iterator<Item = &String> {
-        standing.paused.iter().chain(&standing.limited)
-    }
     match (now, before) {
-        (Some(now), Some(before)) => shut(before).any(|name| shut(now).all(|still| still != name)),
+        (Some(now), Some(before)) => before.closed().any(|name| now.closed().all(|still| still != name)),
         _ => false,
     }
 }
@@ -157,6 +157,8 @@ struct Relay {
     unheard: HashSet<String>,
     /// Jobs by kind and state, as the gauges have them.
     counted: BTreeMap<(String, String), i64>,
+    /// When Redis was last found to have forgotten its messages.
+    published_again: Option<Instant>,
     /// Whether this worker led in the round before.
     led: bool,
     tick: u64,
@@ -335,8 +337,13 @@ impl Relay {
         for (queue, waiting) in &waiting {
             gauge!("roost_redis_depth", "queue" => queue.name()).set(waiting.depth as f64);
         }
-        epoch::watch::<Trouble>(&self.redis, db).await?;
-        if look_for_lost {
+        let closed: Vec<&str> = standing.closed().collect();
+        if epoch::watch::<Trouble>(&self.redis, &mut self.transport, db, &closed).await? {
+            self.published_again = Some(Instant::now());
+        }
+        // Messages that came between have no place in the order of those that were published again.
+        let in_order = self.published_again.is_none_or(|at| at.elapsed() > IN_ORDER_AFTER);
+        if look_for_lost && in_order {
             self.find_lost(db, &waiting).await?;
         }
         if prune {
@@ -437,10 +444,7 @@ impl Relay {
     ) -> Result<Filled, Trouble> {
         let room: Vec<(Queue, usize)> = waiting
             .iter()
-            .filter(|(queue, _)| {
-                let mut left_alone = standing.paused.iter().chain(&standing.limited);
-                !left_alone.any(|name| name == queue.name())
-            })
+            .filter(|(queue, _)| !standing.closed().any(|name| name == queue.name()))
             .map(|(queue, waiting)| (*queue, MAX_DEPTH.saturating_sub(waiting.depth).min(MOST_AT_ONCE)))
             .collect();
         let due = relay::take_unpublished(&mut *db, &room, &standing.fleet_kinds, &standing.apart).await?;

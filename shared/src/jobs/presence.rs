@@ -51,6 +51,13 @@ pub struct Standing {
     pub suspects: bool,
 }
 
+impl Standing {
+    /// Queues whose jobs do not go through Redis: paused or limited.
+    pub fn closed(&self) -> impl Iterator<Item = &str> {
+        self.paused.iter().chain(&self.limited).map(String::as_str)
+    }
+}
+
 /// Shows that the worker lives and runs `running` jobs.
 ///
 /// # Errors

@@ -125,24 +125,40 @@ pub async fn unpublish_stale(db: impl PgExecutor<'_>, heads: &[Head]) -> Result<
     Ok(done.rows_affected())
 }
 
-/// Unmarks all queued jobs that were published before `instant`, up to 20,000: Redis has forgotten its messages. Returns how many; zero
-/// says that there are no more.
+/// A queued job whose id went to Redis.
+#[derive(Clone, Copy, Debug)]
+pub struct Published {
+    /// The job.
+    pub id: Uuid,
+    /// When.
+    pub published_at: DateTime<Utc>,
+}
+
+/// The queued jobs of a queue that were published up to `until`, in that order: the next `limit` after `after`.
 ///
 /// # Errors
 /// Postgres cannot be reached.
-pub async fn unpublish_before(db: impl PgExecutor<'_>, instant: DateTime<Utc>) -> Result<u64, sqlx::Error> {
-    let queues = Queue::ALL.map(|queue| queue.name().to_owned());
-    let done = sqlx::query!(
-        "UPDATE jobs SET published_at = NULL WHERE id IN (
-             SELECT lost.id FROM unnest($1::text[]) AS all_queues (queue) CROSS JOIN LATERAL (
-                 SELECT id FROM jobs WHERE state = 'queued' AND jobs.queue = all_queues.queue AND published_at <= $2
-                 ORDER BY published_at LIMIT 20000 FOR UPDATE SKIP LOCKED) AS lost)",
-        &queues,
-        instant
+pub async fn published(
+    db: impl PgExecutor<'_>,
+    queue: Queue,
+    until: DateTime<Utc>,
+    after: Option<(DateTime<Utc>, Uuid)>,
+    limit: i64,
+) -> Result<Vec<Published>, sqlx::Error> {
+    let (at, id) = after.unwrap_or((DateTime::UNIX_EPOCH, Uuid::nil()));
+    sqlx::query_as!(
+        Published,
+        r#"SELECT id, published_at AS "published_at!" FROM jobs
+           WHERE state = 'queued' AND queue = $1 AND published_at BETWEEN $3 AND $2 AND (published_at, id) > ($3, $4)
+           ORDER BY published_at, id LIMIT $5"#,
+        queue.name(),
+        until,
+        at,
+        id,
+        limit
     )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
+    .fetch_all(db)
+    .await
 }
 
 /// How many due jobs are of a kind that is not among `kinds`, by kind; counted up to a thousand in all.

@@ -144,6 +144,12 @@ async fn play_on(mut testbed: Testbed, scenario: Scenario, run: &mut Run) -> Res
     for dead in testbed.dead()? {
         run.verdict.require(false, || dead);
     }
+    // A connection that went back to its pool inside of a transaction: what others wrote there was not committed.
+    let log = testbed.logs("postgres")?;
+    let left_open = log.matches("there is already a transaction in progress").count();
+    run.verdict.require(left_open == 0, || {
+        format!("{left_open} transactions were begun where one had been left open")
+    });
     if played.is_err() || !run.verdict.is_clean() {
         let name = &run.verdict.scenario;
         let kept = testbed.keep_logs(&format!("{name}-{}", run.verdict.seed))?;

@@ -11,14 +11,14 @@ use roost_shared::redis::Redis;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::relay::PUSH_BATCH;
+
 /// Sets the mark, unless what was set before the messages were pushed is gone: Redis has forgotten these as well then.
 const FINISH: &str = "if redis.call('get', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('set', KEYS[1], ARGV[2])
 return 1";
 /// Jobs that are read from Postgres at a time.
 const PAGE: i64 = 5_000;
-/// Ids that go to Redis in one script.
-const PUSH_BATCH: usize = 500;
 
 /// Publishes everything again if Redis is not the one that it was published to. True: it did.
 ///

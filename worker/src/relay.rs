@@ -37,7 +37,7 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Scheduled jobs that become due in one statement.
 const PROMOTE_BATCH: u64 = 5_000;
 /// Ids that go to Redis in one script.
-const PUSH_BATCH: usize = 500;
+pub(crate) const PUSH_BATCH: usize = 500;
 const STALE_EVERY: u64 = 3;
 /// What came into Redis before it was seen to be another has been taken by then.
 const IN_ORDER_AFTER: Duration = Duration::from_secs(10);

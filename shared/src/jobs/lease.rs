@@ -38,7 +38,7 @@ pub struct ClaimedJob {
     pub attempt: i32,
     /// How many there are.
     pub max_attempts: i32,
-    /// The count of claims: this one's name.
+    /// The name of this claim: higher than those of the claims before it.
     pub fence: i64,
     /// W3C `traceparent` of what enqueued it.
     pub trace_context: Option<String>,

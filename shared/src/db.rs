@@ -36,6 +36,8 @@ pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, sqlx::Error> {
         .options([
             ("statement_timeout", statement_timeout.as_str()),
             ("idle_in_transaction_session_timeout", "30s"),
+            // No statement here runs long enough for compiling it to pay.
+            ("jit", "off"),
             // Postgres finds out that this machine has vanished, and lets go of what its transactions had locked.
             ("tcp_keepalives_idle", "15"),
             ("tcp_keepalives_interval", "5"),
@@ -60,14 +62,20 @@ pub fn connect(url: &str, max_connections: u32) -> Result<PgPool, sqlx::Error> {
 
 /// Connections of its own for the job engine, to the same database as `pool`: its statements are short and must not wait
 /// behind handlers. A connection is not tried out before use; whoever uses it tries again anyway.
+///
+/// Each of its statements is planned once a connection: planning takes longer than running it while the fleet is idle, and
+/// Postgres would plan them again and again once `jobs` has grown. Such a plan may be made while the table is empty, so it
+/// keeps to the index that there is for each of them.
 #[must_use]
 pub fn engine_pool(pool: &PgPool, max_connections: u32) -> PgPool {
+    let options = pool.connect_options().as_ref().clone();
+    let options = options.options([("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")]);
     PgPoolOptions::new()
         .max_connections(max_connections)
         .acquire_timeout(Duration::from_secs(3))
         .max_lifetime(Duration::from_secs(30 * 60))
         .test_before_acquire(false)
-        .connect_lazy_with(pool.connect_options().as_ref().clone())
+        .connect_lazy_with(options)
 }
 
 /// Begins a transaction. It is begun in a task of its own, so whoever waits for it can go away: sqlx 0.9 counts a transaction

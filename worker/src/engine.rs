@@ -11,6 +11,7 @@ mod settlements;
 mod shares;
 mod suspects;
 mod taken;
+mod warm_up;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::RangeInclusive;

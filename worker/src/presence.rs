@@ -44,6 +44,9 @@ pub(crate) async fn run(
                 if learnt.suspects {
                     engine.look_for_suspects();
                 }
+                if standing.borrow().is_none() {
+                    engine.warm_up().await;
+                }
                 // Whoever waits is woken by news only: each consumer that wakes asks Redis for messages.
                 standing.send_if_modified(|known| {
                     let is_news = known.as_ref() != Some(&learnt);

@@ -158,6 +158,8 @@ async fn what_waits_too_long_is_a_figure_and_an_alarm_wherever_one_looks() {
             .unwrap();
         is_near(told.parse().unwrap(), left);
         assert!(line.contains("due     1"), "{line}");
+        let lag = line.split("publish lag ").nth(1).unwrap().split(' ').next().unwrap();
+        is_near(lag.parse().unwrap(), if queue == "cache" { 100.0 } else { 0.0 });
     }
 
     is_raised("queue_unserved", Some("cache"), &viewer, &script).await;

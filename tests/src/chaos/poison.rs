@@ -109,17 +109,18 @@ pub async fn play(testbed: &mut Testbed, run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-/// Starts a worker for each one that died, as a supervisor does, for so long at least, and until none of so many poisonous
-/// jobs is left. How many died, with those `before`.
+/// Starts a worker for each one that died, as a supervisor does, for so long at least, and until so many poisonous jobs are
+/// put aside. How many died, without those `before`.
 async fn replace_the_dead(testbed: &mut Testbed, poisons: i64, before: u64, at_least: Duration) -> Result<u64> {
     let (mut crashes, began) = (0, Instant::now());
     loop {
         crashes += testbed.new_worker_for_dead(&WorkerPlan::own())?;
-        let left: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE kind = 'chaos.poison' AND state <> 'quarantined'")
+        // Read from an index: it is asked so often that more than that would slow down those whose latency is looked at.
+        let aside: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM jobs WHERE kind = 'chaos.poison' AND state = 'quarantined'")
                 .fetch_one(&testbed.pool)
                 .await?;
-        let done = left == 0 && before + crashes >= 3 * poisons.unsigned_abs() && began.elapsed() >= at_least;
+        let done = aside == poisons && before + crashes >= 3 * poisons.unsigned_abs() && began.elapsed() >= at_least;
         if done || began.elapsed() > CRASHES_LIMIT {
             return Ok(crashes);
         }

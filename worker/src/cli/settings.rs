@@ -174,13 +174,14 @@ fn told(concurrency: Option<i32>, rate_limit: Option<i32>, rate_seconds: i32) ->
 pub(super) async fn print_queues(db: &Db) -> anyhow::Result<()> {
     for queue in overview::queues(db.pool()).await? {
         say!(
-            "{:<14}  {:<7}  due {:>5}  running {:>4}  to breach {:>8.1} s  target {} s  weight {}  {}",
+            "{:<14}  {:<7}  due {:>5}  running {:>4}  to breach {:>8.1} s  target {} s  publish lag {:.1} s  weight {}  {}",
             queue.name,
             if queue.paused { "paused" } else { "works" },
             queue.due,
             queue.running,
             queue.seconds_to_breach(),
             queue.target_seconds,
+            queue.publish_lag_seconds,
             queue.weight,
             told(queue.concurrency, queue.rate_limit, queue.rate_seconds),
         );

@@ -138,10 +138,6 @@ pub async fn claim(
     claimant: &Claimant,
     adoptable: &[Uuid],
 ) -> Result<Vec<ClaimedJob>, sqlx::Error> {
-    if let [id] = ids {
-        let claimed = claim_one(db, *id, claimant, adoptable.contains(id)).await?;
-        return Ok(claimed.into_iter().collect());
-    }
     sqlx::query_as!(
         ClaimedJob,
         r#"WITH free AS (
@@ -161,36 +157,6 @@ pub async fn claim(
         adoptable
     )
     .fetch_all(db)
-    .await
-}
-
-/// The same for a job that comes alone. Of one id Postgres keeps the plan; that of a list depends on its length and is made
-/// anew for each claim, which takes longer than all the rest of it.
-async fn claim_one(
-    db: impl PgExecutor<'_>,
-    id: Uuid,
-    claimant: &Claimant,
-    adoptable: bool,
-) -> Result<Option<ClaimedJob>, sqlx::Error> {
-    sqlx::query_as!(
-        ClaimedJob,
-        r#"WITH free AS (
-               SELECT id FROM jobs, set_config('synchronous_commit', 'off', true) WHERE id = $1 AND kind = ANY($2)
-                   AND (coalesce(state, '') = 'queued' AND crash_count = 0
-                        OR coalesce(state, '') = 'running' AND lease_owner = $3 AND $5)
-               FOR UPDATE OF jobs SKIP LOCKED)
-           UPDATE jobs SET state = 'running', attempt = attempt + CASE WHEN state = 'queued' THEN 1 ELSE 0 END, fence = next_fence(fence),
-                  lease_owner = $3, lease_until = now() + make_interval(secs => $4), started_at = now(), rerun = false, progress = NULL
-           FROM free WHERE jobs.id = $1
-           RETURNING jobs.id, kind, queue, args, attempt, max_attempts, fence, trace_context, run_at,
-                  extract(epoch FROM clock_timestamp() - run_at)::float8 AS "waited!", crash_count"#,
-        id,
-        &claimant.kinds,
-        &claimant.owner,
-        LEASE.as_secs_f64(),
-        adoptable
-    )
-    .fetch_optional(db)
     .await
 }
 

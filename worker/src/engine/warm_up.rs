@@ -7,7 +7,6 @@ use futures::future::join_all;
 use roost_shared::jobs::{self, Claimant};
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
-use uuid::Uuid;
 
 use super::Engine;
 use crate::postgres;
@@ -31,12 +30,10 @@ impl Engine {
     }
 }
 
-/// A claim of one job and of several, and a settlement, all without effect.
+/// A claim and a settlement, both of no job.
 async fn prepare(mut connection: PoolConnection<Postgres>, claimant: &Claimant) -> Result<(), sqlx::Error> {
-    let nobodys = [Uuid::nil(); 2];
     let answer = tokio::time::timeout(TIMEOUT, async {
-        jobs::claim(&mut *connection, &nobodys[..1], claimant, &[]).await?;
-        jobs::claim(&mut *connection, &nobodys, claimant, &[]).await?;
+        jobs::claim(&mut *connection, &[], claimant, &[]).await?;
         jobs::settle(&mut connection, &[]).await?;
         Ok(())
     })

@@ -100,6 +100,8 @@ pub(crate) struct Engine {
     /// Read by whoever claims; written by a suspect that begins alone.
     gate: RwLock<()>,
     suspected: Notify,
+    /// There is a lease to renew or to give back.
+    held: Notify,
     /// No new jobs from here on.
     draining: CancellationToken,
     /// Nothing more to settle from here on.
@@ -153,6 +155,7 @@ impl Engine {
             tasks: TaskTracker::new(),
             gate: RwLock::default(),
             suspected: Notify::new(),
+            held: Notify::new(),
             draining: CancellationToken::new(),
             settled: CancellationToken::new(),
             refused: Mutex::default(),
@@ -357,6 +360,7 @@ impl Engine {
                 },
             );
         }
+        self.held.notify_one();
         histogram!("roost_job_wait_seconds", "queue" => job.queue.clone()).record(job.waited.max(0.0));
         let engine = Arc::clone(self);
         let context = TraceContext::from_header(job.trace_context.as_deref()).of_job(job.id);
@@ -372,6 +376,7 @@ impl Engine {
                     End::Stopped => {
                         engine.forget(&lease);
                         lock(&engine.stopped).push(lease);
+                        engine.held.notify_one();
                     }
                 }
             }

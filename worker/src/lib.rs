@@ -29,7 +29,7 @@ use roost_shared::jobs::presence::{Presence, Standing};
 use roost_shared::jobs::{Publisher, Queue};
 use roost_shared::operators::audit::SealKeys;
 use roost_shared::stripe::Gateway;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -108,11 +108,12 @@ impl Worker {
         let (engine, loops) = Engine::start(Arc::new(ctx), registry, queues, concurrency, owner);
         let (consumers, stop) = (TaskTracker::new(), CancellationToken::new());
         let (learnt, standing) = watch::channel(None);
-        let clock = db.clock().clone();
+        let (shown, clock) = (Arc::new(Notify::new()), db.clock().clone());
         consumers.spawn(presence::run(
             Arc::clone(&engine),
             presence,
             learnt,
+            Arc::clone(&shown),
             clock,
             stop.clone(),
         ));
@@ -125,7 +126,13 @@ impl Worker {
                 stop.clone(),
             ));
         }
-        consumers.spawn(relay::run(Arc::clone(&engine), redis, standing.clone(), stop.clone()));
+        consumers.spawn(relay::run(
+            Arc::clone(&engine),
+            redis,
+            standing.clone(),
+            shown,
+            stop.clone(),
+        ));
         let publisher = db.publisher().clone();
         consumers.spawn(schedule::run(db, standing.clone(), stop.clone()));
         consumers.close();

@@ -11,7 +11,7 @@ use roost_shared::clock::Clock;
 use roost_shared::jobs::presence::{Presence, Standing, leave, show};
 use roost_shared::jobs::{Queue, pressure};
 use sqlx::PgPool;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Engine;
@@ -20,18 +20,20 @@ use crate::{observe, postgres};
 const EVERY: Duration = Duration::from_secs(1);
 const SHOW_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Shows the worker until `stop`. The first answer is what consumers wait for before they take anything.
+/// Shows the worker until `stop`, and rings `shown` each time. The first answer is what consumers wait for before they take
+/// anything.
 pub(crate) async fn run(
     engine: Arc<Engine>,
     worker: Presence,
     standing: watch::Sender<Option<Standing>>,
+    shown: Arc<Notify>,
     clock: Clock,
     stop: CancellationToken,
 ) {
     let mut last = clock.now();
     let mut hearing = Hearing::default();
     while !stop.is_cancelled() {
-        match shown(engine.pool(), &worker, engine.running_count()).await {
+        match show_in_time(engine.pool(), &worker, engine.running_count()).await {
             Ok(learnt) => {
                 hearing.is_heard();
                 let mut paused: HashSet<Queue> = learnt.paused.iter().filter_map(|name| Queue::by_name(name)).collect();
@@ -59,6 +61,7 @@ pub(crate) async fn run(
                 hearing.is_not_heard(&error);
             }
         }
+        shown.notify_one();
         last = set_back(&clock, last);
         engine.give_back().await;
         let pause = EVERY.mul_f64(rand::rng().random_range(0.9..1.1));
@@ -114,7 +117,7 @@ fn set_back(clock: &Clock, last: DateTime<Utc>) -> DateTime<Utc> {
     now
 }
 
-async fn shown(pool: &PgPool, worker: &Presence, running: usize) -> Result<Standing, sqlx::Error> {
+async fn show_in_time(pool: &PgPool, worker: &Presence, running: usize) -> Result<Standing, sqlx::Error> {
     let mut connection = postgres::connection(pool).await?;
     let answer = tokio::time::timeout(SHOW_TIMEOUT, show(&mut *connection, worker, running)).await;
     postgres::answer(connection, answer)

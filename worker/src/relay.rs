@@ -12,14 +12,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
-use rand::Rng;
 use roost_shared::jobs::presence::{self, Standing};
 use roost_shared::jobs::relay::Head;
 use roost_shared::jobs::{self, JobState, MAX_DEPTH, Queue, Transport, Waiting, batches, overview, pressure, relay};
 use roost_shared::operators::audit::checks;
 use roost_shared::redis::Redis;
 use sqlx::{Connection, PgConnection};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -27,7 +26,8 @@ use crate::engine::{Engine, count_attempt};
 use crate::epoch;
 use crate::postgres;
 
-const TICK: Duration = Duration::from_secs(1);
+/// A round follows each sign of life, so that an idle worker wakes once for both. It does not wait longer for one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// While Redis has no room for all that is due, it is filled up this often.
 const TOP_UP: Duration = Duration::from_millis(40);
 /// Ids of one queue that are taken out of Postgres at a time.
@@ -52,6 +52,7 @@ pub(crate) async fn run(
     engine: Arc<Engine>,
     redis: Redis,
     mut standing: watch::Receiver<Option<Standing>>,
+    shown: Arc<Notify>,
     stop: CancellationToken,
 ) {
     let transport = match Transport::new(&redis) {
@@ -77,13 +78,14 @@ pub(crate) async fn run(
         let learnt = standing.borrow().clone();
         let mut more = relay.round(learnt.as_ref()).await;
         relay.tick += 1;
-        let next = Instant::now() + TICK.mul_f64(rand::rng().random_range(0.9..1.1));
+        let next = Instant::now() + LONGEST_PAUSE;
         let mut wait = TOP_UP;
         while !stop.is_cancelled() && Instant::now() < next {
             let rest = next.saturating_duration_since(Instant::now());
             tokio::select! {
                 () = tokio::time::sleep(if more { rest.min(wait) } else { rest }) => {}
                 () = stop.cancelled() => {}
+                () = shown.notified() => break,
                 // A queue that was resumed or is not limited any more does not wait for the next round.
                 Ok(_) = standing.wait_for(|now| open_now(now.as_ref(), learnt.as_ref())) => break,
             }

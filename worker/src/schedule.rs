@@ -53,7 +53,6 @@ const SLACK: TimeDelta = TimeDelta::seconds(1);
 /// Clocks of workers may differ by some minutes, and what one has fired the next one must not fire again. A tick that not
 /// even a clock this far ahead would have set is a mistake.
 const MOST_AHEAD: TimeDelta = TimeDelta::minutes(15);
-const UNTIL_LEADING: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A schedule as Postgres has it.
@@ -96,18 +95,23 @@ impl Schedule {
 }
 
 /// Looks for ticks that are due every few seconds, until `stop`. The leading worker does it.
-pub(crate) async fn run(db: Db, standing: watch::Receiver<Option<Standing>>, stop: CancellationToken) {
+pub(crate) async fn run(db: Db, mut standing: watch::Receiver<Option<Standing>>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        let leads = standing.borrow().as_ref().is_some_and(|standing| standing.leads);
-        if leads {
-            let looked = tokio::time::timeout(TIMEOUT, to_move(&db)).await;
-            match looked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-                Ok(entries) => fire(&db, entries).await,
-                Err(error) => tracing::warn!(error, "no schedule moved on"),
+        tokio::select! {
+            leads = standing.wait_for(|now| now.as_ref().is_some_and(|standing| standing.leads)) => {
+                if leads.is_err() {
+                    return;
+                }
             }
+            () = stop.cancelled() => return,
+        }
+        let looked = tokio::time::timeout(TIMEOUT, to_move(&db)).await;
+        match looked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+            Ok(entries) => fire(&db, entries).await,
+            Err(error) => tracing::warn!(error, "no schedule moved on"),
         }
         tokio::select! {
-            () = tokio::time::sleep(if leads { EVERY } else { UNTIL_LEADING }) => {}
+            () = tokio::time::sleep(EVERY) => {}
             () = stop.cancelled() => {}
         }
     }

@@ -28,6 +28,11 @@ pub(super) async fn run(engine: Arc<Engine>) {
         let leases: Vec<Lease> = lock(&engine.running).values().map(|job| job.lease).collect();
         gauge!("roost_jobs_running").set(leases.len() as f64);
         if leases.is_empty() {
+            // An idle worker is not woken to find that there is nothing to do.
+            if lock(&engine.stopped).is_empty() {
+                engine.held.notified().await;
+                interval.reset();
+            }
             renewed_at = Instant::now();
             continue;
         }
